@@ -14,6 +14,7 @@ from django.utils import timezone
 from agentauth.observability import metrics
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.startup_checks import START
+from approvals.notifications.delivery import send_notifications
 from approvals.services import cleanup
 from approvals.services.recovery_alert_mail import send_notices
 from audit.archive.segment_writing import archive_due
@@ -119,6 +120,7 @@ JOBS: Final = (
     Job(verifier_expiry.expire_everything, SLOWLY),
     Job(cleanup.expire_everything, SLOWLY),
     Job(send_notices, SLOWLY, waits=True),
+    Job(send_notifications, EACH_SECOND, waits=True),
     Job(checkpoint_log, EACH_SECOND, waits=True, holds=True),
     Job(cosign_log, EACH_SECOND, waits=True),
     # One segment per run: a backlog takes several runs.

@@ -7,7 +7,8 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext_lazy as _
 
-from approvals.models import SetupCode
+from approvals.models import Notification, SetupCode
+from approvals.notifications.delivery import retry
 from approvals.services.human_suspension_and_erasure import suspend_human
 from audit.admin import ReadOnlyAdmin
 from registry.admin import ask_first, each, sign_each
@@ -61,4 +62,31 @@ class InvitationAdmin(ReadOnlyAdmin[SetupCode]):
         return ask_first("invitation", rows, Q(used_at=None))
 
 
-ADMINS: list[tuple[Any, Any]] = [(Human, HumanAdmin), (SetupCode, InvitationAdmin)]
+class NotificationAdmin(ReadOnlyAdmin[Notification]):
+    """The outbox. Dead messages failed too often, or until what they say was over."""
+
+    list_display = ("human", "to", "what", "state", "error", "attempts", "created_at", "ended_at")
+    list_filter = ("state", "what", "channel__kind")
+    search_fields = ("channel__human__name", "channel__human__email")
+    list_select_related = ("channel__human",)
+    ordering = ("-created_at",)
+    actions = ("send_again",)
+
+    @admin.display(description=_("human"))
+    def human(self, row: Notification) -> str:
+        return str(row.channel.human)
+
+    @admin.display(description=_("to"))
+    def to(self, row: Notification) -> str:
+        return row.channel.get_kind_display()
+
+    @admin.action(description=_("Send the dead messages again"))
+    def send_again(self, request: HttpRequest, rows: QuerySet[Notification]) -> None:
+        each(self, request, rows.select_related("channel"), retry, "notification")
+
+
+ADMINS: list[tuple[Any, Any]] = [
+    (Human, HumanAdmin),
+    (SetupCode, InvitationAdmin),
+    (Notification, NotificationAdmin),
+]

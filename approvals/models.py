@@ -1,4 +1,4 @@
-"""Models: passkeys, one-time setup codes, recoveries, server-side challenges and receipts."""
+"""Models: passkeys, setup codes, recoveries, challenges, receipts and notifications."""
 
 from datetime import datetime
 from typing import Self
@@ -265,3 +265,106 @@ class Receipt(models.Model):
 
     def __str__(self) -> str:
         return f"{self.decision} {self.subject}"
+
+
+class NotificationChannel(models.Model):
+    """Where a human is told that something waits for them or happened to their account."""
+
+    class Kind(models.TextChoices):
+        # To the address of the account.
+        EMAIL = "email"
+        WEBHOOK = "webhook"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    kind = models.CharField(max_length=16, choices=Kind)
+    # The URL of a webhook; empty for e-mail.
+    target = models.CharField(max_length=500, blank=True)
+    # The key that signs a webhook's messages, encrypted (approvals/notifications/secrets.py).
+    secret = models.TextField(blank=True)
+    for_requests = models.BooleanField()
+    for_confirmations = models.BooleanField()
+    for_security = models.BooleanField()
+    # In the human's time zone. Requests and confirmations wait for the end; security does not.
+    quiet_from = models.TimeField(null=True)
+    quiet_until = models.TimeField(null=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["human", "kind"], name="channel_human_kind")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["human"], condition=models.Q(kind="email"), name="channel_one_email"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(kind="email", target="", secret="")
+                | (models.Q(kind="webhook") & ~models.Q(target="") & ~models.Q(secret="")),
+                name="channel_kind",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(quiet_from=None, quiet_until=None)
+                | models.Q(quiet_from__isnull=False, quiet_until__isnull=False),
+                name="channel_quiet_is_whole",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.created_at:%Y-%m-%d %H:%M}"
+
+
+class Notification(models.Model):
+    """One message to one channel: an outbox row. Contains no text, so nothing to erase in it."""
+
+    class What(models.TextChoices):
+        REQUEST = "request"
+        REQUEST_ENDS = "request_ends"
+        CONFIRMATION = "confirmation"
+        PASSKEY_ADDED = "passkey_added"
+        PASSKEY_REMOVED = "passkey_removed"
+        RECOVERY_BEGUN = "recovery_begun"
+        # Also the first message of a new channel, which shows that it works.
+        CHANNEL_CHANGED = "channel_changed"
+
+    class State(models.TextChoices):
+        PENDING = "pending"
+        SENT = "sent"
+        # Decided or ended before it was sent.
+        MOOT = "moot"
+        # Failed too often. An administrator may have it sent again.
+        DEAD = "dead"
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    channel = models.ForeignKey(NotificationChannel, on_delete=models.CASCADE, related_name="+")
+    what = models.CharField(max_length=16, choices=What)
+    # The id of the grant, confirmation or recovery; random for what cannot happen twice.
+    subject = models.UUIDField()
+    state = models.CharField(max_length=8, choices=State, default=State.PENDING)
+    created_at = models.DateTimeField()
+    # When to send it, or send it again.
+    due_at = models.DateTimeField()
+    # Sending it later makes no sense.
+    expires_at = models.DateTimeField()
+    attempts = models.PositiveSmallIntegerField(default=0)
+    # Why the last attempt failed: our own word or the name of an exception, no text of a server.
+    error = models.CharField(max_length=40, blank=True)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["state", "due_at"], name="notification_state_due"),
+            models.Index(fields=["ended_at"], name="notification_ended"),
+        ]
+        constraints = [
+            # The job that looks for what waits adds each message once.
+            models.UniqueConstraint(
+                fields=["channel", "what", "subject"], name="notification_told_once"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(state="pending", ended_at=None)
+                | (models.Q(state__in=["sent", "moot", "dead"]) & models.Q(ended_at__isnull=False)),
+                name="notification_state",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.created_at:%Y-%m-%d %H:%M}"

@@ -137,6 +137,12 @@ RECOVERY_NOTICE_SENT = "approvals.recovery.notice_sent"
 RECOVERY_NOTICE_FAILED = "approvals.recovery.notice_failed"
 # A recovery link was used: there is one new passkey and no old one.
 HUMAN_RECOVERED = "approvals.human.recovered"
+# Where a human is notified, of what and when: added, changed, removed.
+CHANNEL_ADDED = "approvals.channel.added"
+CHANNEL_CHANGED = "approvals.channel.changed"
+CHANNEL_REMOVED = "approvals.channel.removed"
+# An administrator had a message sent again that had failed too often.
+NOTIFICATION_RETRIED = "approvals.notification.retried"
 PASSKEY_CREATED = "approvals.passkey.created"
 PASSKEY_REMOVED = "approvals.passkey.removed"
 HUMAN_SIGNED_IN = "approvals.human.signed_in"

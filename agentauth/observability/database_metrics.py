@@ -10,6 +10,7 @@ from django.utils import timezone
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from approvals.models import Notification
 from audit.checkpoints.copy_locations import store_name
 from audit.checkpoints.cosigning import witnesses
 from audit.db.role_rights import may_read_log
@@ -29,7 +30,7 @@ class StateCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         now = timezone.now()
         yield from _streams()
-        for families in (_database, _log):
+        for families in (_database, _log, _notifications):
             try:
                 yield from list(families(now))
             except (DatabaseError, InterfaceError):
@@ -68,6 +69,21 @@ def _audit(now: datetime) -> Iterator[GaugeMetricFamily]:
         "How many events may wait; at this bound, nothing new is begun",
         value=MAX_WAITING_EVENTS,
     )
+
+
+def _notifications(_now: datetime) -> Iterator[GaugeMetricFamily]:
+    """The outbox. A verifier's role may not read it; the registry reports it instead."""
+    if not may_read_log():
+        return
+    family = GaugeMetricFamily(
+        "agentauth_notifications",
+        "Messages to people, of the last week: sent, pending, dead or moot",
+        labels=["state"],
+    )
+    found = dict(Notification.objects.values_list("state").annotate(Count("pk")))
+    for state in Notification.State.values:
+        family.add_metric([state], found.get(state, 0))
+    yield family
 
 
 def _log(now: datetime) -> Iterator[GaugeMetricFamily]:

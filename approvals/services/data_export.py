@@ -12,7 +12,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 
 from agentauth.protocol.encoding import b64u_encode, sha256, timestamp
-from approvals.models import Challenge, Passkey, Receipt
+from approvals.models import Challenge, NotificationChannel, Passkey, Receipt
 from approvals.services.text_erasure import receipts_about
 from audit import kinds
 from audit.log.event_encoding import event_with_openings
@@ -48,6 +48,7 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
 
     lists: dict[str, Iterable[Mapping[str, Any]]] = {
         "passkeys": _each(Passkey.objects.filter(human=human), _passkey),
+        "notification_channels": _each(NotificationChannel.objects.filter(human=human), _channel),
         "agents": _each(agents, _agent),
         "grants": _each(
             Grant.objects.filter(agent__human=human).select_related("service_provider"), _grant
@@ -127,6 +128,21 @@ def _passkey(row: Passkey) -> dict[str, Any]:
         "backed_up": row.backed_up,
         "created_at": _time(row.created_at),
         "last_used_at": _time(row.last_used_at),
+    }
+
+
+def _channel(row: NotificationChannel) -> dict[str, Any]:
+    """Without the key that signs: with it, messages to the receiver could be forged."""
+    return {
+        "id": str(row.pk),
+        "kind": row.kind,
+        "target": row.target,
+        "for_requests": row.for_requests,
+        "for_confirmations": row.for_confirmations,
+        "for_security": row.for_security,
+        "quiet_from": row.quiet_from.isoformat() if row.quiet_from else None,
+        "quiet_until": row.quiet_until.isoformat() if row.quiet_until else None,
+        "created_at": _time(row.created_at),
     }
 
 

@@ -10,7 +10,8 @@ from django.db import IntegrityError, transaction
 from django.utils.crypto import salted_hmac
 
 from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError, NotFoundError
-from approvals.models import Challenge, Passkey
+from approvals.models import Challenge, Notification, Passkey
+from approvals.notifications.outbox import tell_security
 from approvals.passkeys import VerifiedRegistration, creation_options, verify_registration
 from approvals.services.challenges import Ceremony, answering, begin, latest
 from approvals.services.human_locking import hold_human
@@ -154,6 +155,7 @@ def add_passkey(
         human_id=human.id,
         data={"passkey_id": str(passkey.pk), "aaguid": verified.aaguid},
     )
+    tell_security(human_id=human.id, what=Notification.What.PASSKEY_ADDED, now=now)
     return passkey
 
 
@@ -178,3 +180,4 @@ def _remove(row: Passkey, *, actor: Actor, now: datetime, reason: str | None = N
         data={"passkey_id": passkey_id},
         personal={"name": name},
     )
+    tell_security(human_id=human_id, what=Notification.What.PASSKEY_REMOVED, now=now)

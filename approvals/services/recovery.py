@@ -22,7 +22,8 @@ from agentauth.protocol.errors import (
     InvalidStateError,
     NotFoundError,
 )
-from approvals.models import Challenge, Recovery, RecoveryQuerySet
+from approvals.models import Challenge, Notification, Recovery, RecoveryQuerySet
+from approvals.notifications.outbox import tell_security
 from approvals.passkeys import creation_options
 from approvals.services.challenges import Ceremony, answering, begin, latest
 from approvals.services.human_locking import hold_human
@@ -91,6 +92,7 @@ def start_recovery(
             now,
             ready_at=timestamp(row.ready_at) if row.ready_at else None,
         )
+        tell_security(human_id=human.pk, what=Notification.What.RECOVERY_BEGUN, now=now)
     return row
 
 

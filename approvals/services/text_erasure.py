@@ -19,6 +19,7 @@ from agentauth.protocol.errors import InvalidStateError
 from agentauth.protocol.identifiers import ENTROPY_BYTES, uuid7_text
 from agentauth.protocol.jose import parse_compact
 from approvals.models import Challenge, Receipt, SetupCode
+from approvals.notifications.channels import erase_channels
 from audit import kinds
 from audit.log.erasure import erase_invitation, erase_openings
 from audit.models import Event
@@ -88,6 +89,7 @@ def erase_texts(
             Challenge.objects.filter(subject__in=part).delete()
         receipts = {str(row.pk): _sha256(row.compact) for row in _receipts(human, subjects, grants)}
         _blank(receipts)
+        erase_channels(human_id=human.pk)
         registry_forgetting.erase_texts(human_id=human.pk, agent_ids=agents)
         verifier_forgetting.erase_texts(agent_ids=agents)
         events = erase_openings(human_id=human.pk, agent_ids=agents, email=email, since=since)

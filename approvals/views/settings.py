@@ -1,4 +1,7 @@
-"""A human's settings: passkeys, enrolment codes, time zone, sessions, the export of their data."""
+"""A human's settings: passkeys, enrolment codes, time zone, sessions, the export of their data.
+
+`notifications` has the acts of its section.
+"""
 
 import uuid
 from zoneinfo import available_timezones
@@ -11,6 +14,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from approvals.models import Passkey
+from approvals.notifications.shown_channels import notifications_of
 from approvals.services import data_export, passkey_management
 from approvals.services.recent_recovery import recovery_news
 from approvals.services.setup_and_sign_in import session_key_of
@@ -25,7 +29,7 @@ from registry.services.humans import change_time_zone, end_sessions
 @require_safe
 @require_sign_in
 def page(request: HttpRequest) -> HttpResponse:
-    return _page(request)
+    return render_page(request)
 
 
 @require_POST
@@ -74,7 +78,7 @@ def enrolment_code(request: HttpRequest) -> HttpResponse:
     """Show the code in this response only: no session and no redirect may hold it."""
     human, actor = human_of(request), actor_of(request)
     row, code = create_enrolment_code(human=human, actor=actor, now=timezone.now())
-    return _page(request, code=code, expires_at=row.expires_at)
+    return render_page(request, code=code, expires_at=row.expires_at)
 
 
 @require_POST
@@ -106,11 +110,13 @@ def sessions_end(request: HttpRequest) -> HttpResponse:
     return HttpResponseRedirect("/sign-in/")
 
 
-def _page(request: HttpRequest, **more: object) -> HttpResponse:
+def render_page(request: HttpRequest, **more: object) -> HttpResponse:
+    """The settings page. `more`: what is shown once, such as a new code."""
     human = human_of(request)
     context = {
         "human": human,
         "passkeys": list(Passkey.objects.filter(human=human).order_by("created_at")),
+        **notifications_of(human),
         "zones": sorted(available_timezones()),
         "recovery": recovery_news(human, now=timezone.now()),
     }

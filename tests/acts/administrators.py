@@ -2,9 +2,11 @@
 
 from datetime import datetime
 
-from approvals.models import SetupCode
+from approvals.models import Notification, SetupCode
+from approvals.notifications.outbox import tell_channels
 from approvals.services.human_suspension_and_erasure import suspend_human
 from approvals.services.setup_and_sign_in import create_setup_link
+from approvals.tests.notifying import by_mail
 from approvals.tests.recovering import DAY, begun
 from audit import kinds
 from registry.models import Human
@@ -14,6 +16,7 @@ from registry.services.service_providers import suspend_service_provider
 from registry.tests.cast import TESTER
 from tests.acts.world import Act, World, act
 
+What = Notification.What
 AGENT, GRANT = "POST admin/registry/agent/", "POST admin/registry/grant/"
 PROVIDER, HUMAN = "POST admin/registry/serviceprovider/", "POST admin/registry/human/"
 ENDING = "POST endings/<str:kind>/<str:shown>"
@@ -58,6 +61,13 @@ def an_admin_revokes_an_agent(world: World) -> Act:
 @act(f"{GRANT} deny")
 def an_admin_chooses_requests_to_deny(world: World) -> Act:
     return world.button(world.request, "deny")
+
+
+@act("POST admin/approvals/notification/ send_again", kinds.NOTIFICATION_RETRIED)
+def an_admin_has_a_message_sent_again(world: World) -> Act:
+    tell_channels([by_mail(world.alice.human, world.now)], what=What.PASSKEY_ADDED, now=world.now)
+    Notification.objects.update(state="dead", ended_at=world.now)
+    return world.button(Notification.objects.get(), "send_again")
 
 
 @act("POST denials/<uuid:request_id>/review")

@@ -14,6 +14,7 @@ from django.test import override_settings
 from agentauth.protocol.keys import PrivateKey
 from approvals.services.setup_and_sign_in import INVITATION_LIFE
 from approvals.services.text_erasure import INVITATION_KEPT
+from approvals.tests.notifying import by_mail
 from approvals.tests.recovering import DAY, begun
 from audit import kinds
 from audit.checkpoints.signing import checkpoint_log
@@ -244,6 +245,13 @@ def a_mail_of_a_recovery_is_not_taken(world: World) -> Act:
             task(name)()
 
     return without_a_server
+
+
+@act("task approvals.send_notifications", quiet="a message leaves; its row says so")
+def a_message_tells_of_a_request(world: World) -> Act:
+    by_mail(world.alice.human, world.past())
+    assert world.request
+    return task("approvals.send_notifications")
 
 
 @act("task approvals.expire_everything")

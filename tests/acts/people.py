@@ -7,6 +7,7 @@ from approvals.services.continue_after_restore import continue_after_restore
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person
+from approvals.tests.notifying import by_mail
 from approvals.tests.recovering import begun, path_of, ready_link
 from audit import kinds
 from registry.models import Grant
@@ -327,6 +328,40 @@ def _second_passkey(person: Person) -> Act:
 @act("POST settings/enrolment-codes", kinds.HUMAN_VERIFIED, kinds.ENROLMENT_CODE_CREATED)
 def a_human_makes_an_enrolment_code(world: World) -> Act:
     return world.form(world.alice, "/settings/enrolment-codes")
+
+
+CHOICES_OF_A_CHANNEL = {"requests": "on", "security": "on"}
+
+
+@act("POST settings/notifications/email", kinds.HUMAN_VERIFIED, kinds.CHANNEL_ADDED)
+def a_human_switches_mail_on(world: World) -> Act:
+    return world.form(world.alice, "/settings/notifications/email", **CHOICES_OF_A_CHANNEL)
+
+
+@act("POST settings/notifications/webhooks", kinds.HUMAN_VERIFIED, kinds.CHANNEL_ADDED)
+def a_human_adds_a_webhook(world: World) -> Act:
+    fields = CHOICES_OF_A_CHANNEL | {"url": "https://hooks.example.org/alice"}
+    return world.form(world.alice, "/settings/notifications/webhooks", **fields)
+
+
+@act(
+    "POST settings/notifications/<uuid:channel_id>/change",
+    kinds.HUMAN_VERIFIED,
+    kinds.CHANNEL_CHANGED,
+)
+def a_human_changes_what_they_are_told(world: World) -> Act:
+    channel = by_mail(world.alice.human, world.now)
+    return world.form(world.alice, f"/settings/notifications/{channel.pk}/change", requests="on")
+
+
+@act(
+    "POST settings/notifications/<uuid:channel_id>/remove",
+    kinds.HUMAN_VERIFIED,
+    kinds.CHANNEL_REMOVED,
+)
+def a_human_is_no_longer_told(world: World) -> Act:
+    channel = by_mail(world.alice.human, world.now)
+    return world.form(world.alice, f"/settings/notifications/{channel.pk}/remove")
 
 
 @act("POST settings/time-zone", kinds.HUMAN_CHANGED)

@@ -1,0 +1,33 @@
+"""What a notification says: one generic sentence and a link to a page, which decides nothing."""
+
+from django.conf import settings
+from django.utils.translation import gettext as _
+
+from approvals.models import Notification
+
+What = Notification.What
+_PAGES = {
+    What.REQUEST: "/approvals/{}/",
+    What.REQUEST_ENDS: "/approvals/{}/",
+    What.CONFIRMATION: "/confirmations/{}/",
+    What.RECOVERY_BEGUN: "/recovery/",
+}
+
+
+def link_of(row: Notification) -> str:
+    """The page to look at. It takes a sign-in, and a decision there takes a passkey."""
+    page = _PAGES.get(What(row.what), "/settings/").format(row.subject)
+    return f"{settings.PUBLIC_URL}{page}"
+
+
+def sentence_of(row: Notification) -> str:
+    """What waits or happened, without names or amounts."""
+    return {
+        What.REQUEST: _("A request waits for your decision."),
+        What.REQUEST_ENDS: _("A request that waits for your decision ends soon."),
+        What.CONFIRMATION: _("A transaction waits for your confirmation."),
+        What.PASSKEY_ADDED: _("A passkey was added to your account."),
+        What.PASSKEY_REMOVED: _("A passkey was removed from your account."),
+        What.RECOVERY_BEGUN: _("A recovery of your account was started."),
+        What.CHANNEL_CHANGED: _("Your notification settings were changed."),
+    }[What(row.what)]

@@ -1,0 +1,166 @@
+"""The outbox: one row for each message to each channel. Sending is in `delivery`.
+
+What waits for a decision is its own outbox entry: the pending grant or confirmation commits with
+its event, and the job adds a row for each channel that has none yet (ADR 41). So requests that the
+previous release or a verifier process wrote are told too. What happens to an account has no such
+row: `tell_security` adds it in the transaction of the act.
+"""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from django.db.models import Exists, OuterRef, QuerySet
+
+from approvals.models import Notification, NotificationChannel
+from audit.new_ids import new_id
+from registry.models import Agent, Grant, Human
+from verifier.models import Confirmation
+
+What = Notification.What
+# How long before its end a request is told a second time. A request waits an hour.
+REMIND_BEFORE: Final = timedelta(minutes=15)
+# A security message is still worth sending a day later.
+SECURITY_LIFE: Final = timedelta(days=1)
+# Requests per run and kind. The next run takes the others.
+BATCH: Final = 500
+_AS: Final = {
+    What.REQUEST: "for_requests",
+    What.REQUEST_ENDS: "for_requests",
+    What.CONFIRMATION: "for_confirmations",
+}
+
+
+def add_waiting(*, now: datetime) -> int:
+    """Add a row for each channel that was not yet told of what waits. Returns how many.
+
+    Safe to run in parallel: of two rows for the same message the database refuses one.
+    """
+    grants = Grant.objects.waiting(now).exclude(agent__status=Agent.Status.REVOKED)
+    ending = grants.filter(expires_at__lte=now + REMIND_BEFORE)
+    confirmations = Confirmation.objects.waiting(now)
+    return (
+        _add(What.REQUEST, grants, "agent__human_id", now)
+        + _add(What.REQUEST_ENDS, ending, "agent__human_id", now)
+        + _add(What.CONFIRMATION, confirmations, "grant__agent__human_id", now)
+    )
+
+
+def tell_security(
+    *, human_id: Any, what: Notification.What, now: datetime, subject: uuid.UUID | None = None
+) -> None:
+    """Tell the human's channels for security, in the caller's transaction, at any hour."""
+    channels = NotificationChannel.objects.filter(human_id=human_id, for_security=True)
+    if what == What.RECOVERY_BEGUN:
+        # A mail about it is always sent (approvals/services/recovery_alert_mail.py).
+        channels = channels.exclude(kind=NotificationChannel.Kind.EMAIL)
+    tell_channels(channels, what=what, now=now, subject=subject)
+
+
+def tell_channels(
+    channels: Iterable[NotificationChannel],
+    *,
+    what: Notification.What,
+    now: datetime,
+    subject: uuid.UUID | None = None,
+) -> None:
+    """Add a security message to each of these channels, in the caller's transaction."""
+    subject = subject or new_id()
+    Notification.objects.bulk_create(
+        [
+            Notification(
+                channel=channel,
+                what=what,
+                subject=subject,
+                created_at=now,
+                due_at=now,
+                expires_at=now + SECURITY_LIFE,
+            )
+            for channel in channels
+        ],
+        ignore_conflicts=True,
+    )
+
+
+def still_waiting(rows: Sequence[Notification], *, now: datetime) -> set[uuid.UUID]:
+    """The ids of those rows that are still worth sending. Takes two queries.
+
+    A message about a request is not once the request was decided or has ended, nor any message to a
+    deleted human. A suspended human cannot decide, and is told of security only.
+    """
+    subjects = {row.subject for row in rows if row.what in _AS}
+    grants = Grant.objects.waiting(now).exclude(agent__status=Agent.Status.REVOKED)
+    waiting = {
+        *grants.filter(pk__in=subjects).values_list("pk", flat=True),
+        *Confirmation.objects.waiting(now).filter(pk__in=subjects).values_list("pk", flat=True),
+    }
+    return {row.pk for row in rows if _is_wanted(row, waiting, now)}
+
+
+def _is_wanted(row: Notification, waiting: set[uuid.UUID], now: datetime) -> bool:
+    status = row.channel.human.status
+    if row.expires_at <= now or status == Human.Status.DELETED:
+        return False
+    wanted = _AS.get(What(row.what))
+    if wanted is None:
+        return True
+    # The human may have switched it off since the row was added.
+    switched_on = bool(getattr(row.channel, wanted))
+    return status == Human.Status.ACTIVE and switched_on and row.subject in waiting
+
+
+def quiet_end(channel: NotificationChannel, human: Human, now: datetime) -> datetime | None:
+    """When the channel's quiet hours end, if `now` is within them; by the human's clock."""
+    start, end = channel.quiet_from, channel.quiet_until
+    if start is None or end is None:
+        return None
+    zone = ZoneInfo(human.time_zone)
+    local = now.astimezone(zone)
+    time = local.time()
+    within = start <= time < end if start < end else time >= start or time < end
+    if not within:
+        return None
+    day = local.date() if time < end else local.date() + timedelta(days=1)
+    return datetime.combine(day, end, zone)
+
+
+def _add(what: Notification.What, rows: QuerySet[Any], owner: str, now: datetime) -> int:
+    """Rows for `what` about each of `rows`, whose human is at the path `owner`."""
+    told = Notification.objects.filter(
+        channel=OuterRef("pk"), what=what, subject=OuterRef(OuterRef("pk"))
+    )
+    channels = NotificationChannel.objects.filter(**{_AS[what]: True})
+    lacking = channels.filter(
+        ~Exists(told),
+        human_id=OuterRef(owner),
+        human__status=Human.Status.ACTIVE,
+        # A new channel is not told of what waited before.
+        created_at__lte=OuterRef("created_at"),
+    )
+    found = list(
+        rows.filter(Exists(lacking))
+        .order_by("expires_at")
+        .values_list("pk", "created_at", "expires_at", owner)[:BATCH]
+    )
+    if not found:
+        return 0
+    by_human: dict[Any, list[NotificationChannel]] = {}
+    for channel in channels.filter(human_id__in={row[3] for row in found}).select_related("human"):
+        by_human.setdefault(channel.human_id, []).append(channel)
+    added = [
+        Notification(
+            channel=channel,
+            what=what,
+            subject=subject,
+            created_at=now,
+            due_at=quiet_end(channel, channel.human, now) or now,
+            expires_at=expires_at,
+        )
+        for subject, created_at, expires_at, human_id in found
+        for channel in by_human.get(human_id, ())
+        if channel.created_at <= created_at
+    ]
+    Notification.objects.bulk_create(added, ignore_conflicts=True)
+    return len(added)

@@ -1,0 +1,52 @@
+"""A person's channels as their settings page shows them, with how the last messages fared."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.db.models import Max, OuterRef, Subquery
+
+from approvals.models import Notification, NotificationChannel
+from approvals.notifications.channels import MAX_WEBHOOKS
+from approvals.services.recovery_alert_mail import mail_is_sent
+from registry.models import Human
+
+State, Kind = Notification.State, NotificationChannel.Kind
+
+
+@dataclass(frozen=True, slots=True)
+class ShownChannel:
+    row: NotificationChannel
+    # Of a webhook; empty for e-mail. The rest of its address may be a secret.
+    host: str
+    sent_at: datetime | None
+    # Why the latest message was not delivered; empty if it was.
+    trouble: str
+
+    @property
+    def name(self) -> str:
+        return self.host or "e-mail"
+
+
+def notifications_of(human: Human) -> dict[str, Any]:
+    """The context of the page's section. One query."""
+    told = Notification.objects.filter(channel=OuterRef("pk"))
+    latest = told.exclude(state=State.MOOT).order_by("-created_at", "-pk").values("error")[:1]
+    sent = told.filter(state=State.SENT).values("channel").annotate(at=Max("ended_at")).values("at")
+    rows = list(
+        NotificationChannel.objects.filter(human=human)
+        .annotate(sent_at=Subquery(sent), trouble=Subquery(latest))
+        .order_by("kind", "created_at")
+    )
+    shown = [
+        ShownChannel(row, urlsplit(row.target).hostname or "", row.sent_at, row.trouble or "")
+        for row in rows
+    ]
+    webhooks = sum(row.kind == Kind.WEBHOOK for row in rows)
+    return {
+        "channels": shown,
+        "has_email": webhooks < len(rows),
+        "may_add_webhook": webhooks < MAX_WEBHOOKS,
+        "mail_is_sent": mail_is_sent(),
+    }

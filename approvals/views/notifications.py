@@ -1,0 +1,96 @@
+"""The notifications section of the settings: where a human is told, of what, and when not."""
+
+import uuid
+from datetime import time
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST
+
+from agentauth.protocol.errors import InvalidRequestError
+from approvals.notifications import channels
+from approvals.notifications.channels import Choices
+from approvals.views import settings
+from approvals.views.page_requests import human_of, require_sign_in
+from approvals.views.reauthentication import require_verification
+from registry.authentication import actor_of
+
+
+@require_POST
+@require_sign_in
+@require_verification
+def add_email(request: HttpRequest) -> HttpResponse:
+    human, actor = human_of(request), actor_of(request)
+    channels.add_email(human=human, choices=_choices(request), actor=actor, now=timezone.now())
+    return _back(request, _("E-mail switched on. A first message is on its way."))
+
+
+@require_POST
+@require_sign_in
+@require_verification
+def add_webhook(request: HttpRequest) -> HttpResponse:
+    """Show the key in this response only: no session and no redirect may hold it."""
+    secret = channels.add_webhook(
+        human=human_of(request),
+        url=request.POST.get("url", "").strip(),
+        choices=_choices(request),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return settings.render_page(request, webhook_secret=secret)
+
+
+@require_POST
+@require_sign_in
+@require_verification
+def change(request: HttpRequest, channel_id: uuid.UUID) -> HttpResponse:
+    channels.change_channel(
+        human=human_of(request),
+        channel_id=channel_id,
+        choices=_choices(request),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return _back(request, _("Notifications saved"))
+
+
+@require_POST
+@require_sign_in
+@require_verification
+def remove(request: HttpRequest, channel_id: uuid.UUID) -> HttpResponse:
+    channels.remove_channel(
+        human=human_of(request),
+        channel_id=channel_id,
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return _back(request, _("Removed. Nothing more is sent there."))
+
+
+def _choices(request: HttpRequest) -> Choices:
+    sent = request.POST
+    return Choices(
+        requests="requests" in sent,
+        confirmations="confirmations" in sent,
+        security="security" in sent,
+        quiet_from=_time(sent.get("quiet_from", "")),
+        quiet_until=_time(sent.get("quiet_until", "")),
+    )
+
+
+def _time(text: str) -> time | None:
+    try:
+        # `HH:MM`, or with seconds; a browser's field sends no offset.
+        found = time.fromisoformat(text) if text else None
+    except ValueError:
+        found = time.max
+    if found is not None and (found.tzinfo or found.microsecond):
+        raise InvalidRequestError("Write quiet hours as hours and minutes, such as 22:00.")
+    return found
+
+
+def _back(request: HttpRequest, word: str) -> HttpResponse:
+    messages.success(request, word)
+    return HttpResponseRedirect("/settings/#notifications")
