@@ -18,8 +18,8 @@ from django.utils import timezone
 from audit.tests.tampering import FROM_MIGRATIONS, execute
 
 T = TypeVar("T")
-# Well below the shortest life of what the steps write: a challenge lives for minutes.
-LIFETIME = timedelta(seconds=60)
+# Well below the minute after which a session's next request writes to it (approvals/sessions.py).
+LIFETIME = timedelta(seconds=30)
 # Statements that leave the rows as they are.
 _HARMLESS = ("SELECT", "SAVEPOINT", "RELEASE", "BEGIN")
 
