@@ -12,9 +12,11 @@ from pytest_django import Settings
 
 from agentauth.protocol.keys import PrivateKey
 from approvals.admin_site import site
-from approvals.models import SetupCode
+from approvals.models import Notification, NotificationChannel, SetupCode
+from approvals.notifications.outbox import tell_channels
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.cast import Person, browser
+from approvals.tests.notifying import by_mail
 from audit import kinds
 from audit.log.refusal_counts import Batches
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
@@ -81,6 +83,16 @@ def invitation() -> SetupCode:
     return SetupCode.objects.get(email="zoe@example.org")
 
 
+def dead_message(person: Person) -> Notification:
+    """A message to this person that failed too often."""
+    now = timezone.now()
+    by_mail(person.human, now)
+    channel = NotificationChannel.objects.get(human=person.human)
+    tell_channels([channel], what=Notification.What.PASSKEY_ADDED, now=now)
+    Notification.objects.update(state="dead", ended_at=now)
+    return Notification.objects.get()
+
+
 def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
     admin: Person,
     alice: Person,
@@ -97,6 +109,7 @@ def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
     )
     alice.approve(reading)
     presses: Sequence[tuple[Model, str, str, str | None]] = [
+        (dead_message(alice), "send_again", "approvals.notification.retried", "pending"),
         (waiting, "deny", "registry.grant.denied", "denied"),
         (reading, "suspend", "registry.grant.suspended", "suspended"),
         (reading, "resume", "registry.grant.resumed", "approved"),
@@ -140,7 +153,11 @@ def test_DJ_16_each_button_changes_the_row_and_writes_its_event(
         assert done[-1:] == [(kind, "success")]
         assert action == "delete" or len(done) == 1
         column = (
-            "state" if isinstance(row, Key | KeyCertificate) else "status" if status else "kind"
+            "state"
+            if isinstance(row, Key | KeyCertificate | Notification)
+            else "status"
+            if status
+            else "kind"
         )
         left = type(row)._default_manager.filter(pk=row.pk).values_list(column, flat=True)
         assert list(left) == ([status] if status else [])
@@ -198,6 +215,7 @@ def test_DJ_16_no_row_can_be_added_changed_or_deleted_by_hand(
     Cosignature.objects.create(checkpoint=signed, witness="witness.example", line="x", at=at)
     Segment.objects.create(first=0, end=2, manifest_sha256=bytes(32), at=at)
     certificate()
+    dead_message(admin)
     for model, model_admin in site._registry.items():
         base = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
         row = model._default_manager.first()

@@ -237,6 +237,8 @@ def test_every_foreign_key_to_a_human_is_thought_of() -> None:
         "approvals.passkey",
         # The row stays: it records by number that an account was recovered, and ends with it.
         "approvals.recovery",
+        # Deleted, with its outbox.
+        "approvals.notificationchannel",
         "approvals.setupcode",
         "approvals.challenge",
         "approvals.receipt",
