@@ -18,13 +18,14 @@ from approvals.services.cleanup import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import Person
-from approvals.tests.notifying import NIGHT, by_mail, outbox
+from approvals.tests.notifying import NIGHT, by_mail, by_webhook, outbox
 from approvals.tests.recovering import begun
 from approvals.tests.smtp_server import smtp_server
 from audit.models import Event
 from registry.models import Grant, ServiceProvider
 from registry.services.grant_requests import PENDING_LIFE, withdraw_grant
 from registry.tests.cast import TESTER, AgentClient, pending
+from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
@@ -157,6 +158,41 @@ def test_a_new_channel_is_not_told_of_what_waited_before(
     pending(agent, service_provider, now=now)
     by_mail(alice.human, now + MINUTE)
     assert add_waiting(now=now + MINUTE) == 0
+
+
+def test_of_two_channels_the_newer_is_not_told_of_what_waited_before(
+    request_: Grant, alice: Person, now: datetime
+) -> None:
+    by_webhook(alice.human, now + MINUTE, "https://hooks.example.org/")
+    assert add_waiting(now=now + MINUTE) == 1
+    assert Notification.objects.get().channel.kind == "email"
+
+
+def test_a_transaction_that_waits_for_confirmation_is_told_until_it_is_decided(
+    alice: Person, reading: Grant, now: datetime
+) -> None:
+    by_mail(alice.human, now)
+    Notification.objects.all().delete()
+    rows = [
+        Confirmation.objects.create(
+            grant=reading,
+            grant_version=reading.version,
+            action={"type": "transact", "resource": "payments"},
+            action_digest=bytes([number]) * 32,
+            idempotency_key=f"order-{number}",
+            created_at=now,
+            expires_at=now + timedelta(hours=1),
+        )
+        for number in range(2)
+    ]
+    reading.status = Grant.Status.WITHDRAWN
+    reading.save()
+    assert add_waiting(now=now) == 2
+    rows[0].status = Confirmation.Status.EXPIRED
+    rows[0].save()
+    assert send_notifications(now=now) == 1
+    assert f"/confirmations/{rows[1].pk}/" in mail.outbox[0].body
+    assert outbox(what="confirmation", subject=rows[0].pk) == [("confirmation", "moot")]
 
 
 def test_only_the_owner_is_told(request_: Grant, bob: Person, now: datetime) -> None:
