@@ -168,6 +168,18 @@ def code_shown(theatre: Theatre) -> Page:
     return page
 
 
+def webhook_added(theatre: Theatre) -> Page:
+    """With the form of the new webhook and the one for e-mail open."""
+    page = theatre.open(theatre.alice, "/settings/")
+    page.get_by_text("Add a webhook").click()
+    page.get_by_role("textbox", name="Address").fill("https://hooks.example.org/alice")
+    page.get_by_role("button", name="Add webhook").click()
+    expect(page.locator("#webhook-secret")).to_contain_text("whsec_")
+    page.get_by_text("Change or remove").first.click()
+    page.get_by_text("Get e-mail").click()
+    return page
+
+
 def forged(theatre: Theatre) -> Page:
     """A form whose CSRF token we did not issue."""
     page = theatre.open(theatre.alice, "/settings/")
@@ -363,6 +375,7 @@ SCREENS = {
     "control-room-log": Screen(at("/admin/log/")),
     "settings": Screen(at("/settings/")),
     "settings-code-shown": Screen(code_shown),
+    "settings-webhook-added": Screen(webhook_added),
     "recoveries": Screen(recoveries),
     "recover": Screen(as_visitor("recover-link")),
     "recovered": Screen(as_visitor("/recovered/")),
