@@ -15,7 +15,6 @@ from approvals.models import Notification
 from approvals.notifications.messages import link_of, sentence_of
 from approvals.notifications.webhook_addresses import may_connect, parse_target
 from approvals.notifications.webhook_secrets import UnreadableSecretError, decrypt
-from audit.checkpoints.bounded_http_post import AddressRefusedError, NoAnswerError, post
 
 # Longer than receivers take that only store the message, and well below the claim of a row.
 SECONDS: Final = 10.0
@@ -85,6 +84,9 @@ def shown(secret: bytes) -> str:
 
 def send(message: SignedMessage) -> None:
     """Post it. Only a 2xx status counts as accepted. Raises WebhookError."""
+    # Imported late: httpx takes a tenth of a process's start time, and only `jobs` sends webhooks.
+    from audit.checkpoints.bounded_http_post import AddressRefusedError, NoAnswerError, post
+
     try:
         answer = post(
             message.url,

@@ -88,7 +88,8 @@ def _put_value(module: str, change: Change) -> bool:
     made = eval(compile(ast.Expression(value), name, "eval"), dict(space))  # noqa: S307  # our own source
     for target, became in zip(targets, made if len(targets) > 1 else [made], strict=True):
         present = space[target]
-        for other in list(sys.modules.values()):
+        # None: a name that must not be imported.
+        for other in filter(None, list(sys.modules.values())):
             if vars(other).get(target) is present:
                 setattr(other, target, became)
     return True
