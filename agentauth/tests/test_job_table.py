@@ -249,7 +249,7 @@ def test_nothing_a_store_or_a_disk_does_stops_those_who_number(
     for job in waiting:
         monkeypatch.setattr(job, "run", raising(fault, job.name))
         jobs.Command().do_aside(job)
-    assert caplog.text.count("failed and will be retried") == len(waiting) == 5
+    assert caplog.text.count("failed and will be retried") == len(waiting) == 6
 
 
 def loop_with(*, hangs: bool, then: str) -> None:
