@@ -50,7 +50,7 @@ ROOM = 8 * 2**30
 def memory() -> str | None:
     """A file system in memory with room for the tests' files, if there is one.
 
-    On a disk the thousands of small files, each synchronised, take a tenth of the time.
+    On a disk, syncing thousands of small files takes a tenth of the run.
     """
     folder = Path("/dev/shm")  # noqa: S108 — a folder of our own is made in it
     if not (folder.is_dir() and os.access(folder, os.W_OK)):
@@ -236,7 +236,7 @@ def with_redis(*arguments: str) -> bool:
 
 
 def rest(absent: dict[str, str]) -> bool:
-    """What `check` did not run, in two lanes side by side, as many tests of each wait.
+    """Run what `check` left out, in two parallel lanes: many tests of each only wait.
 
     One lane has the unit tests on PostgreSQL and Redis, and the other Python. The other has the
     end-to-end tests.

@@ -1,7 +1,7 @@
 """Build the rows that many tests start from once, and give the next tests copies of them.
 
 A test that starts from an untouched database gets the rows that the same steps wrote for an earlier
-test, at most LIFETIME ago. Any other write in between, or an unusual clock, and the steps run.
+test, at most LIFETIME ago. After any other write, or if the clock differs, the steps run again.
 """
 
 import itertools

@@ -161,7 +161,7 @@ def _key_store(connection: Connection, registry: str) -> tuple[list[Finding], Id
     except AgentAuthError as error:
         return [Finding(check, "problem", error.description)], None
     if identity is None:
-        detail = f"There is none at {store.name} yet. `agentauth register` makes it."
+        detail = f"There is no key in {store.name} yet. `agentauth register` creates one."
         return [Finding(check, "note", detail)], None
     if not isinstance(store, KeyFile):
         return [Finding(check, "ok", f"The key is in {store.name}.")], identity

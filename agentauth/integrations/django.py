@@ -399,8 +399,8 @@ def order_errors(app_configs: object, **_kwargs: object) -> list[CheckMessage]:
                 Error(
                     f"{each} stands before AgentAuthMiddleware in MIDDLEWARE, so it could answer"
                     " before token and proof are checked.",
-                    hint="Move it behind. If no answer of it needs a check, add it to"
-                    f" AGENTAUTH[{_BEFORE!r}].",
+                    hint="Move it after AgentAuthMiddleware. If none of its answers needs a check,"
+                    f" add it to AGENTAUTH[{_BEFORE!r}].",
                     id="agentauth_sdk.E002",
                 )
                 for each in before

@@ -93,9 +93,9 @@ class ToolSchema:
         for name in names:
             if name in arguments and not _is_same(arguments[name], got.get(name)):
                 raise InvalidRequestError(
-                    f"The tool would get another value of the argument {quote_safely(name)} than"
-                    " was sent. Send it as the tool uses it: for example without spaces around it,"
-                    " or in lower case."
+                    f"The tool would change the value of the argument {quote_safely(name)}. Send"
+                    " the value that it uses: for example without spaces around it, or in lower"
+                    " case."
                 )
 
     def is_exact(self, name: str) -> bool:

@@ -121,8 +121,8 @@ class AgentGrants:
     ) -> Grant | None:
         """The new request; None if another process asked between our lookup and our request.
 
-        The registry returns an identical request instead of making another. One that only overlaps
-        it cannot know: so of two, the later is withdrawn before a person decides, and planned anew.
+        The registry returns an identical request instead of making another, but it does not detect
+        one that only overlaps. So if ours is the later one, withdraw it, and plan again.
         """
 
         def is_settled(grants: Sequence[Grant]) -> bool:

@@ -86,11 +86,11 @@ def erase_channels(*, human_id: uuid.UUID) -> int:
 
 def _check(choices: Choices) -> None:
     if not (choices.requests or choices.confirmations or choices.security):
-        raise InvalidRequestError("Choose at least one thing to be told of, or remove this.")
+        raise InvalidRequestError("Choose at least one kind of message to receive here.")
     if (choices.quiet_from is None) != (choices.quiet_until is None):
         raise InvalidRequestError("Quiet hours need a beginning and an end. Fill in both or none.")
     if choices.quiet_from is not None and choices.quiet_from == choices.quiet_until:
-        raise InvalidRequestError("Quiet hours must end at another time than they begin.")
+        raise InvalidRequestError("Quiet hours must not begin and end at the same time.")
 
 
 def _new(human: Human, kind: str, choices: Choices, now: datetime) -> NotificationChannel:
@@ -113,7 +113,7 @@ def _insert(channel: NotificationChannel, actor: Actor, now: datetime) -> None:
         mine = NotificationChannel.objects.filter(human=channel.human, kind=channel.kind)
         most = MAX_WEBHOOKS if channel.kind == Kind.WEBHOOK else 1
         if mine.count() >= most:
-            raise InvalidStateError(f"You have {most} of these already. Remove one first.")
+            raise InvalidStateError(f"The limit for this kind of channel is {most}. Remove one.")
         try:
             with transaction.atomic():
                 channel.save(force_insert=True)

@@ -72,7 +72,9 @@ def retry(*, notification: Notification, actor: Actor, now: datetime) -> None:
         if not dead.update(
             state=Notification.State.PENDING, attempts=0, error="", due_at=now, ended_at=None
         ):
-            raise InvalidStateError("It is not dead, or what it says is over: it stays as it is.")
+            raise InvalidStateError(
+                "Not sent again: the notification is not dead, or what it is about has expired."
+            )
         record(
             kind=kinds.NOTIFICATION_RETRIED,
             actor=actor,
@@ -90,7 +92,7 @@ def _claim_due(now: datetime) -> list[_Claimed]:
     )
     wanted = still_waiting(due, now=now)
     unwanted = [row for row in due if row.pk not in wanted]
-    # What failed until its end never arrived: that is for an administrator to see.
+    # A message that failed until it expired never arrived: an administrator must see that.
     dead = [row.pk for row in unwanted if row.error and row.expires_at <= now]
     moot = [row.pk for row in unwanted if row.pk not in dead]
     for state, ended in ((Notification.State.DEAD, dead), (Notification.State.MOOT, moot)):
@@ -141,7 +143,7 @@ def _finish(row: Notification, error: str, now: datetime) -> None:
     elif row.attempts >= MAX_ATTEMPTS:
         if mine.update(state=Notification.State.DEAD, ended_at=now, error=error):
             logger.error(
-                "Notification %s is given up after %d attempts: %s.", row.pk, row.attempts, error
+                "Gave up on notification %s after %d attempts: %s.", row.pk, row.attempts, error
             )
     else:
         mine.update(due_at=now + _wait(row.attempts), error=error)

@@ -19,8 +19,8 @@ def compose(row: Notification) -> EmailMessage:
     text = [
         sentence_of(row),
         link_of(row),
-        _("Opening the link decides nothing."),
-        _("You get this because of your settings at %(url)s.")
+        _("Opening the link does not decide anything."),
+        _("You receive this because of your notification settings: %(url)s")
         % {"url": f"{settings.PUBLIC_URL}/settings/#notifications"},
     ]
     return EmailMessage(

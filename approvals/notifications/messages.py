@@ -23,9 +23,9 @@ def link_of(row: Notification) -> str:
 def sentence_of(row: Notification) -> str:
     """What waits or happened, without names or amounts."""
     return {
-        What.REQUEST: _("A request waits for your decision."),
-        What.REQUEST_ENDS: _("A request that waits for your decision ends soon."),
-        What.CONFIRMATION: _("A transaction waits for your confirmation."),
+        What.REQUEST: _("A request is waiting for your decision."),
+        What.REQUEST_ENDS: _("A request that is waiting for your decision expires soon."),
+        What.CONFIRMATION: _("A transaction is waiting for your confirmation."),
         What.PASSKEY_ADDED: _("A passkey was added to your account."),
         What.PASSKEY_REMOVED: _("A passkey was removed from your account."),
         What.RECOVERY_BEGUN: _("A recovery of your account was started."),

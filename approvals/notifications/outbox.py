@@ -87,8 +87,8 @@ def tell_channels(
 def still_waiting(rows: Sequence[Notification], *, now: datetime) -> set[uuid.UUID]:
     """The ids of those rows that are still worth sending. Takes two queries.
 
-    A message about a request is not once the request was decided or has ended, nor any message to a
-    deleted human. A suspended human cannot decide, and is told of security only.
+    A message about a request is not sent once the request is decided or has ended, and none is sent
+    to a deleted human. A suspended human cannot decide, so they get security messages only.
     """
     subjects = {row.subject for row in rows if row.what in _AS}
     grants = Grant.objects.waiting(now).exclude(agent__status=Agent.Status.REVOKED)

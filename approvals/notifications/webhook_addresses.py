@@ -43,14 +43,14 @@ def parse_target(url: str) -> Target:
         raise InvalidRequestError(
             "The address of a webhook must be a URL like https://hooks.example.com/path, with at "
             f"most {MAX_CHARACTERS} characters and without a user name or a fragment. "
-            "Write a name with other letters in its ASCII form (xn--…)."
+            "Write an internationalized domain name in its ASCII form (xn--…)."
         )
     scheme, host = found[1], found[2].strip("[]").lower()
     if scheme == "http" and not (settings.DEVELOPMENT and _is_this_host(host)):
         raise InvalidRequestError("The address of a webhook must begin with https://.")
     if not _may_be_public(host) and not (settings.DEVELOPMENT and _is_this_host(host)):
         raise InvalidRequestError(
-            "The address of a webhook must be a public host, not an inner one."
+            "The address of a webhook must name a host on the public internet."
         )
     return Target(url, host)
 

@@ -51,8 +51,8 @@ def test_each_allowed_act_has_its_sentence(
 def test_refused_act_says_what_was_asked_and_why_not(reading: Grant, now: datetime) -> None:
     refused = act(reading, now, refused=("step_up_required", "confirm_above"))
     assert text(refused) == (
-        "Was refused: pay €80.00 at “Acme Payments” (“payments”), because your confirmation was "
-        "missing"
+        "Was not allowed to pay €80.00 at “Acme Payments” (“payments”), because your confirmation "
+        "was missing"
     )
 
 
@@ -60,9 +60,9 @@ def test_a_retry_and_a_dry_run_do_not_read_as_done(reading: Grant, now: datetime
     again = act(reading, now, kind=kinds.DECISION_REPEATED)
     tried = act(reading, now, kind=kinds.DECISION_REHEARSED, dry_run=True)
     refused = act(reading, now, refused=("envelope_exceeded", "budget"), dry_run=True)
-    assert text(again).startswith("Asked again, and was answered as before: pay €80.00")
-    assert text(tried).startswith("Would be allowed, as a dry run showed: pay €80.00")
-    assert text(refused).startswith("Would be refused, as a dry run showed: pay €80.00")
+    assert text(again).startswith("Asked again to pay €80.00")
+    assert text(tried).startswith("Dry run: would be allowed to pay €80.00")
+    assert text(refused).startswith("Dry run: would not be allowed to pay €80.00")
 
 
 @pytest.mark.parametrize("refused", REFUSALS)
@@ -70,13 +70,13 @@ def test_each_refusal_reads_as_one_sentence(
     refused: tuple[str, str | None], reading: Grant, now: datetime
 ) -> None:
     said = text(act(reading, now, READ, refused=refused))
-    assert said.startswith("Was refused: read “calendar/work” at “Acme Payments”, because ")
+    assert said.startswith("Was not allowed to read “calendar/work” at “Acme Payments”, because ")
     assert said.endswith(str(REFUSALS[refused]))
 
 
 def test_an_unknown_reason_leaves_the_reason_out(reading: Grant, now: datetime) -> None:
     said = text(act(reading, now, READ, refused=("from_a_later_release", "x")))
-    assert said == "Was refused: read “calendar/work” at “Acme Payments”"
+    assert said == "Was not allowed to read “calendar/work” at “Acme Payments”"
 
 
 @pytest.mark.parametrize("change", ["erased", "altered"])
@@ -105,7 +105,8 @@ def test_a_yes_that_was_never_given_does_not_read_as_done(reading: Grant, now: d
     withheld = ("temporarily_unavailable", "withheld")
     act(reading, now, refused=withheld, withholds=str(late.pk))
     assert text(given) == "Paid €80.00 at “Acme Payments” (“payments”)"
-    assert text(late).startswith("Was allowed too late, so the service was not told yes: pay €80")
+    assert text(late).startswith("Was allowed to pay €80.00")
+    assert text(late).endswith("but too late: the service was not told")
 
 
 def test_call_without_an_action_is_the_use_of_a_token(reading: Grant, now: datetime) -> None:
@@ -139,15 +140,15 @@ def test_the_verifiers_own_event_reads_as_what_was_done(
     page = alice.get("/activity/").content.decode()
     assert "Paid €36.50 at “Demo Service” (“payments”)" in page
     assert (
-        "Was refused: pay €80.00 at “Demo Service” (“payments”), because your confirmation was "
-        "missing" in page
+        "Was not allowed to pay €80.00 at “Demo Service” (“payments”), because your confirmation "
+        "was missing" in page
     )
     # The confirmation's own row has the arguments that the event lacks.
-    assert "Waits for your confirmation: pay €80.00 at “Demo Service” (“payments”)" in page
+    assert "Asked for your confirmation to pay €80.00 at “Demo Service” (“payments”)" in page
     assert "with payee “ACME”" in page
     Confirmation.objects.update(action={})
     page = alice.get("/activity/").content.decode()
-    assert "Agent “Research Assistant” waits for a confirmation at service “Demo Service”" in page
+    assert "Agent “Research Assistant” asked for a confirmation at service “Demo Service”" in page
 
 
 def test_names_and_texts_take_the_same_queries_for_any_number(

@@ -73,7 +73,7 @@ def test_SS_7_a_message_verifies_as_standard_webhooks(
     content = json.loads(body)
     assert content["type"] == "request.waiting"
     assert content["data"] == {
-        "text": "A request waits for your decision.",
+        "text": "A request is waiting for your decision.",
         "url": f"http://localhost:8000/approvals/{grant.pk}/",
     }
     assert not [name for name in (grant.agent.name, "Acme", "Alice") if name in body.decode()]

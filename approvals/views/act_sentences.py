@@ -57,7 +57,9 @@ REFUSALS: Final[Mapping[tuple[str, str | None], Any]] = {
     ("envelope_exceeded", "rate"): gettext_lazy("it made too many requests in a short time"),
     ("envelope_exceeded", "budget"): gettext_lazy("this would have exceeded its budget"),
     ("envelope_exceeded", "max_uses"): gettext_lazy("all uses that you allowed had been used"),
-    ("idempotency_mismatch", None): gettext_lazy("it reused the key of another operation"),
+    ("idempotency_mismatch", None): gettext_lazy(
+        "it reused the idempotency key of another operation"
+    ),
     ("temporarily_unavailable", "withheld"): gettext_lazy("the answer came too late"),
 }
 
@@ -79,14 +81,14 @@ def describe_act(event: Event, at: str | None, *, is_withheld: bool = False) -> 
     match event.kind:
         case kinds.DECISION_ALLOWED:
             text = (
-                _("was allowed too late, so the service was not told yes: %(act)s") % {"act": act}
+                _("was allowed to %(act)s, but too late: the service was not told") % {"act": act}
                 if is_withheld
                 else acted
             )
         case kinds.DECISION_REPEATED:
-            text = _("asked again, and was answered as before: %(act)s") % {"act": act}
+            text = _("asked again to %(act)s, and got the same answer") % {"act": act}
         case kinds.DECISION_REHEARSED:
-            text = _("would be allowed, as a dry run showed: %(act)s") % {"act": act}
+            text = _("dry run: would be allowed to %(act)s") % {"act": act}
         case _:
             text = _refused(data, event.reason, act)
     return text + _times(data.get("count"))
@@ -101,7 +103,7 @@ def describe_confirmation(event: Event, action: object, at: str | None) -> str |
     if at is None:
         return None
     words = {
-        kinds.CONFIRMATION_REQUESTED: _("waits for your confirmation: %(act)s"),
+        kinds.CONFIRMATION_REQUESTED: _("asked for your confirmation to %(act)s"),
         kinds.CONFIRMATION_CONFIRMED: _("confirmed: %(act)s"),
         kinds.CONFIRMATION_DENIED: _("denied: %(act)s"),
         kinds.CONFIRMATION_EXPIRED: _("was not confirmed in time: %(act)s"),
@@ -158,11 +160,11 @@ def _refused(data: Mapping[str, Any], reason: str | None, act: str) -> str:
     parts = {"act": act, "why": why}
     if data.get("dry_run"):
         if why is None:
-            return _("would be refused, as a dry run showed: %(act)s") % parts
-        return _("would be refused, as a dry run showed: %(act)s, because %(why)s") % parts
+            return _("dry run: would not be allowed to %(act)s") % parts
+        return _("dry run: would not be allowed to %(act)s, because %(why)s") % parts
     if why is None:
-        return _("was refused: %(act)s") % parts
-    return _("was refused: %(act)s, because %(why)s") % parts
+        return _("was not allowed to %(act)s") % parts
+    return _("was not allowed to %(act)s, because %(why)s") % parts
 
 
 def _times(count: object) -> str:

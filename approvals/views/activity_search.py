@@ -37,7 +37,7 @@ KINDS: Final = {
     "read": gettext_lazy("Reading"),
     "write": gettext_lazy("Creating and changing"),
     "delete": gettext_lazy("Deleting"),
-    "custom": gettext_lazy("Functions of services"),
+    "custom": gettext_lazy("Service-specific actions"),
     "permission": gettext_lazy("Permissions and confirmations"),
     "agent": gettext_lazy("Agents and access tokens"),
     "account": gettext_lazy("Account and passkeys"),
@@ -147,7 +147,7 @@ def read_search(given: Mapping[str, str], human: Human) -> ActivitySearch:
             days[name] = date.fromisoformat(texts[name]) if texts[name] else None
         except ValueError:
             days[name] = None
-            errors[name] = _("Write a date as in 2026-11-30.")
+            errors[name] = _("Write the date as YYYY-MM-DD, such as 2026-11-30.")
     for name, known in (("outcome", OUTCOMES), ("kind", KINDS)):
         if texts[name] and texts[name] not in known:
             errors[name] = _("Choose one from the list.")

@@ -20,8 +20,8 @@ from audit.new_ids import first_id_at, made_at
 from registry.models import Agent, Human, ServiceProvider
 from verifier.models import Confirmation
 
-# How soon after a decision its service's verifier records that it gave no answer: it waits for
-# seconds only.
+# The verifier records a withheld answer within seconds of its decision. Ten minutes is a wide
+# margin, and keeps the query short.
 _WITHHELD_WITHIN: Final = timedelta(minutes=10)
 # What a person signs to let an agent do something.
 _SIGNED = (
@@ -62,9 +62,9 @@ _WORDS: Final = {
     ),
     kinds.PASSKEY_CREATED: gettext_lazy("A passkey was added"),
     kinds.PASSKEY_REMOVED: gettext_lazy("A passkey was removed"),
-    kinds.CHANNEL_ADDED: gettext_lazy("A way to be notified was added"),
-    kinds.CHANNEL_CHANGED: gettext_lazy("A way to be notified was changed"),
-    kinds.CHANNEL_REMOVED: gettext_lazy("A way to be notified was removed"),
+    kinds.CHANNEL_ADDED: gettext_lazy("A notification channel was added"),
+    kinds.CHANNEL_CHANGED: gettext_lazy("A notification channel was changed"),
+    kinds.CHANNEL_REMOVED: gettext_lazy("A notification channel was removed"),
     kinds.NOTIFICATION_RETRIED: gettext_lazy("A failed notification was sent again"),
     kinds.SECOND_STEP_TAKEN: gettext_lazy("Continued past the warning for %(agent)s at %(at)s"),
     kinds.ENROLMENT_CODE_CREATED: gettext_lazy("An enrolment code was created"),
@@ -96,7 +96,7 @@ _WORDS: Final = {
     kinds.DECISION_DENIED: gettext_lazy("%(at)s refused an action of %(agent)s"),
     kinds.DECISION_REPEATED: gettext_lazy("%(at)s answered a retry of %(agent)s as before"),
     kinds.DECISION_REHEARSED: gettext_lazy("%(at)s checked an action of %(agent)s in a dry run"),
-    kinds.CONFIRMATION_REQUESTED: gettext_lazy("%(agent)s waits for a confirmation at %(at)s"),
+    kinds.CONFIRMATION_REQUESTED: gettext_lazy("%(agent)s asked for a confirmation at %(at)s"),
     kinds.CONFIRMATION_CONFIRMED: gettext_lazy("Confirmed one payment of %(agent)s at %(at)s"),
     kinds.CONFIRMATION_DENIED: gettext_lazy("Denied one payment of %(agent)s at %(at)s"),
     kinds.CONFIRMATION_EXPIRED: gettext_lazy("A confirmation for %(agent)s at %(at)s expired"),

@@ -369,7 +369,7 @@ SCREENS = {
     "activity-nothing-found": Screen(at("/activity/?kind=delete&from=2026-01-01")),
     "activity-wrong-filter": Screen(at("/activity/?from=soon&to=2026-01-01")),
     "event-allowed": Screen(event_of("Paid €80.00")),
-    "event-refused": Screen(event_of("Was refused: pay €80.00")),
+    "event-refused": Screen(event_of("Was not allowed to pay €80.00")),
     "spending": Screen(at("/activity/spending/")),
     "spending-empty": Screen(as_bob("/activity/spending/")),
     "control-room-log": Screen(at("/admin/log/")),

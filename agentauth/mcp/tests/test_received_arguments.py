@@ -119,7 +119,7 @@ def test_value_that_a_validator_changes_is_refused_before_verify_is_asked(
 ) -> None:
     said = called(site, tool, arguments, era)
     assert said.startswith("error: "), said
-    assert f"The tool would get another value of the argument '{named}'" in said
+    assert f"The tool would change the value of the argument '{named}'" in said
     assert (site.ran, site.verify.asked) == ([], [])
 
 
