@@ -46,13 +46,13 @@ from django.utils import timezone
 
 from agentauth.postgresql.base import SILENCE
 from audit.log.refusal_counts import Batches
-from kms import row_seals
-from kms import services as kms_services
+from kms.services import ensure_key
 from kms.signing_rate import SigningRateLimiter
 from kms.token_signer import CHOSEN
 from registry.models import Human, ServiceProvider
-from registry.tests.cast import AgentClient, created, enrolled, ensure_keys, registered
-from tests.snapshots import SNAPSHOTS
+from registry.services.humans import create_human
+from registry.services.service_providers import create_service_provider
+from registry.tests.cast import TESTER, AgentClient, enrolled
 from tests.vectors.shared import ABSENT, SECURITY
 from verifier.services import host_clock, process_lease, replay_epochs
 
@@ -131,17 +131,6 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _snapshots_begin() -> None:
-    """Each test starts from an untouched database; then it may have a copy of an earlier start.
-
-    What this process remembers of the same rows in an earlier test is forgotten.
-    """
-    SNAPSHOTS.begin_test()
-    kms_services._open_signer.cache_clear()
-    row_seals._tell.cache_clear()
-
-
-@pytest.fixture(autouse=True)
 def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     """The database's clock travels with the test's; else verify finds this host's clock wrong.
 
@@ -175,12 +164,8 @@ def _emptied_past_triggers() -> Iterator[None]:
 
     from audit.tests.tampering import empty_tables
 
-    def teardown() -> None:
-        SNAPSHOTS.forget()
-        empty_tables()
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: teardown())
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: empty_tables())
         yield
 
 
@@ -244,22 +229,28 @@ def now() -> datetime:
 
 @pytest.fixture
 def alice(db: None, now: datetime) -> Human:
-    return created("alice@example.org", "Alice", now=now)
+    return create_human(email="alice@example.org", name="Alice", actor=TESTER, now=now)
 
 
 @pytest.fixture
 def bob(db: None, now: datetime) -> Human:
-    return created("bob@example.org", "Bob", now=now)
+    return create_human(email="bob@example.org", name="Bob", actor=TESTER, now=now)
 
 
 @pytest.fixture
 def mallory(db: None, now: datetime) -> Human:
-    return created("mallory@example.org", "Mallory", now=now)
+    return create_human(email="mallory@example.org", name="Mallory", actor=TESTER, now=now)
 
 
 @pytest.fixture
 def provider_and_secret(db: None, now: datetime) -> tuple[ServiceProvider, str]:
-    return registered("Acme Calendar", "http://127.0.0.1:8001/v1", ALLOWED, now=now)
+    return create_service_provider(
+        name="Acme Calendar",
+        audience="http://127.0.0.1:8001/v1",
+        allowed=ALLOWED,
+        actor=TESTER,
+        now=now,
+    )
 
 
 @pytest.fixture
@@ -275,7 +266,7 @@ def agent(alice: Human, now: datetime) -> AgentClient:
 
 @pytest.fixture
 def token_key(db: None, now: datetime) -> None:
-    ensure_keys("token", now=now)
+    ensure_key(purpose="token", actor=TESTER, now=now)
 
 
 @pytest.hookimpl(wrapper=True)

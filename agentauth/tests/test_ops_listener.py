@@ -74,14 +74,14 @@ def test_SA_15_a_refused_scrape_is_counted_and_writes_no_event(
         )
 
     before = counted()
-    with caplog.at_level(logging.WARNING, "agentauth.observability.ops_listener"):
+    with caplog.at_level(logging.WARNING, "agentauth.observability.metrics_page"):
         for wrong in ("", "Bearer wrong", "Basic x"):
             answer = Client().get("/metrics", headers={"Host": host, "Authorization": wrong})
             assert (answer.status_code, answer.json()["error"]) == (404, "not_found")
     assert counted() == before + 3
     assert not Event.objects.exists()
     # One line a minute, however many there are.
-    assert [record.name for record in caplog.records] == ["agentauth.observability.ops_listener"]
+    assert [record.name for record in caplog.records] == ["agentauth.observability.metrics_page"]
 
 
 def test_SA_15_a_foreign_host_is_refused_at_every_other_address(

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,8 +16,6 @@ from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from registry.models import Grant, Human
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER
-from tests.snapshots import SNAPSHOTS
-from verifier.services import process_lease
 
 ORIGIN = settings.ORIGIN
 DELETE: dict[str, Any] = {"type": "delete", "resource": "files/scratch"}
@@ -55,12 +53,6 @@ class Person:
 
     client: Client = field(default_factory=browser)
     device: Authenticator = field(default_factory=lambda: Authenticator(origin=ORIGIN))
-
-    def copy(self) -> "Person":
-        """The same user with the same passkey, at a browser of their own."""
-        person = Person(device=copy(self.device))
-        person.client.cookies = deepcopy(self.client.cookies)
-        return person
 
     @property
     def human(self) -> Human:
@@ -215,21 +207,6 @@ def signed_in(*people: Person) -> Iterator[None]:
 
 def invited(email: str, name: str, *, now: datetime, is_staff: bool = False) -> Person:
     """A new user who accepted an invitation and is signed in."""
-    person = SNAPSHOTS.build(
-        lambda: _invited(email, name, now=now, is_staff=is_staff),
-        "invited",
-        email,
-        name,
-        is_staff,
-        now=now,
-        copy=Person.copy,
-    )
-    # As after a request: the next one need not look again.
-    process_lease.LEASE.halt()
-    return person
-
-
-def _invited(email: str, name: str, *, now: datetime, is_staff: bool) -> Person:
     person = Person()
     link = create_setup_link(email=email, is_staff=is_staff, actor=TESTER, now=now)
     done = person.set_up(link.url, name=name, email=email)

@@ -5,14 +5,17 @@ from datetime import datetime
 import pytest
 
 from approvals.tests.cast import PAY, READ_CALENDAR, Person, invited
+from kms.services import ensure_key
 from registry.models import Grant, ServiceProvider
-from registry.tests.cast import AgentClient, ensure_keys, pending, registered
+from registry.services.service_providers import create_service_provider
+from registry.tests.cast import TESTER, AgentClient, pending
 from registry.tests.cast import enrolled as enrol
 
 
 @pytest.fixture
 def keys(db: None, now: datetime) -> None:
-    ensure_keys("token", "receipt", now=now)
+    for purpose in ("token", "receipt"):
+        ensure_key(purpose=purpose, actor=TESTER, now=now)
 
 
 @pytest.fixture
@@ -32,12 +35,14 @@ def admin(keys: None, now: datetime) -> Person:
 
 @pytest.fixture
 def service_provider(db: None, now: datetime) -> ServiceProvider:
-    return registered(
-        "Acme Payments",
-        "http://127.0.0.1:8001",
-        ("read:calendar", "write:files", "transact:payments", "delete:files"),
+    provider, _secret = create_service_provider(
+        name="Acme Payments",
+        audience="http://127.0.0.1:8001",
+        allowed=("read:calendar", "write:files", "transact:payments", "delete:files"),
+        actor=TESTER,
         now=now,
-    )[0]
+    )
+    return provider
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import connection, transaction
 
-FROM_MIGRATIONS = {"django_migrations", "django_content_type", "auth_permission"}
+_FROM_MIGRATIONS = {"django_migrations", "django_content_type", "auth_permission"}
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def empty_tables() -> None:
     names = [
         connection.ops.quote_name(name)
         for name in connection.introspection.table_names()
-        if name not in FROM_MIGRATIONS
+        if name not in _FROM_MIGRATIONS
     ]
     deletes = [f"DELETE FROM {name}" for name in names]  # noqa: S608 — names of tables, quoted
     if connection.vendor == "postgresql":

@@ -4,7 +4,6 @@ import base64
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,17 +22,13 @@ from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.key_change import sign_key_change
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from audit.services import Actor
-from kms.services import ensure_key
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agent_claims import claim_agent, claim_url
 from registry.services.codes import claim_codes
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.grant_requests import GrantRequest, request_grant
-from registry.services.humans import create_human
 from registry.services.registration import register_agent
-from registry.services.service_providers import create_service_provider
 from tests import receipts
-from tests.snapshots import SNAPSHOTS
 
 TESTER = Actor("system", "test")
 OK = 200
@@ -60,12 +55,6 @@ class AgentClient:
         self.signer = LocalSigner(self.private)
         # All its manifests count from this time, so their order never depends on the clock.
         self.made = int(datetime.now(UTC).timestamp())
-
-    def copy(self) -> "AgentClient":
-        """The same agent, with a client of its own."""
-        other = copy(self)
-        other.client = Client(SERVER_NAME="localhost", SERVER_PORT="8000")
-        return other
 
     @property
     def jkt(self) -> str:
@@ -174,59 +163,8 @@ class AgentClient:
         return self.call("POST", "/v1/grants", body | changes, key=key)
 
 
-def ensure_keys(*purposes: str, now: datetime) -> None:
-    """A signing key of each purpose."""
-
-    def make() -> None:
-        for purpose in purposes:
-            ensure_key(purpose=purpose, actor=TESTER, now=now)
-
-    SNAPSHOTS.build(make, "keys", purposes, now=now, copy=lambda _: None)
-
-
-def created(email: str, name: str, *, now: datetime) -> Human:
-    """A user without a passkey."""
-    return SNAPSHOTS.build(
-        lambda: create_human(email=email, name=name, actor=TESTER, now=now),
-        "human",
-        email,
-        name,
-        now=now,
-        copy=deepcopy,
-    )
-
-
-def registered(
-    name: str, audience: str, allowed: Sequence[str], *, now: datetime
-) -> tuple[ServiceProvider, str]:
-    """A service provider and its secret."""
-    return SNAPSHOTS.build(
-        lambda: create_service_provider(
-            name=name, audience=audience, allowed=allowed, actor=TESTER, now=now
-        ),
-        "service provider",
-        name,
-        audience,
-        allowed,
-        now=now,
-        copy=deepcopy,
-    )
-
-
 def enrolled(human: Human, *, now: datetime, days: int = 60, alg: Any = "EdDSA") -> AgentClient:
     """A client whose agent is active and owned by `human`."""
-    return SNAPSHOTS.build(
-        lambda: _enrolled(human, now=now, days=days, alg=alg),
-        "enrolled",
-        human.pk,
-        days,
-        alg,
-        now=now,
-        copy=AgentClient.copy,
-    )
-
-
-def _enrolled(human: Human, *, now: datetime, days: int, alg: Any) -> AgentClient:
     client = AgentClient(alg)
     _, code = create_enrolment_code(human=human, actor=TESTER, now=now)
     manifest = verify_manifest(

@@ -14,19 +14,10 @@ from django.test import Client
 
 from agentauth.celery import app
 from approvals.tests.cast import Person, invited
+from kms.services import ensure_key
 from registry.models import Grant, ServiceProvider
-from registry.tests.cast import (
-    PAY,
-    AgentClient,
-    approved,
-    basic,
-    enrolled,
-    ensure_keys,
-    issue,
-    pending,
-    registered,
-)
-from tests.snapshots import SNAPSHOTS
+from registry.services.service_providers import create_service_provider
+from registry.tests.cast import PAY, TESTER, AgentClient, approved, basic, enrolled, issue, pending
 from verifier.models import Confirmation
 from verifier.services.replay_epochs import read_or_create_row
 
@@ -44,8 +35,9 @@ class World:
 
     def __post_init__(self) -> None:
         # It is created by the first look, and whether anyone looked is not part of an act.
-        SNAPSHOTS.build(read_or_create_row, "replay epoch", now=self.now, copy=lambda made: made)
-        ensure_keys("token", "receipt", now=self.now)
+        read_or_create_row()
+        for purpose in ("token", "receipt"):
+            ensure_key(purpose=purpose, actor=TESTER, now=self.now)
 
     @cached_property
     def alice(self) -> Person:
@@ -62,7 +54,13 @@ class World:
 
     @cached_property
     def _registered(self) -> tuple[ServiceProvider, str]:
-        return registered("Acme", "http://127.0.0.1:8001", ALLOWED, now=self.now)
+        return create_service_provider(
+            name="Acme",
+            audience="http://127.0.0.1:8001",
+            allowed=ALLOWED,
+            actor=TESTER,
+            now=self.now,
+        )
 
     @property
     def provider(self) -> ServiceProvider:
