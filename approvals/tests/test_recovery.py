@@ -357,7 +357,9 @@ def test_WR_15_recovery_link_of_an_earlier_release_is_expired(alice: Person, now
 
 
 def test_WR_15_user_pages_show_the_recovery(alice: Person, now: datetime) -> None:
-    assert "recover" not in alice.get("/settings/").content.decode()
+    before = alice.get("/settings/").content.decode()
+    assert "recovered" not in before
+    assert "A recovery of this account" not in before
     begun(alice.human, now)
     assert "Your account is being recovered." in alice.get("/agents/").content.decode()
     assert "Recovery of this account started" in alice.get("/activity/").content.decode()
