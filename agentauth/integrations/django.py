@@ -74,10 +74,11 @@ ActionOf = Callable[..., Action]
 
 # On the request: the check that the middleware made and its arguments; None if it made none.
 _CHECKED: Final = "agentauth_checked"
-# On the request: the view and its arguments that AgentAuthMiddleware found for the path.
+# On the request: the method, view and arguments that AgentAuthMiddleware checked.
 _FOUND: Final = "agentauth_found"
 _UNSEEN: Final = object()
 Found = tuple[View | None, tuple[Any, ...], dict[str, Any]]
+_OTHER_METHOD: Final = "After the check, a middleware changed the request's method. Put it before"
 # In AGENTAUTH: what may stand before AgentAuthMiddleware.
 _BEFORE: Final = "UNCHECKED_MIDDLEWARE"
 # It answers only with a redirect to https, and Django's own checks want it near the top.
@@ -306,7 +307,7 @@ class AgentAuthMiddleware(ProtectedMiddleware):
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         _check_not_cached(request)
         view, args, kwargs = found = _found(request)
-        setattr(request, _FOUND, found)
+        setattr(request, _FOUND, (request.method, *found))
         if not getattr(view, OPEN, False):
             check = None if view is None else _check_of(view, request)
             refused = _refusal_of(check or _WITHOUT_ACT, request, args, kwargs)
@@ -317,7 +318,12 @@ class AgentAuthMiddleware(ProtectedMiddleware):
     def _before(
         self, request: HttpRequest, view: View, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> HttpResponse | None:
-        if getattr(request, _FOUND, None) != (view, args, kwargs):
+        method, *found = getattr(request, _FOUND, (None,))
+        if method != request.method:
+            raise ImproperlyConfigured(
+                f"{_OTHER_METHOD} AgentAuthMiddleware and into AGENTAUTH[{_BEFORE!r}]."
+            )
+        if found != [view, args, kwargs]:
             raise ImproperlyConfigured(
                 "After the check, a middleware led the request to another view or to other"
                 f" arguments. Put it before AgentAuthMiddleware and into AGENTAUTH[{_BEFORE!r}]."
@@ -362,7 +368,7 @@ def _refusal_of(
     except AgentAuthError as error:
         return refusal(error)
     # A copy: middleware that runs later may change the arguments.
-    setattr(request, _CHECKED, (check, args, dict(kwargs)))
+    setattr(request, _CHECKED, (check, args, dict(kwargs), request.method))
     return None
 
 
@@ -459,7 +465,9 @@ def _checked(
     setattr(request, _CHECKED, None)
     if checked is None or checked[0] is not check:
         return None
-    if checked[1:] != (args, kwargs):
+    if checked[3] != request.method:
+        raise ImproperlyConfigured(f"{_OTHER_METHOD} ProtectedMiddleware.")
+    if checked[1:3] != (args, kwargs):
         # The act was derived from the URL's arguments; for other arguments nothing is allowed.
         raise ImproperlyConfigured(
             "Move the decorator that changes the view's arguments inside `protected`."

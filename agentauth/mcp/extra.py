@@ -2,6 +2,8 @@
 
 try:
     from jsonschema import Draft202012Validator, FormatChecker
+    from jsonschema import ValidationError as JsonSchemaError
+    from jsonschema.validators import extend as extend_validator
     from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
     from mcp.server.mcpserver import Context, MCPServer
     from mcp.server.transport_security import (
@@ -32,7 +34,7 @@ try:
     from mcp_types.methods import validate_client_request
     from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, is_version_at_least
     from pydantic import Field, ValidationError, WithJsonSchema
-    from pydantic_core import to_jsonable_python
+    from pydantic_core import SchemaError, SchemaValidator, core_schema, to_jsonable_python
     from referencing import Registry as SchemaRegistry
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -59,12 +61,15 @@ __all__ = [
     "HandlerResult",
     "InboundLadderRejection",
     "InputRequiredResult",
+    "JsonSchemaError",
     "MCPError",
     "MCPServer",
     "Message",
     "Receive",
     "Request",
+    "SchemaError",
     "SchemaRegistry",
+    "SchemaValidator",
     "Scope",
     "Send",
     "ServerRequestContext",
@@ -75,6 +80,8 @@ __all__ = [
     "ValidationError",
     "WithJsonSchema",
     "classify_inbound_request",
+    "core_schema",
+    "extend_validator",
     "find_duplicated_routing_header",
     "is_version_at_least",
     "to_jsonable_python",

@@ -60,8 +60,8 @@ class ToolAction:
 
     def action(self, arguments: Arguments, schema: ToolSchema) -> Action:
         """The act of a call. Raises InvalidRequestError for arguments that are not of `schema`."""
-        schema.check(arguments)
-        schema.check_received(arguments, self._judged(arguments, schema))
+        received = schema.check(arguments)
+        schema.check_received(arguments, received, self._judged(arguments, schema))
         capability = parse_allow_entry(f"{self.kind}:x")
         return Action(
             capability.type,
@@ -78,7 +78,7 @@ class ToolAction:
             return {
                 name
                 for name, value in arguments.items()
-                if schema.is_exact(name) or isinstance(value, Mapping | list)
+                if schema.is_exact(name) or isinstance(value, Mapping | list | int | float)
             }
         named = {*_PLACEHOLDER.findall(self.resource), *self._supplied(arguments, schema)}
         return named if self.amount is None else named | {self.amount}

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -12,6 +13,7 @@ from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.errors import (
     CooldownActiveError,
     InvalidGrantError,
+    InvalidStateError,
     TooManyPendingGrantsError,
 )
 
@@ -146,7 +148,9 @@ class AgentGrants:
         earlier = [each for each in await self._fresh(provider) if each.grant_id < made.grant_id]
         if is_settled(earlier):
             return made
-        await self.end(made, "withdraw")
+        # A person may have decided about it meanwhile: the next plan says what follows.
+        with suppress(InvalidStateError):
+            await self.end(made, "withdraw")
         return None
 
     async def request(

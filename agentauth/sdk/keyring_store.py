@@ -82,12 +82,19 @@ class KeyringStore:
         return stored
 
     def _save(self, identity: Identity) -> None:
+        account, text = self._account or identity.registry, identity_text(identity)
         try:
-            keyring.set_password(
-                SERVICE, self._account or identity.registry, identity_text(identity)
-            )
+            keyring.set_password(SERVICE, account, text)
+            # Some backends store nothing and say so nowhere, such as keyring's own `null`.
+            kept = keyring.get_password(SERVICE, account)
         except KeyringError as error:
             raise _unusable(error) from None
+        if kept != text:
+            raise KeyFileError(
+                f"{self.name} did not store the agent's key. Choose another keyring (`keyring"
+                " --list-backends` names them, PYTHON_KEYRING_BACKEND chooses one), or use a"
+                " key_file."
+            )
 
     def _locked(self) -> AbstractContextManager[None]:
         self._lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -268,6 +268,90 @@ def test_no_cell_of_a_file_is_a_formula(start: str, alice: Person, acts: list[Ev
     assert cell.startswith(("'", "\\"))
 
 
+@pytest.mark.parametrize("between", [";", "|", "; ", ';"', "\n"])
+@pytest.mark.parametrize("start", ["=", "＝", "+", "-", "@"])
+def test_no_part_of_a_cell_is_a_formula_where_another_sign_separates(
+    between: str, start: str
+) -> None:
+    text = activity_export.neutral(f"x{between}{start}cmd|'/c calc'!A1")
+    assert text == f"x{between[0]}'{between[1:]}{start}cmd|'/c calc'!A1"
+    for harmless in ("a; b", "a|b", "5-3", "a;b=c"):
+        assert activity_export.neutral(harmless) == harmless
+
+
+def test_a_filtered_file_searches_a_bounded_number_of_pages_and_says_so(
+    alice: Person, reading: Grant, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paid = act(reading, now)
+    for _ in range(6):
+        last = act(reading, now, READ)
+    act(reading, now)
+    monkeypatch.setattr(activity_search, "EXAMINED", 2)
+    monkeypatch.setattr(activity_export, "_PAGES", 2)
+    with CaptureQueriesContext(connection) as few:
+        *rows, end = map(
+            json.loads,
+            content(alice.get("/activity/export.jsonl?kind=transact")).splitlines(),
+        )
+    assert len(rows) == 1
+    assert end["truncated"] is True
+    assert end["last_at"] == datetime.fromisoformat(rows[0]["event"]["at"]).isoformat()
+    assert end["searched_back_to"] == last.at.isoformat()
+    assert len(few) < 40
+    said = content(alice.get("/activity/export.csv?kind=transact")).splitlines()[-1]
+    assert "the newest 1 events that match, searched back to 20" in said
+    monkeypatch.undo()
+    whole = content(alice.get("/activity/export.jsonl?kind=transact")).splitlines()
+    assert json.loads(whole[-1])["event"]["id"] == str(paid.pk)
+
+
+@pytest.mark.parametrize(
+    ("query", "wrong"),
+    [
+        ("from=0001-01-01", "from"),
+        ("to=9999-12-31", "to"),
+        ("to=0001-01-01&from=0001-01-01", "from"),
+    ],
+)
+def test_days_at_the_ends_of_the_calendar_are_refused_in_words(
+    alice: Person, acts: list[Event], query: str, wrong: str
+) -> None:
+    for zone in ("UTC", "Pacific/Auckland", "Pacific/Midway"):
+        Human.objects.update(time_zone=zone)
+        answer = alice.get(f"/activity/?{query}")
+        assert answer.status_code == 200
+        # Hours west of UTC the first day begins within the calendar, and can be searched.
+        if zone != "Pacific/Midway" or wrong == "to":
+            assert f'id="error-{wrong}"' in answer.content.decode()
+        for ending in ("csv", "jsonl"):
+            export = alice.get(f"/activity/export.{ending}?{query}")
+            if zone != "Pacific/Midway" or wrong == "to":
+                assert_refused(export, 400, "invalid_request")
+                assert "closer to today" in export.json()["error_description"]
+            else:
+                assert export.status_code == 200
+                content(export)
+        assert alice.get(f"/activity/spending/?{query}").status_code == 200
+
+
+def test_a_filter_by_agent_leads_by_the_agents_index_alone(
+    alice: Person, bob: Person, acts: list[Event], reading: Grant, now: datetime
+) -> None:
+    search = read_search({"agent": str(reading.agent_id)}, alice.human)
+    with CaptureQueriesContext(connection) as seen:
+        found = search.page(None, 50).events
+    assert acts[0].pk in {event.pk for event in found}
+    led = next(each["sql"] for each in seen.captured_queries if "audit_event" in each["sql"])
+    assert "human_id" not in led.partition("WHERE")[2]
+    # An event of the agent that is another person's is not shown.
+    actor = Actor("agent", str(reading.agent_id))
+    other = record(
+        kind=kinds.AGENT_KEY_ROTATED, actor=actor, at=now,
+        agent_id=reading.agent_id, human_id=bob.human.pk,
+    )  # fmt: skip
+    assert other.pk not in {event.pk for event in search.page(None, 50).events}
+
+
 def test_spending_adds_up_by_day_agent_and_currency(
     alice: Person, reading: Grant, now: datetime
 ) -> None:

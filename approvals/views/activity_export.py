@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from io import StringIO
@@ -26,8 +27,14 @@ from registry.models import Agent, ServiceProvider
 # Events in one file. A longer list takes several files, by dates.
 MOST: Final = 10_000
 _PAGE: Final = 500
+# Pages of the search in one file, each of which examines at most EXAMINED events: a filter that
+# matches little would otherwise read all of a person's events in one request.
+_PAGES: Final = 40
 # A spreadsheet takes a cell that begins with one of these for a formula.
 _FORMULA: Final = tuple("=+-@\t\r\n＝＋－＠")
+# A spreadsheet whose locale separates by one of these takes what follows for a cell of its own,
+# also behind spaces and quotes.
+_INNER_FORMULA: Final = re.compile(r"([;|\t\r\n])(?=[\s\"]*[=+\-@＝＋－＠])")
 # So that spreadsheets read the file as UTF-8.
 _BYTE_ORDER_MARK: Final = "\ufeff"
 COLUMNS: Final = (
@@ -45,6 +52,13 @@ class Row(NamedTuple):
     number: int | None
     agent: str
     service: str
+
+
+class Cut(NamedTuple):
+    """The file ends before the list does: after `sent` events, searched back to `reached`."""
+
+    sent: int
+    reached: datetime | None
 
 
 @require_safe
@@ -74,16 +88,19 @@ def _file(lines: Iterator[str], media_type: str, ending: str) -> StreamingHttpRe
     return StreamingHttpResponse(lines, content_type=media_type, headers=headers)
 
 
-def _rows(search: ActivitySearch) -> Iterator[Row | None]:
-    """The newest MOST matching events; then None if there may be more."""
-    after, sent = None, 0
-    while sent < MOST:
+def _rows(search: ActivitySearch) -> Iterator[Row | Cut]:
+    """The newest MOST matching events of at most _PAGES pages; then a Cut if there may be more."""
+    after, sent, reached = None, 0, None
+    for _number in range(_PAGES):
         page = search.page(after, min(_PAGE, MOST - sent))
         yield from _described(page.events)
         sent, after = sent + len(page.events), page.next
         if after is None:
             return
-    yield None
+        reached = page.reached or page.events[-1].at
+        if sent >= MOST:
+            break
+    yield Cut(sent, reached)
 
 
 def _described(events: list[Event]) -> Iterator[Row]:
@@ -107,11 +124,21 @@ def _csv(search: ActivitySearch) -> Iterator[str]:
     zone = ZoneInfo(search.human.time_zone)
     yield _BYTE_ORDER_MARK + _csv_line(COLUMNS)
     for row in _rows(search):
-        if row is None:
-            said = _("The list ends here: a file holds at most %(n)s events. Choose earlier dates.")
-            yield _csv_line([said % {"n": MOST}])
+        if isinstance(row, Cut):
+            yield _csv_line([_ending(row, zone)])
         else:
             yield _csv_line(_cells(row, zone))
+
+
+def _ending(cut: Cut, zone: ZoneInfo) -> str:
+    if cut.sent >= MOST:
+        said = _("The list ends here: a file holds at most %(n)s events. Choose earlier dates.")
+        return said % {"n": MOST}
+    said = _(
+        "The list ends here: these are the newest %(n)s events that match, searched back to"
+        " %(at)s. Older events were not searched. Choose earlier dates."
+    )
+    return said % {"n": cut.sent, "at": cut.reached and cut.reached.astimezone(zone).isoformat()}
 
 
 def _cells(row: Row, zone: ZoneInfo) -> list[Any]:
@@ -148,16 +175,18 @@ def _csv_line(cells: Any) -> str:
 
 
 def neutral(cell: object) -> str:
-    """A cell's text that no spreadsheet takes for a formula: an apostrophe stands before one."""
-    text = "" if cell is None else str(cell)
+    """A cell's text that no spreadsheet takes for a formula: an apostrophe stands before each."""
+    text = _INNER_FORMULA.sub(r"\1'", "" if cell is None else str(cell))
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
 
 
 def _json_lines(search: ActivitySearch) -> Iterator[str]:
     last: datetime | None = None
     for row in _rows(search):
-        if row is None:
-            yield json.dumps({"truncated": True, "last_at": last and last.isoformat()}) + "\n"
+        if isinstance(row, Cut):
+            ends = {"last_at": last, "searched_back_to": row.reached}
+            shown = {name: at and at.isoformat() for name, at in ends.items()}
+            yield json.dumps({"truncated": True} | shown) + "\n"
         else:
             last = row.event.at
             told = {"sentence": row.line["text"], "agent": row.agent, "service": row.service}

@@ -26,6 +26,8 @@ from registry.models import Agent, Human, ServiceProvider
 EXAMINED: Final = 5_000
 # An id is made within milliseconds of its event's time; hosts' clocks differ by less than this.
 _SLACK: Final = timedelta(hours=1)
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
 NAMES: Final = ("agent", "service", "outcome", "kind", "from", "to")
 OUTCOMES: Final = {
     "success": gettext_lazy("Allowed or done"),
@@ -114,7 +116,9 @@ class ActivitySearch:
         if agent := self.given["agent"]:
             # Another person's agent may have many events, none of which would match.
             own = Agent.objects.filter(pk=id_or_none_of_ours(agent), human=self.human)
-            rows = rows.filter(agent_id=own.values_list("pk", flat=True).first() or NO_ONE)
+            # The agent alone: with the person, the planner may choose the index of the person's
+            # events and read those of all their agents.
+            rows = Event.objects.filter(agent_id=own.values_list("pk", flat=True).first() or NO_ONE)
         if self.start is not None:
             rows = rows.filter(pk__gte=first_id_at(self.start - _SLACK))
         if self.end is not None:
@@ -122,8 +126,8 @@ class ActivitySearch:
         return rows
 
     def _rest(self) -> Q:
-        """By the columns that no index has beside the person."""
-        wanted = Q()
+        """By the columns that the leading index lacks."""
+        wanted = Q(human_id=self.human.pk) if self.given["agent"] else Q()
         if service := self.given["service"]:
             wanted &= Q(service_provider_id=id_or_none_of_ours(service))
         if outcome := self.given["outcome"]:
@@ -157,14 +161,25 @@ def read_search(given: Mapping[str, str], human: Human) -> ActivitySearch:
     start: datetime | None = None
     end: datetime | None = None
     if not errors:
+        name = "from"
         try:
             if first is not None:
-                start = start_of_day(first, human.time_zone).astimezone(UTC)
+                start = _searchable(first, human.time_zone)
+            name = "to"
             if last is not None:
-                end = start_of_day(last + timedelta(days=1), human.time_zone).astimezone(UTC)
+                end = _searchable(last + timedelta(days=1), human.time_zone)
         except (OverflowError, ValueError):
-            errors["from"] = errors["to"] = _("Choose days closer to today.")
+            errors[name] = _("Choose a day closer to today.")
     return ActivitySearch(texts, human, start, end, errors)
+
+
+def _searchable(day: date, zone: str) -> datetime:
+    """The first moment of a day in UTC. Raises OverflowError for one at the calendar's ends."""
+    moment = start_of_day(day, zone).astimezone(UTC)
+    # A search looks this much further.
+    if not _FIRST + _SLACK <= moment <= _LAST - _SLACK:
+        raise OverflowError
+    return moment
 
 
 def start_of_day(day: date, zone: str) -> datetime:

@@ -55,6 +55,29 @@ def renaming(get_response: Respond) -> Respond:
     return respond
 
 
+def overriding(get_response: Respond) -> Respond:
+    """Takes the method from a header, as for clients that can send only GET and POST."""
+
+    def respond(request: HttpRequest) -> HttpResponseBase:
+        request.method = request.headers.get("X-HTTP-Method-Override", request.method)
+        return get_response(request)
+
+    return respond
+
+
+class OverridingLate:
+    """The same, between our process_view and the view."""
+
+    def __init__(self, get_response: Respond) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_view(self, request: HttpRequest, *_: object) -> None:
+        request.method = request.headers.get("X-HTTP-Method-Override", request.method)
+
+
 def site_of(**arguments: Any) -> Any:
     started = partial(start, middleware="AgentAuthMiddleware", **arguments)
     return running(Integration("ordered", started, frozenset()))
@@ -113,6 +136,36 @@ def test_view_that_was_not_checked_does_not_run(middleware: str, path: str, reso
     # Before the check, it is the moved request that is judged.
     with site_of(before=given, unchecked=given) as site:
         assert moved(site, path) == (200, [resource])
+
+
+@pytest.mark.parametrize("asgi", [False, True])
+@pytest.mark.parametrize("path", ["/calendar/work", "/undecorated"])
+def test_view_does_not_run_for_a_method_that_was_not_checked(path: str, asgi: bool) -> None:
+    given, said = (f"{HERE}.overriding",), list[str]()
+
+    def note(**_: object) -> None:
+        said.append(str(sys.exc_info()[1]))
+
+    got_request_exception.connect(note)
+    with site_of(after=given, asgi=asgi) as site:
+        answer = site.ask_as("good", "GET", path, X_HTTP_Method_Override="DELETE")
+        assert (answer.status_code, SECRET in answer.text) == (500, False)
+        assert site.ask_as("good", "GET", path).status_code == 200
+    got_request_exception.disconnect(note)
+    assert "changed the request's method" in said[0]
+    # Before the check, it is the changed method that is judged.
+    with site_of(before=given, unchecked=given) as site:
+        site.ask_as("good", "GET", path, X_HTTP_Method_Override="POST")
+        assert site.registry.asked[0]["method"] == "POST"
+
+
+@pytest.mark.parametrize("middleware", ["AgentAuthMiddleware", "ProtectedMiddleware"])
+def test_protected_view_notices_another_method_after_process_view(middleware: str) -> None:
+    started = partial(start, middleware=middleware, after=(f"{HERE}.OverridingLate",))
+    with running(Integration("late", started, frozenset())) as site:
+        answer = site.ask_as("good", "GET", "/calendar/work", X_HTTP_Method_Override="DELETE")
+        assert (answer.status_code, SECRET in answer.text) == (500, False)
+        assert site.ask_as("good", "GET", "/calendar/work").status_code == 200
 
 
 def test_check_names_the_middleware_that_stops_the_start() -> None:

@@ -1,6 +1,9 @@
 """A validator of a tool's own, which its schema does not show, cannot change what was judged."""
 
 import asyncio
+import time
+from contextlib import nullcontext
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +12,11 @@ import pytest
 from mcp.server.mcpserver import Context, MCPServer
 from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints
 
+from agentauth.mcp.exact_arguments import ToolSchema
 from agentauth.mcp.protect import Protected
 from agentauth.mcp.rules import ToolAction
 from agentauth.mcp.tests.guarded import ENDPOINT, Site, Verify
+from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 from agentauth.sdk.tests.fake_registry import URL, FakeRegistry, grant, registered
 from agentauth.sdk.verifier import VerifierClient
@@ -27,6 +32,9 @@ def picky(text: str) -> str:
     if text == "crash":
         raise RuntimeError("a secret of the server")
     return text
+
+
+Rounded = Annotated[float, AfterValidator(round)]
 
 
 class Price(BaseModel):
@@ -57,7 +65,19 @@ class OwnSite(Site):
             self.ran.append(("counted", (number, word)))
             return "done"
 
-        for tool in (tidy, renamed, pay, counted):
+        def rounded(amount: Rounded, price: Decimal = Decimal(0)) -> str:
+            self.ran.append(("rounded", amount))
+            return "paid"
+
+        def matched(text: Annotated[str, StringConstraints(pattern="^(a+)+$")]) -> str:
+            self.ran.append(("matched", text))
+            return "done"
+
+        def found(text: Annotated[str, StringConstraints(pattern="(a+a+)+b")]) -> str:
+            self.ran.append(("found", text))
+            return "done"
+
+        for tool in (tidy, renamed, pay, counted, rounded, matched, found):
             server.add_tool(tool, structured_output=False)
         server.add_tool(tidy, name="tidy_name", structured_output=False)
         server.add_tool(pay, name="pay_as_told", structured_output=False)
@@ -76,6 +96,13 @@ class OwnSite(Site):
                 "transact", "payments", amount=lambda told: Money.parse(told["amount"], "amount")
             ),
             "counted": ToolAction("read", "calendar/work"),
+            "rounded": ToolAction(
+                "transact",
+                "payments",
+                amount=lambda told: Money.of(f"{told['amount']:.2f}", "EUR"),
+            ),
+            "matched": ToolAction("read", "calendar/work"),
+            "found": ToolAction("read", "calendar/work"),
             "uncounted": ToolAction("read", "calendar/work", arguments=()),
         }
         verifier = VerifierClient(URL, "sp", "secret", transport=httpx.MockTransport(self.verify))
@@ -112,6 +139,7 @@ def called(site: Site, tool: str, arguments: dict[str, Any], era: str = "2026-07
         ("pay", {"amount": {"value": "2.00", "currency": "EUR", "more": "x"}}, "amount"),
         ("pay_as_told", {"amount": {"value": "1.00", "currency": "EUR"}}, "amount"),
         ("counted", {"number": 1}, "number"),
+        ("rounded", {"amount": 7.6}, "amount"),
     ],
 )
 def test_value_that_a_validator_changes_is_refused_before_verify_is_asked(
@@ -131,6 +159,9 @@ def test_value_that_a_validator_changes_is_refused_before_verify_is_asked(
         ("pay", {"amount": {"value": "2.00", "currency": "EUR"}}, "2.00"),
         ("pay_as_told", {"amount": {"value": "2.00", "currency": "EUR"}}, "2.00"),
         ("uncounted", {"number": 1}, (2, "yes")),
+        ("rounded", {"amount": 7}, 7.0),
+        ("rounded", {"amount": 7.0, "price": 0.1}, 7.0),
+        ("found", {"text": "aab"}, "aab"),
     ],
 )
 def test_value_that_no_validator_changes_reaches_the_tool(
@@ -147,3 +178,38 @@ def test_value_that_a_validator_refuses_is_not_counted(site: Site, word: str) ->
     assert said.startswith("error: ")
     assert "secret" not in said
     assert (site.ran, site.verify.asked) == ([], [])
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize(
+    ("tool", "text", "is_taken"),
+    [
+        ("matched", "a" * 40 + "!", False),
+        # A match, which Python's `re` finds only after all ways to divide the letters before it.
+        ("found", "a" * 40 + "!" + "aab", True),
+    ],
+)
+def test_pattern_is_matched_in_linear_time(
+    site: Site, tool: str, text: str, is_taken: bool, is_known: bool
+) -> None:
+    """`is_known`: what the SDK validates with; a server that lists other tools does not tell."""
+    own = site.server()._tool_manager.get_tool(tool)
+    assert own is not None
+    schema = ToolSchema(own.parameters, own.fn_metadata if is_known else None)
+    began = time.monotonic()
+    with (
+        nullcontext()
+        if is_taken
+        else pytest.raises(InvalidRequestError, match="'text' does not fit the tool's schema")
+    ):
+        schema.check({"text": text})
+    assert time.monotonic() - began < 1
+
+
+def test_value_that_the_sdk_refuses_never_meets_the_rest_of_the_schema(site: Site) -> None:
+    own = site.server()._tool_manager.get_tool("counted")
+    assert own is not None
+    # The rest of this schema cannot be evaluated at all.
+    schema = ToolSchema({"properties": {"number": {"$ref": "#/nowhere"}}}, own.fn_metadata)
+    with pytest.raises(InvalidRequestError, match="'number' does not fit"):
+        schema.check({"number": "x"})

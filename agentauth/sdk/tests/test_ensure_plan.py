@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from agentauth import Capability
@@ -256,6 +257,31 @@ def test_calls_at_once_ask_a_person_once(
     registry.interleaved(client)
     assert len({each.grant_id for each in run(at_once())}) == 1
     assert len(registry.sent("POST", "/v1/grants")) == 1
+
+
+@pytest.mark.parametrize("decided", ["approved", "denied"])
+def test_person_may_decide_between_our_request_and_its_withdrawal(
+    registry: FakeRegistry, client: AgentAuthClient, decided: str
+) -> None:
+    """Another process asked first, so ours is withdrawn; a person has decided about it by then."""
+
+    def script(request: httpx.Request) -> httpx.Response | None:
+        if (request.method, request.url.path) == ("POST", "/v1/grants"):
+            registry.grants.append(known(0, READ, status="pending"))
+            registry.grants.append(known(1, READ, status="pending"))
+            return httpx.Response(201, json=registry.grants[-1] | {"interval": 2})
+        if request.url.path == f"/v1/grants/{IDS[1]}/withdraw":
+            registry.grants[1] = known(1, READ, status=decided)
+            return error(409, "invalid_state")
+        return None
+
+    registry.script = script
+    found = run(client.ensure_grant(SP_ID, [READ]))
+    assert len(registry.sent("POST", f"/v1/grants/{IDS[1]}/withdraw")) == 1
+    assert len(registry.sent("POST", "/v1/grants")) == 1
+    assert (found.grant_id, found.status) == (
+        (IDS[1], "approved") if decided == "approved" else (IDS[0], "pending")
+    )
 
 
 def test_a_need_beyond_the_manifest_is_refused_before_it_is_asked(

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import keyring.backend
+import keyring.backends.null
 import keyring.errors
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -137,6 +138,20 @@ def test_a_keyring_entry_that_vanished_is_not_replaced(ring: FakeKeyring, tmp_pa
     with pytest.raises(KeyFileError, match="vanished"):
         store.update(URL, lambda stored: replace(stored, agent_id="a"))
     assert ring.entries == {}
+
+
+@pytest.mark.parametrize("backend", [keyring.backends.null.Keyring, FakeKeyring])
+def test_a_keyring_that_stores_nothing_is_refused_and_named(
+    backend: Any, ring: FakeKeyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with PYTHON_KEYRING_BACKEND=keyring.backends.null.Keyring, or one that cuts texts."""
+    monkeypatch.setattr(FakeKeyring, "set_password", lambda ring, service, name, text: (
+        ring.entries.update({(service, name): text[:100]})
+    ))  # fmt: skip
+    keyring.set_keyring(backend())
+    store = KeyringStore(lock_folder=tmp_path)
+    with pytest.raises(KeyFileError, match=r"did not store.*or use a key_file"):
+        store.create(store.make(URL))
 
 
 # ---- environment
