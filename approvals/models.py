@@ -267,6 +267,13 @@ class Receipt(models.Model):
         return f"{self.decision} {self.subject}"
 
 
+# Channels that are for nothing are removed e-mail channels: they stay until their last messages are
+# sent (approvals/notifications/channels.py).
+IN_USE = (
+    models.Q(for_requests=True) | models.Q(for_confirmations=True) | models.Q(for_security=True)
+)
+
+
 class NotificationChannel(models.Model):
     """Where a human is told that something waits for them or happened to their account."""
 
@@ -280,7 +287,8 @@ class NotificationChannel(models.Model):
     kind = models.CharField(max_length=16, choices=Kind)
     # The URL of a webhook; empty for e-mail.
     target = models.CharField(max_length=500, blank=True)
-    # The key that signs a webhook's messages, encrypted (approvals/notifications/secrets.py).
+    # The key that signs a webhook's messages, encrypted by
+    # approvals/notifications/webhook_secrets.py.
     secret = models.TextField(blank=True)
     for_requests = models.BooleanField()
     for_confirmations = models.BooleanField()

@@ -1,14 +1,16 @@
 """A person's channels: where they are told, of what, and when not. Each change is an event."""
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, time
 from typing import Final
 
 from django.db import IntegrityError, transaction
+from django.db.models import Exists, OuterRef
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError, NotFoundError
-from approvals.models import Notification, NotificationChannel
+from approvals.models import IN_USE, Notification, NotificationChannel
 from approvals.notifications.outbox import tell_channels, tell_security
 from approvals.notifications.webhook_addresses import parse_target
 from approvals.notifications.webhook_secrets import encrypt, make_secret
@@ -17,6 +19,7 @@ from approvals.services.human_locking import hold_human
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
+from registry.services.expiry import FORGOTTEN_AT_ONCE
 
 MAX_WEBHOOKS: Final = 5
 Kind = NotificationChannel.Kind
@@ -34,10 +37,16 @@ class Choices:
 
 
 def add_email(*, human: Human, choices: Choices, actor: Actor, now: datetime) -> None:
-    """Mail the human at the address of their account. Raises InvalidStateError if there is one."""
+    """Mail the human at the address of their account. Raises InvalidStateError if they do."""
     _check(choices)
-    channel = _new(human, Kind.EMAIL, choices, now)
-    _insert(channel, actor, now)
+    with transaction.atomic():
+        hold_human(human)
+        channel = _new(human, Kind.EMAIL, choices, now)
+        # A removed one whose last messages still wait is used again, with them.
+        removed = NotificationChannel.objects.exclude(IN_USE).filter(human=human, kind=Kind.EMAIL)
+        if old := removed.select_for_update().first():
+            channel.pk = old.pk
+        _insert(channel, actor, now, again=old is not None)
 
 
 def add_webhook(*, human: Human, url: str, choices: Choices, actor: Actor, now: datetime) -> str:
@@ -63,25 +72,62 @@ def change_channel(
     with transaction.atomic():
         hold_human(human)
         channel = _own(human, channel_id)
+        # Those that are for security before or after the change.
+        told = [channel] if channel.for_security else []
         _set(channel, choices)
         channel.save()
         _record(kinds.CHANNEL_CHANGED, channel, actor, now)
-        tell_security(human_id=human.pk, what=Notification.What.CHANNEL_CHANGED, now=now)
+        _tell_change(channel, told, now)
 
 
 def remove_channel(*, human: Human, channel_id: uuid.UUID, actor: Actor, now: datetime) -> None:
-    """Remove one of the human's channels, with all that waits for it. Raises NotFoundError."""
+    """Remove one of the human's channels. Raises NotFoundError.
+
+    A webhook is removed at once, with all that waits for it. The account's address gets a last mail
+    that says so, and the security messages that still wait: otherwise a thief could silence it
+    first. Until then the row of an e-mail channel stays, for nothing; `forget_removed` deletes it.
+    """
     with transaction.atomic():
         hold_human(human)
         channel = _own(human, channel_id)
         _record(kinds.CHANNEL_REMOVED, channel, actor, now)
+        if channel.kind == Kind.EMAIL:
+            _set(channel, Choices(requests=False, confirmations=False, security=False))
+            channel.save()
+            _tell_change(channel, [channel], now)
+        else:
+            channel.delete()
+            tell_security(human_id=human.pk, what=Notification.What.CHANNEL_CHANGED, now=now)
+
+
+def remove_webhooks(*, human_id: uuid.UUID, actor: Actor, now: datetime) -> None:
+    """Remove all of a human's webhooks, in the caller's transaction, which has the human locked."""
+    webhooks = NotificationChannel.objects.filter(human_id=human_id, kind=Kind.WEBHOOK)
+    for channel in webhooks.select_for_update().order_by("pk"):
+        _record(kinds.CHANNEL_REMOVED, channel, actor, now)
         channel.delete()
-        tell_security(human_id=human.pk, what=Notification.What.CHANNEL_CHANGED, now=now)
+
+
+def forget_removed() -> int:
+    """Delete removed e-mail channels for which no message waits. Returns how many."""
+    waiting = Notification.objects.filter(channel=OuterRef("pk"), state=Notification.State.PENDING)
+    removed = NotificationChannel.objects.exclude(IN_USE).filter(~Exists(waiting))
+    forgotten = 0
+    for pk in list(removed.values_list("pk", flat=True)[:FORGOTTEN_AT_ONCE]):
+        with transaction.atomic():
+            # Locked and read again: its human may add e-mail again at this moment.
+            if channel := removed.select_for_update().filter(pk=pk).first():
+                channel.delete()
+                forgotten += 1
+    return forgotten
 
 
 def erase_channels(*, human_id: uuid.UUID) -> int:
     """Delete a human's channels and their outbox, in the caller's transaction. Returns how many."""
-    return NotificationChannel.objects.filter(human_id=human_id).delete()[0]
+    # Locked first: a message that the job adds meanwhile is refused there, not here.
+    rows = NotificationChannel.objects.filter(human_id=human_id)
+    keys = [row.pk for row in rows.select_for_update().order_by("pk")]
+    return rows.filter(pk__in=keys).delete()[0]
 
 
 def _check(choices: Choices) -> None:
@@ -106,28 +152,40 @@ def _set(channel: NotificationChannel, choices: Choices) -> None:
     channel.quiet_from, channel.quiet_until = choices.quiet_from, choices.quiet_until
 
 
-def _insert(channel: NotificationChannel, actor: Actor, now: datetime) -> None:
+def _insert(
+    channel: NotificationChannel, actor: Actor, now: datetime, *, again: bool = False
+) -> None:
     with transaction.atomic():
         # Lock the human: two at once must not go beyond the limit.
         hold_human(channel.human)
-        mine = NotificationChannel.objects.filter(human=channel.human, kind=channel.kind)
+        mine = NotificationChannel.objects.filter(IN_USE, human=channel.human, kind=channel.kind)
         most = MAX_WEBHOOKS if channel.kind == Kind.WEBHOOK else 1
         if mine.count() >= most:
             raise InvalidStateError(f"The limit for this kind of channel is {most}. Remove one.")
         try:
             with transaction.atomic():
-                channel.save(force_insert=True)
+                channel.save(force_insert=not again, force_update=again)
         except IntegrityError:
             raise InvalidStateError("You get e-mail already.") from None
         _record(kinds.CHANNEL_ADDED, channel, actor, now)
         # The new channel too, whatever it is for: its first message shows that it works.
-        what, subject = Notification.What.CHANNEL_CHANGED, channel.pk
-        tell_channels([channel], what=what, now=now, subject=subject)
-        tell_security(human_id=channel.human_id, what=what, now=now, subject=subject)
+        _tell_change(channel, [channel], now)
+
+
+def _tell_change(
+    channel: NotificationChannel, told: Iterable[NotificationChannel], now: datetime
+) -> None:
+    """Tell the human's channels for security that `channel` changed, and `told` whatever for."""
+    what = Notification.What.CHANNEL_CHANGED
+    tell_channels(told, what=what, now=now)
+    # Not a second time: those already have one that waits.
+    tell_security(human_id=channel.human_id, what=what, now=now)
 
 
 def _own(human: Human, channel_id: uuid.UUID) -> NotificationChannel:
-    channel = NotificationChannel.objects.filter(human=human, pk=channel_id).first()
+    """Locked until the commit, so that no message is added to what is being removed."""
+    mine = NotificationChannel.objects.filter(IN_USE, human=human, pk=channel_id)
+    channel = mine.select_for_update().first()
     if channel is None:
         raise NotFoundError("You have no such notification channel.")
     return channel

@@ -3,18 +3,20 @@
 import logging
 import random
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
 from django.db import transaction
+from django.db.models import Exists, F, OuterRef, Q, Window
+from django.db.models.functions import RowNumber
 
 from agentauth.protocol.errors import InvalidStateError
 from approvals.models import Notification, NotificationChannel
 from approvals.notifications import mail, webhooks
-from approvals.notifications.outbox import add_waiting, still_waiting
+from approvals.notifications.outbox import add_waiting, is_unwanted
 from audit import kinds
 from audit.services import Actor, record
 
@@ -28,13 +30,15 @@ MAX_ATTEMPTS: Final = 16
 # Each wait is up to this part longer, at random, so that a server that returns is not hit at once
 # by all that failed together.
 JITTER: Final = 0.25
-# A claimed row whose process died is sent by another one after this long. Longer than a delivery
-# may take: EMAIL_TIMEOUT and the time of a webhook are 10 s.
+# A claimed row whose process died is sent by another one after this long. Longer than a webhook
+# may take, 10 s in all. EMAIL_TIMEOUT, also 10 s, limits each step of a mail and not their sum: a
+# mail server that is slow at every step may get the same mail twice.
 CLAIM: Final = timedelta(minutes=1)
-# Messages per run, at most one per channel, so that a channel that hangs delays no other for long.
+# Messages per run for e-mail, and as many for webhooks: mail never competes with webhooks. Each has
+# a thread of its own, so that a run with webhooks that hang takes 10 s, not a multiple of it.
 BATCH: Final = 20
-LOOKED_AT: Final = 200
-THREADS: Final = 8
+# The reason if the cause is a fault of ours or of the process. The log says more.
+UNEXPECTED: Final = "unexpected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +57,15 @@ def send_notifications(*, now: datetime) -> int:
     claimed = _claim_due(now)
     if not claimed:
         return 0
-    with ThreadPoolExecutor(min(THREADS, len(claimed))) as pool:
-        errors = list(pool.map(_attempt, claimed))
-    for each, error in zip(claimed, errors, strict=True):
-        _finish(each.row, error, now)
-    return errors.count("")
+    sent = 0
+    with ThreadPoolExecutor(len(claimed)) as pool:
+        attempts = {pool.submit(_attempt, each): each.row for each in claimed}
+        # Each outcome is noted at once, not after the slowest receiver.
+        for attempt in as_completed(attempts):
+            error = attempt.result()
+            _finish(attempts[attempt], error, now)
+            sent += not error
+    return sent
 
 
 def retry(*, notification: Notification, actor: Actor, now: datetime) -> None:
@@ -85,24 +93,9 @@ def retry(*, notification: Notification, actor: Actor, now: datetime) -> None:
 
 
 def _claim_due(now: datetime) -> list[_Claimed]:
-    due = list(
-        Notification.objects.filter(state=Notification.State.PENDING, due_at__lte=now)
-        .select_related("channel__human")
-        .order_by("due_at")[:LOOKED_AT]
-    )
-    wanted = still_waiting(due, now=now)
-    unwanted = [row for row in due if row.pk not in wanted]
-    # A message that failed until it expired never arrived: an administrator must see that.
-    dead = [row.pk for row in unwanted if row.error and row.expires_at <= now]
-    moot = [row.pk for row in unwanted if row.pk not in dead]
-    for state, ended in ((Notification.State.DEAD, dead), (Notification.State.MOOT, moot)):
-        if ended:
-            Notification.objects.filter(pk__in=ended, state=Notification.State.PENDING).update(
-                state=state, ended_at=now
-            )
-    first = {row.channel_id: row for row in reversed(due) if row.pk in wanted}
+    _end_unwanted(now)
     claimed = []
-    for row in sorted(first.values(), key=lambda row: row.due_at)[:BATCH]:
+    for row in [row for kind in NotificationChannel.Kind for row in _due(kind, now)]:
         # Compare and swap: of several processes one sends it.
         mine = Notification.objects.filter(
             pk=row.pk, state=Notification.State.PENDING, due_at=row.due_at
@@ -113,11 +106,43 @@ def _claim_due(now: datetime) -> list[_Claimed]:
     return claimed
 
 
+def _due(kind: str, now: datetime) -> list[Notification]:
+    """What to send: only the oldest row of each channel, and each person in turn.
+
+    So a channel that hangs, and a person with many messages, take no more of a run than another.
+    """
+    due = Notification.objects.filter(state=Notification.State.PENDING, due_at__lte=now)
+    earlier = due.filter(
+        Q(due_at__lt=OuterRef("due_at")) | Q(due_at=OuterRef("due_at"), pk__lt=OuterRef("pk")),
+        channel=OuterRef("channel"),
+    )
+    oldest = (F("due_at"), F("pk"))
+    heads = due.filter(~Exists(earlier), channel__kind=kind).select_related("channel__human")
+    turn = Window(RowNumber(), partition_by=F("channel__human"), order_by=oldest)
+    return list(heads.annotate(turn=turn).order_by("turn", *oldest)[:BATCH])
+
+
+def _end_unwanted(now: datetime) -> None:
+    """End what is not sent any more, so that it takes no turn. Not what another process sends."""
+    due = Notification.objects.filter(state=Notification.State.PENDING, due_at__lte=now)
+    # The process died in the last attempt.
+    for row in due.filter(attempts__gte=MAX_ATTEMPTS):
+        _finish(row, UNEXPECTED, now)
+    unwanted = due.filter(is_unwanted(now))
+    # A message that failed until it expired never arrived: an administrator must see that.
+    unwanted.filter(expires_at__lte=now).exclude(error="").update(
+        state=Notification.State.DEAD, ended_at=now
+    )
+    unwanted.update(state=Notification.State.MOOT, ended_at=now)
+
+
 def _way_out(row: Notification, now: datetime) -> Callable[[], None]:
-    """What sends the row, with everything it needs from the database."""
-    if row.channel.kind == NotificationChannel.Kind.EMAIL:
-        return partial(mail.send, mail.compose(row))
-    return partial(_post, row, now)
+    """What composes and sends the row, which has everything it needs from the database."""
+    return partial(_mail if row.channel.kind == NotificationChannel.Kind.EMAIL else _post, row, now)
+
+
+def _mail(row: Notification, _now: datetime) -> None:
+    mail.send(mail.compose(row))
 
 
 def _post(row: Notification, now: datetime) -> None:
@@ -125,11 +150,14 @@ def _post(row: Notification, now: datetime) -> None:
 
 
 def _attempt(each: _Claimed) -> str:
-    """Send; returns why it failed, or nothing."""
+    """Send; returns why it failed, or nothing. Raises nothing, so that others are sent too."""
     try:
         each.send()
     except (mail.MailError, webhooks.WebhookError) as error:
         return str(error)[:40]
+    except Exception:
+        logger.exception("Notification %s was not sent; it is tried again.", each.row.pk)
+        return UNEXPECTED
     return ""
 
 

@@ -7,12 +7,13 @@ row: `tell_security` adds it in the transaction of the act.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db import IntegrityError, transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from approvals.models import Notification, NotificationChannel
 from audit.new_ids import new_id
@@ -66,8 +67,18 @@ def tell_channels(
     now: datetime,
     subject: uuid.UUID | None = None,
 ) -> None:
-    """Add a security message to each of these channels, in the caller's transaction."""
-    subject = subject or new_id()
+    """Add a security message to each of these channels, in the caller's transaction.
+
+    A channel that still waits to be told of changed settings is not told of the next change too:
+    the message would be the same.
+    """
+    subject, waiting = subject or new_id(), set[Any]()
+    if what == What.CHANNEL_CHANGED:
+        channels = list(channels)
+        same = Notification.objects.filter(
+            channel__in=channels, what=what, state=Notification.State.PENDING
+        )
+        waiting = set(same.values_list("channel_id", flat=True))
     Notification.objects.bulk_create(
         [
             Notification(
@@ -79,36 +90,30 @@ def tell_channels(
                 expires_at=now + SECURITY_LIFE,
             )
             for channel in channels
+            if channel.pk not in waiting
         ],
         ignore_conflicts=True,
     )
 
 
-def still_waiting(rows: Sequence[Notification], *, now: datetime) -> set[uuid.UUID]:
-    """The ids of those rows that are still worth sending. Takes two queries.
+def is_unwanted(now: datetime) -> Q:
+    """The condition of rows that are no longer worth sending.
 
-    A message about a request is not sent once the request is decided or has ended, and none is sent
-    to a deleted human. A suspended human cannot decide, so they get security messages only.
+    A message about a request is not sent once the request is decided or has ended, or the human
+    switched it off, and none is sent to a deleted human. A suspended human cannot decide, so they
+    get security messages only.
     """
-    subjects = {row.subject for row in rows if row.what in _AS}
+    # Conditions on one row each, not joins: an UPDATE reads them again once it has the row's lock.
+    channel = NotificationChannel.objects.filter(pk=OuterRef("channel_id"))
     grants = Grant.objects.waiting(now).exclude(agent__status=Agent.Status.REVOKED)
-    waiting = {
-        *grants.filter(pk__in=subjects).values_list("pk", flat=True),
-        *Confirmation.objects.waiting(now).filter(pk__in=subjects).values_list("pk", flat=True),
-    }
-    return {row.pk for row in rows if _is_wanted(row, waiting, now)}
-
-
-def _is_wanted(row: Notification, waiting: set[uuid.UUID], now: datetime) -> bool:
-    status = row.channel.human.status
-    if row.expires_at <= now or status == Human.Status.DELETED:
-        return False
-    wanted = _AS.get(What(row.what))
-    if wanted is None:
-        return True
-    # The human may have switched it off since the row was added.
-    switched_on = bool(getattr(row.channel, wanted))
-    return status == Human.Status.ACTIVE and switched_on and row.subject in waiting
+    waiting = Q(Exists(grants.filter(pk=OuterRef("subject")))) | Q(
+        Exists(Confirmation.objects.waiting(now).filter(pk=OuterRef("subject")))
+    )
+    wanted = ~Q(what__in=_AS) & Q(Exists(channel.exclude(human__status=Human.Status.DELETED)))
+    for what, switch in _AS.items():
+        told = channel.filter(**{switch: True}, human__status=Human.Status.ACTIVE)
+        wanted |= Q(what=what) & Q(Exists(told)) & waiting
+    return Q(expires_at__lte=now) | ~wanted
 
 
 def quiet_end(channel: NotificationChannel, human: Human, now: datetime) -> datetime | None:
@@ -116,14 +121,23 @@ def quiet_end(channel: NotificationChannel, human: Human, now: datetime) -> date
     start, end = channel.quiet_from, channel.quiet_until
     if start is None or end is None:
         return None
-    zone = ZoneInfo(human.time_zone)
+    zone = _zone_of(human)
     local = now.astimezone(zone)
     time = local.time()
     within = start <= time < end if start < end else time >= start or time < end
     if not within:
         return None
     day = local.date() if time < end else local.date() + timedelta(days=1)
-    return datetime.combine(day, end, zone)
+    # When the clock goes back, an hour comes twice: the end is in the same one of both as `now`.
+    return datetime.combine(day, end.replace(fold=local.fold), zone)
+
+
+def _zone_of(human: Human) -> tzinfo:
+    try:
+        return ZoneInfo(human.time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        # This host's list of zones lacks it. One person's zone must not stop everybody's messages.
+        return UTC
 
 
 def _add(what: Notification.What, rows: QuerySet[Any], owner: str, now: datetime) -> int:
@@ -162,5 +176,10 @@ def _add(what: Notification.What, rows: QuerySet[Any], owner: str, now: datetime
         for channel in by_human.get(human_id, ())
         if channel.created_at <= created_at
     ]
-    Notification.objects.bulk_create(added, ignore_conflicts=True)
+    try:
+        with transaction.atomic():
+            Notification.objects.bulk_create(added, ignore_conflicts=True)
+    except IntegrityError:
+        # A channel was removed meanwhile. The next run adds the others.
+        return 0
     return len(added)

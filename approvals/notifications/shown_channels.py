@@ -6,8 +6,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from django.db.models import Max, OuterRef, Subquery
+from django.utils.translation import gettext as _
 
-from approvals.models import Notification, NotificationChannel
+from approvals.models import IN_USE, Notification, NotificationChannel
 from approvals.notifications.channels import MAX_WEBHOOKS
 from approvals.services.recovery_alert_mail import mail_is_sent
 from registry.models import Human
@@ -21,7 +22,8 @@ class ShownChannel:
     # Of a webhook; empty for e-mail. The rest of its address may be a secret.
     host: str
     sent_at: datetime | None
-    # Why the latest message was not delivered; empty if it was.
+    # How the latest message failed; empty if it did not. In general words: an exact reason would
+    # say what answers at an address that a person typed.
     trouble: str
 
     @property
@@ -35,12 +37,14 @@ def notifications_of(human: Human) -> dict[str, Any]:
     latest = told.exclude(state=State.MOOT).order_by("-created_at", "-pk").values("error")[:1]
     sent = told.filter(state=State.SENT).values("channel").annotate(at=Max("ended_at")).values("at")
     rows = list(
-        NotificationChannel.objects.filter(human=human)
+        NotificationChannel.objects.filter(IN_USE, human=human)
         .annotate(sent_at=Subquery(sent), trouble=Subquery(latest))
         .order_by("kind", "created_at")
     )
     shown = [
-        ShownChannel(row, urlsplit(row.target).hostname or "", row.sent_at, row.trouble or "")
+        ShownChannel(
+            row, urlsplit(row.target).hostname or "", row.sent_at, _trouble(row.trouble or "")
+        )
         for row in rows
     ]
     webhooks = sum(row.kind == Kind.WEBHOOK for row in rows)
@@ -50,3 +54,10 @@ def notifications_of(human: Human) -> dict[str, Any]:
         "may_add_webhook": webhooks < MAX_WEBHOOKS,
         "mail_is_sent": mail_is_sent(),
     }
+
+
+def _trouble(error: str) -> str:
+    if not error:
+        return ""
+    answered = error.startswith("http_") or error == "answer_too_long"
+    return _("it answered with an error") if answered else _("it could not be reached")

@@ -1,8 +1,8 @@
 """The keys that sign webhooks, encrypted under SECRET_KEY: a copy of the database has none of them.
 
-A receiver needs the same key, so a digest as for other secrets is not enough. The channel's id and
-address are part of what is authenticated: an attacker with the database alone can neither read a
-key nor point a channel elsewhere.
+A receiver needs the same key, so a digest as for other secrets is not enough. The channel's id,
+human and address are part of what is authenticated: an attacker with the database alone can neither
+read a key, nor point a channel elsewhere, nor give it to another human.
 """
 
 import secrets
@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from django.conf import settings
+from django.db.models import Q
 
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.errors import EncodingError
@@ -59,25 +60,31 @@ def decrypt(channel: NotificationChannel) -> bytes:
 def encrypt_again(*, limit: int) -> int:
     """Encrypt keys under the newest SECRET_KEY, so that old ones can be dropped. Returns how many.
 
-    Unreadable ones stay: their messages fail and say why.
+    At most `limit`. Unreadable ones stay and do not count: their messages fail and say why.
     """
     current = f"{key_id(settings.SECRET_KEY.encode())}."
-    known = [key_id(each.encode()) for each in settings.SECRET_KEY_FALLBACKS]
-    moved = 0
-    for old in known:
-        rows = NotificationChannel.objects.filter(secret__startswith=f"{old}.")
-        for channel in rows.exclude(secret__startswith=current)[:limit]:
+    old = Q()
+    for each in settings.SECRET_KEY_FALLBACKS:
+        old |= Q(secret__startswith=f"{key_id(each.encode())}.")
+    if not old:
+        return 0
+    rows = NotificationChannel.objects.filter(old).exclude(secret__startswith=current)
+    rows, moved = rows.order_by("pk"), 0
+    page = list(rows[:limit])
+    while page:
+        for channel in page:
             try:
                 secret = encrypt(channel, decrypt(channel))
             except UnreadableSecretError:
                 continue
             same = NotificationChannel.objects.filter(pk=channel.pk, secret=channel.secret)
             moved += same.update(secret=secret)
+        page = list(rows.filter(pk__gt=page[-1].pk)[: limit - moved]) if moved < limit else []
     return moved
 
 
 def _context(channel: NotificationChannel) -> bytes:
-    return f"{channel.pk} {channel.target}".encode()
+    return f"{channel.pk} {channel.human_id} {channel.target}".encode()
 
 
 @lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ from typing import Final
 from django.contrib.sessions.models import Session
 
 from approvals.models import Notification
+from approvals.notifications.channels import forget_removed
 from approvals.notifications.webhook_secrets import encrypt_again
 from approvals.services.challenges import forget_challenges
 from approvals.services.receipt_key_backfill import fill_kids
@@ -24,7 +25,8 @@ def expire_everything(*, now: datetime) -> dict[str, int]:
     Challenges, sessions, unused invitations and old notifications expire. That is judged by the
     database's clock too, so that a host whose clock is ahead deletes nothing early. Returns how
     many of each; for `people`, how many were looked at; for `receipts`, in how many the signing key
-    was filled in; for `webhooks`, how many keys were encrypted again under a new SECRET_KEY.
+    was filled in; for `channels`, how many removed ones were deleted; for `webhooks`, how many keys
+    were encrypted again under a new SECRET_KEY.
     """
     now = not_ahead(now)
     # Every visitor to the sign-in page gets a session.
@@ -36,5 +38,6 @@ def expire_everything(*, now: datetime) -> dict[str, int]:
         "people": erase_again(now=now),
         "receipts": fill_kids(),
         "notifications": forget(Notification.objects.filter(ended_at__lt=now - KEPT)),
+        "channels": forget_removed(),
         "webhooks": encrypt_again(limit=500),
     }

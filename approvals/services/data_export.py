@@ -12,7 +12,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 
 from agentauth.protocol.encoding import b64u_encode, sha256, timestamp
-from approvals.models import Challenge, NotificationChannel, Passkey, Receipt
+from approvals.models import IN_USE, Challenge, NotificationChannel, Passkey, Receipt
 from approvals.services.text_erasure import receipts_about
 from audit import kinds
 from audit.log.event_encoding import event_with_openings
@@ -48,7 +48,9 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
 
     lists: dict[str, Iterable[Mapping[str, Any]]] = {
         "passkeys": _each(Passkey.objects.filter(human=human), _passkey),
-        "notification_channels": _each(NotificationChannel.objects.filter(human=human), _channel),
+        "notification_channels": _each(
+            NotificationChannel.objects.filter(IN_USE, human=human), _channel
+        ),
         "agents": _each(agents, _agent),
         "grants": _each(
             Grant.objects.filter(agent__human=human).select_related("service_provider"), _grant

@@ -1,15 +1,19 @@
 """A person says where they are told, of what and when: with a passkey, and only for themselves."""
 
-from datetime import datetime, time
+import json
+from datetime import datetime, time, timedelta
 
 import pytest
 from django.core import mail
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from approvals.models import Notification, NotificationChannel
 from approvals.notifications.channels import MAX_WEBHOOKS
 from approvals.notifications.delivery import send_notifications
+from approvals.notifications.outbox import tell_security
+from approvals.services.cleanup import expire_everything
 from approvals.services.data_export import export_data
 from approvals.tests.cast import Person
 from approvals.tests.notifying import by_mail, by_webhook, outbox
@@ -19,6 +23,7 @@ from registry.tests.cast import TESTER
 pytestmark = pytest.mark.django_db
 EMAIL, WEBHOOK = "/settings/notifications/email", "/settings/notifications/webhooks"
 URL = "https://hooks.example.org/services/T0/B0/secret"
+MINUTE = timedelta(minutes=1)
 ALL = {"requests": "on", "confirmations": "on", "security": "on"}
 
 
@@ -103,11 +108,61 @@ def test_a_change_is_saved_and_told_to_the_channels_for_security(
 
 
 def test_a_removal_ends_what_waits_and_is_told_to_the_others(alice: Person, now: datetime) -> None:
-    channel = by_mail(alice.human, now)
-    other, _ = by_webhook(alice.human, now, URL)
+    other = by_mail(alice.human, now)
+    channel, _ = by_webhook(alice.human, now, URL)
     assert alice.press(channel_path(channel, "remove")).status_code == 302
     assert [row.channel_id for row in Notification.objects.all()] == [other.pk]
+    assert NotificationChannel.objects.get() == other
     assert Event.objects.filter(kind="approvals.channel.removed").count() == 1
+
+
+def test_a_channel_that_is_no_longer_for_security_is_told_so(alice: Person, now: datetime) -> None:
+    channel = by_mail(alice.human, now)
+    path = channel_path(channel, "change")
+    assert alice.press(path, {"requests": "on"}).status_code == 302
+    assert outbox(channel=channel) == [("channel_changed", "pending")]
+    send_notifications(now=now + MINUTE)
+    assert alice.press(path, {"confirmations": "on"}).status_code == 302
+    assert outbox(channel=channel) == [("channel_changed", "sent")]
+
+
+def test_a_channel_is_told_once_of_changes_that_wait(alice: Person, now: datetime) -> None:
+    channel = by_mail(alice.human, now)
+    for _ in range(3):
+        assert alice.press(channel_path(channel, "change"), ALL).status_code == 302
+    assert outbox() == [("channel_changed", "pending")]
+
+
+def test_removing_mail_is_told_by_mail_with_what_still_waits(alice: Person, now: datetime) -> None:
+    channel = by_mail(alice.human, now)
+    tell_security(human_id=alice.human.pk, what=Notification.What.PASSKEY_ADDED, now=now)
+    assert alice.press(channel_path(channel, "remove")).status_code == 302
+    page = alice.get("/settings/").content.decode()
+    assert f"/settings/notifications/{channel.pk}" not in page
+    assert "You get no notifications yet" in page
+    assert alice.press(channel_path(channel, "change"), ALL).status_code == 404
+    assert alice.press(channel_path(channel, "remove")).status_code == 404
+    exported = json.loads("".join(export_data(human=alice.human, actor=TESTER, now=now)))
+    assert exported["notification_channels"] == []
+    later = timezone.now() + MINUTE
+    tell_security(human_id=alice.human.pk, what=Notification.What.PASSKEY_REMOVED, now=later)
+    assert expire_everything(now=now)["channels"] == 0
+    assert [send_notifications(now=later + MINUTE) for _ in range(3)] == [1, 1, 0]
+    assert [each.to for each in mail.outbox] == [["alice@example.org"]] * 2
+    assert expire_everything(now=now)["channels"] == 1
+    assert not NotificationChannel.objects.exists()
+
+
+def test_mail_that_is_added_again_keeps_what_still_waits(alice: Person, now: datetime) -> None:
+    channel = by_mail(alice.human, now)
+    tell_security(human_id=alice.human.pk, what=Notification.What.PASSKEY_ADDED, now=now)
+    alice.press(channel_path(channel, "remove"))
+    assert alice.press(EMAIL, {"requests": "on", "security": "on"}).status_code == 302
+    row = NotificationChannel.objects.get()
+    assert (row.pk, row.for_requests, row.for_confirmations) == (channel.pk, True, False)
+    assert row.created_at > channel.created_at
+    assert outbox() == [("passkey_added", "pending"), ("channel_changed", "pending")]
+    assert alice.press(EMAIL, ALL).status_code == 409
 
 
 BAD: dict[str, dict[str, str]] = {
@@ -159,10 +214,20 @@ def test_the_page_says_how_the_last_message_fared(alice: Person, now: datetime) 
         channel=NotificationChannel.objects.get(), what="passkey_added", subject=alice.human.pk,
         created_at=now, due_at=now, expires_at=now, error="http_500",
     )  # fmt: skip
-    assert "http_500" in alice.get("/settings/").content.decode()
+    for error, said in {
+        "http_500": "it answered with an error",
+        "answer_too_long": "it answered with an error",
+        "address_refused": "it could not be reached",
+        "ConnectError": "it could not be reached",
+    }.items():
+        Notification.objects.filter(pk=row.pk).update(error=error)
+        page = alice.get("/settings/").content.decode()
+        assert said in page
+        # The exact reason would say what answers at an address that a person typed.
+        assert error not in page
     Notification.objects.filter(pk=row.pk).update(state="sent", ended_at=now, error="")
     page = alice.get("/settings/").content.decode()
-    assert "http_500" not in page
+    assert "last attempt failed" not in page
     assert "delivered" in page
 
 

@@ -13,7 +13,7 @@ from approvals.models import Notification, NotificationChannel
 from approvals.notifications import delivery
 from approvals.notifications.channels import Choices
 from approvals.notifications.delivery import MAX_ATTEMPTS, retry, send_notifications
-from approvals.notifications.outbox import REMIND_BEFORE, add_waiting, quiet_end, still_waiting
+from approvals.notifications.outbox import REMIND_BEFORE, add_waiting, quiet_end
 from approvals.services.cleanup import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.tests.authenticator import Authenticator
@@ -244,6 +244,8 @@ def test_quiet_hours_hold_requests_back_and_not_security(
         ("2026-01-15T21:00", "2026-01-16T06:00"),
         ("2026-01-15T05:59", "2026-01-15T06:00"),
         ("2026-01-15T06:00", None),
+        # In the night in which 2 to 3 comes twice, quiet until 7.
+        ("2026-10-25T00:30", "2026-10-25T06:00"),
     ],
 )
 def test_quiet_hours_are_those_of_the_persons_zone(at: str, end: str | None, alice: Person) -> None:
@@ -252,6 +254,31 @@ def test_quiet_hours_are_those_of_the_persons_zone(at: str, end: str | None, ali
     channel = NotificationChannel(quiet_from=time(22), quiet_until=time(7))
     found = quiet_end(channel, human, datetime.fromisoformat(at).replace(tzinfo=UTC))
     assert (found and f"{found.astimezone(UTC):%Y-%m-%dT%H:%M}") == end
+
+
+@pytest.mark.parametrize(
+    ("at", "end"),
+    [
+        ("2026-10-25T00:15", "2026-10-25T00:30"),
+        ("2026-10-25T01:15", "2026-10-25T01:30"),
+    ],
+)
+def test_quiet_hours_that_end_in_an_hour_that_comes_twice(at: str, end: str, alice: Person) -> None:
+    """From 1 to 2:30 in Berlin, where 2 to 3 is 0 to 1 UTC and then 1 to 2 UTC."""
+    human = alice.human
+    human.time_zone = "Europe/Berlin"
+    channel = NotificationChannel(quiet_from=time(1), quiet_until=time(2, 30))
+    found = quiet_end(channel, human, datetime.fromisoformat(at).replace(tzinfo=UTC))
+    assert (found and f"{found.astimezone(UTC):%Y-%m-%dT%H:%M}") == end
+
+
+def test_quiet_hours_in_a_zone_that_this_host_lacks_are_in_utc(alice: Person) -> None:
+    human = alice.human
+    channel = NotificationChannel(quiet_from=time(22), quiet_until=time(7))
+    for zone in ("Atlantis/Capital", "/etc"):
+        human.time_zone = zone
+        found = quiet_end(channel, human, datetime(2026, 1, 15, 23, tzinfo=UTC))
+        assert found == datetime(2026, 1, 16, 7, tzinfo=UTC)
 
 
 def test_a_passkey_that_is_added_or_removed_is_told(alice: Person, now: datetime) -> None:
@@ -346,12 +373,16 @@ def test_a_claim_of_a_process_that_died_runs_out(
 def test_of_two_processes_one_sends_a_message(
     request_: Grant, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def also_elsewhere(*rows: object, **more: object) -> object:
-        monkeypatch.setattr(delivery, "still_waiting", still_waiting)
-        assert send_notifications(now=now) == 1
-        return still_waiting(*rows, **more)  # type: ignore[arg-type]
+    real = delivery._due
 
-    monkeypatch.setattr(delivery, "still_waiting", also_elsewhere)
+    def also_elsewhere(kind: str, at: datetime) -> list[Notification]:
+        found = real(kind, at)
+        if found:
+            monkeypatch.setattr(delivery, "_due", real)
+            assert send_notifications(now=now) == 1
+        return found
+
+    monkeypatch.setattr(delivery, "_due", also_elsewhere)
     assert send_notifications(now=now) == 0
     assert len(mail.outbox) == 1
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.db import IntegrityError, transaction
+from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import (
@@ -14,7 +15,7 @@ from agentauth.protocol.errors import (
     InvalidStateError,
     NotFoundError,
 )
-from approvals.models import Challenge, Passkey, Recovery, SetupCode
+from approvals.models import Challenge, NotificationChannel, Passkey, Recovery, SetupCode
 from approvals.services.destructive_actions import end_for_good
 from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.services.passkey_management import finish_passkey
@@ -23,6 +24,7 @@ from approvals.services.setup_and_sign_in import find_setup_code
 from approvals.sessions import stored_key
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import Person, browser
+from approvals.tests.notifying import by_mail, by_webhook
 from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
 from audit.models import Event
 from audit.services import Actor
@@ -57,6 +59,18 @@ def test_a_recovery_link_makes_one_new_passkey_in_the_place_of_all(
     assert told.count() == 2
     done = Event.objects.get(kind="approvals.human.recovered")
     assert done.data == {"passkeys_removed": 2, "recovery_id": str(Recovery.objects.get().pk)}
+
+
+def test_a_recovery_removes_webhooks_and_keeps_mail(alice: Person, bob: Person) -> None:
+    """A thief may have added a webhook; mail goes to the account's address."""
+    human, now = alice.human, timezone.now()
+    mail = by_mail(human, now)
+    theirs = [by_webhook(human, now, f"https://hooks.example.org/{n}")[0].pk for n in range(2)]
+    other, _ = by_webhook(bob.human, now, "https://hooks.example.org/")
+    recovered(ready_link(human, now))
+    assert set(NotificationChannel.objects.all()) == {mail, other}
+    events = Event.objects.filter(kind="approvals.channel.removed", human_id=human.pk)
+    assert {event.data["channel_id"] for event in events} == {str(pk) for pk in theirs}
 
 
 def test_the_device_with_an_old_passkey_can_hold_the_new_one(alice: Person, now: datetime) -> None:

@@ -307,9 +307,9 @@ def test_a_copy_of_the_database_has_no_signing_key(alice: Person, now: datetime)
     assert key.removeprefix("whsec_")[:12] not in channel.secret
 
 
-@pytest.mark.parametrize("change", ["target", "id", "ciphertext", "key"])
+@pytest.mark.parametrize("change", ["target", "id", "human", "ciphertext", "key"])
 def test_a_channel_that_was_changed_in_the_database_sends_nothing(
-    change: str, request_: Any, alice: Person, now: datetime, settings: Settings
+    change: str, request_: Any, alice: Person, bob: Person, now: datetime, settings: Settings
 ) -> None:
     with webhook_receiver() as box, webhook_receiver() as other:
         channel, _ = by_webhook(alice.human, now, box.url)
@@ -319,6 +319,10 @@ def test_a_channel_that_was_changed_in_the_database_sends_nothing(
             rows.update(target=other.url)
         elif change == "id":
             rows.update(secret=second.secret)
+        elif change == "human":
+            # As if Bob had added it: Alice's agent asks her, and the row is another one's.
+            rows.update(human=bob.human)
+            tell_security(human_id=bob.human.pk, what=Notification.What.PASSKEY_ADDED, now=now)
         elif change == "ciphertext":
             rows.update(secret=channel.secret[:-4] + "AAAA")
         else:
@@ -342,6 +346,18 @@ def test_a_signing_key_survives_the_rotation_of_secret_key(
     settings.SECRET_KEY_FALLBACKS = []
     channel.refresh_from_db()
     assert webhooks.shown(webhook_secrets.decrypt(channel)) == key
+
+
+def test_keys_that_cannot_be_read_do_not_hold_up_those_that_can(
+    alice: Person, now: datetime, settings: Settings
+) -> None:
+    channels = [by_webhook(alice.human, now, f"https://hooks.example.org/{n}")[0] for n in range(4)]
+    for channel in channels[:2]:
+        changed = f"{channel.target}/changed"
+        NotificationChannel.objects.filter(pk=channel.pk).update(target=changed)
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "rotated-" * 10
+    assert [webhook_secrets.encrypt_again(limit=1) for _ in range(3)] == [1, 1, 0]
 
 
 def _trust(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:

@@ -66,7 +66,7 @@ def remove(request: HttpRequest, channel_id: uuid.UUID) -> HttpResponse:
         actor=actor_of(request),
         now=timezone.now(),
     )
-    return _back(request, _("Removed. Nothing more is sent there."))
+    return _back(request, _("Removed. No more requests are sent there."))
 
 
 def _choices(request: HttpRequest) -> Choices:

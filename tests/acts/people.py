@@ -7,7 +7,7 @@ from approvals.services.continue_after_restore import continue_after_restore
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person
-from approvals.tests.notifying import by_mail
+from approvals.tests.notifying import by_mail, by_webhook
 from approvals.tests.recovering import begun, path_of, ready_link
 from audit import kinds
 from registry.models import Grant
@@ -76,9 +76,11 @@ def a_human_begins_to_use_a_recovery_link(world: World) -> Act:
     kinds.PASSKEY_REMOVED,
     kinds.HUMAN_SESSIONS_ENDED,
     kinds.GRANT_SUSPENDED,
+    kinds.CHANNEL_REMOVED,
 )
 def a_human_is_recovered(world: World) -> Act:
     assert world.grant
+    by_webhook(world.alice.human, world.now, "https://hooks.example.org/")
     return _set_up(path_of(ready_link(world.alice.human, world.now)))
 
 
