@@ -26,7 +26,8 @@ from registry.services.settings_agreement import (
 from verifier.services import rollback_detection
 from verifier.services.replay_epochs import contradiction, read_or_create_row, read_row
 
-logger = logging.getLogger(__name__)
+# Named for operators: its level is set by name (agentauth/observability/logging_config.py).
+logger = logging.getLogger("agentauth.startup")
 
 # The database is unavailable, or not migrated yet.
 _AWAY: Final = (OperationalError, InterfaceError, ProgrammingError)
