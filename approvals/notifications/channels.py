@@ -68,10 +68,10 @@ def change_channel(
     *, human: Human, channel_id: uuid.UUID, choices: Choices, actor: Actor, now: datetime
 ) -> None:
     """Change what one of the human's channels is for, and when. Raises NotFoundError."""
-    _check(choices)
     with transaction.atomic():
         hold_human(human)
         channel = _own(human, channel_id)
+        _check(choices)
         # Those that are for security before or after the change.
         told = [channel] if channel.for_security else []
         _set(channel, choices)

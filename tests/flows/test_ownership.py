@@ -17,6 +17,7 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from approvals.models import Passkey
 from approvals.tests.cast import Person, browser, invited, signed_in
+from approvals.tests.notifying import by_mail
 from audit.kinds import CONFIRMATION_REQUESTED
 from audit.models import Event
 from kms.services import ensure_key
@@ -49,7 +50,7 @@ def _each_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 # What each URL parameter names. A new parameter must be listed here, and so enters the sweep.
-OWNED = {"grant_id", "agent_id", "confirmation_id", "passkey_id", "event_id"}
+OWNED = {"grant_id", "agent_id", "confirmation_id", "passkey_id", "event_id", "channel_id"}
 SECRETS = {"code", "secret"}
 KNOWN_TO_ALL_AGENTS = {"reference"}
 # `shown` is the fingerprint of what a page showed, and opens nothing.
@@ -140,6 +141,7 @@ def _parties(now: datetime) -> Cast:
         "passkey_id": str(Passkey.objects.get(human=people[0].human).pk),
         "confirmation_id": str(confirmation.pk),
         "event_id": str(Event.objects.get(kind=CONFIRMATION_REQUESTED).pk),
+        "channel_id": str(by_mail(people[0].human, now).pk),
     }
     return Cast(
         provider=provider,

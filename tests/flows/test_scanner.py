@@ -139,7 +139,7 @@ def test_AP_31_a_page_answers_head_as_get(admin: Person, links: list[str]) -> No
             if path.startswith(FOR_PROGRAMS):
                 continue
             got, head = client.get(path), client.head(path)
-            assert (head.status_code, head.content) == (got.status_code, b""), path
+            assert (head.status_code, head.getvalue()) == (got.status_code, b""), path
             assert head.get("Location") == got.get("Location"), path
             pages += got.status_code == 200
     assert pages > 25
@@ -168,6 +168,10 @@ def forms(client: Client, paths: list[str]) -> Iterator[tuple[str, dict[str, str
                 yield path, each
 
 
+# Pages with a search of their own.
+SEARCHED = {"/recoveries/", "/activity/"}
+
+
 def test_AP_31_no_form_acts_by_get(admin: Person, links: list[str]) -> None:
     """Nor without its script, when a form without a method puts its fields into the address."""
     found = [*forms(admin.client, links), *forms(browser(), links)]
@@ -175,9 +179,8 @@ def test_AP_31_no_form_acts_by_get(admin: Person, links: list[str]) -> None:
     for path, form in found:
         by_get = form.get("method", "get").lower() == "get"
         searches = (form.get("id"), path.split("/")[1]) == ("changelist-search", "admin") or (
-            form.get("role"),
-            path,
-        ) == ("search", "/recoveries/")
+            form.get("role") == "search" and path.partition("?")[0] in SEARCHED
+        )
         assert not by_get or searches, (path, form)
 
 
