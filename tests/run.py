@@ -200,9 +200,7 @@ def coverage(absent: dict[str, str]) -> bool:
     return passed
 
 
-def on_postgresql(
-    absent: dict[str, str], url: str, *arguments: str, together: bool = False
-) -> bool:
+def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
     """The unit tests that use a database, and those with servers of their own."""
     unable = [each for each in ("redis", "softhsm", "history") if each in absent]
     without = "".join(f" and not {each}" for each in unable)
@@ -217,14 +215,14 @@ def on_postgresql(
         "--ignore=agentauth/tests/test_public_urls.py",
         "--database-tests",
         "only",
+        # They wait for PostgreSQL and Redis too.
         "-n",
-        str(CORES),
+        str(CORES + 2),
         "--dist",
         "worksteal",
         "-m",
         "not slow and not flow and not long" + without,
         database_url=url,
-        together=together,
     )
 
 
@@ -236,40 +234,27 @@ def with_redis(*arguments: str) -> bool:
 
 
 def rest(absent: dict[str, str]) -> bool:
-    """Run what `check` left out, in two parallel lanes: many tests of each only wait.
-
-    One lane has the unit tests on PostgreSQL and Redis, and the other Python. The other has the
-    end-to-end tests.
-    """
+    """What `check` did not run: unit tests on PostgreSQL and Redis, then end-to-end tests."""
     if "postgres" in absent:
         passed = "redis" in absent or with_redis()
-        return stories(absent) and run_other_python() and passed
-    with postgres.cluster() as url, ThreadPoolExecutor(1) as pool:
+        return stories(absent) and passed
+    with postgres.cluster() as url:
+        passed = on_postgresql(absent, url)
+        if "redis" not in absent:
+            # Tests of verify and its sisters, run again at the lean endpoint with the replay cache
+            # in Redis.
+            again = (
+                "--through",
+                "lean",
+                "--home",
+                "redis",
+                *BY_TEST,
+                "-m",
+                "not slow and not postgres and not redis",
+            )
+            passed = pytest("verifier/tests", *again, database_url=url) and passed
         os.environ["TEST_POSTGRES_URL"] = url
-        units = pool.submit(again_on_postgresql, absent, url)
-        passed = stories(absent)
-        return units.result() and passed
-
-
-def again_on_postgresql(absent: dict[str, str], url: str) -> bool:
-    """The unit tests on PostgreSQL; what differs on another Python or without shared files."""
-    passed = on_postgresql(absent, url, together=True)
-    if "redis" not in absent:
-        # Tests of verify and its sisters, run again at the lean endpoint with the replay cache in
-        # Redis.
-        again = ("--through", "lean", "--home", "redis", "-n", "2", "--dist", "worksteal")
-        markers = "not slow and not postgres and not redis and not long"
-        lean = pytest("verifier/tests", *again, "-m", markers, database_url=url, together=True)
-        passed = lean and passed
-    passed = run_other_python() and passed
-    if not SECURITY:
-        return passed
-    alone = (
-        "not slow and not flow and not long",
-        *(f"not {each}" for each in ("redis", "softhsm") if each in absent),
-    )
-    files = (*marked("vectors"), "-m", " and ".join(alone))
-    return pytest(*files, database_url=url, shared=False, together=True) and passed
+        return stories(absent) and passed
 
 
 def left_out(absent: dict[str, str]) -> str:
@@ -295,8 +280,8 @@ def production(without: str) -> bool:
 
 
 def stories(absent: dict[str, str]) -> bool:
-    """Tests of the installed system; sweeps and kills; flows, beside the browser, whose driver
-    needs its own process; then faults.
+    """Sweeps and kills in parallel; then flows, file by file, beside the browser, whose driver
+    needs its own process; then faults, which mostly wait, with `beside_faults` beside them.
     """
     without = left_out(absent) + " and not long"
     passed = True
@@ -306,11 +291,11 @@ def stories(absent: dict[str, str]) -> bool:
         without += " and not production"
     # It takes minutes to kill archivers everywhere: that is left to the campaign.
     swept = [each for each in marked("sweep") if each != "tests/faults/test_archiver.py"]
-    passed = pytest(*swept, "-n", "3", *BY_FILE, "-m", "sweep" + without) and passed
+    passed = pytest(*swept, "-n", "4", *BY_FILE, "-m", "sweep" + without) and passed
     flows = (
         *marked("flow", "node", "slow"),
         "-n",
-        "3",
+        "4",
         *BY_FILE,
         "-m",
         "(flow or node or slow) and not faults" + without,
@@ -321,7 +306,24 @@ def stories(absent: dict[str, str]) -> bool:
         passed = told.result() and shown and passed
     # The longest file first.
     hurt = ("tests/faults/test_scenarios.py", *marked("faults"), "-n", "3", *BY_FILE)
-    return pytest(*hurt, "-m", "faults" + without) and passed
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(beside_faults, absent)
+        passed = pytest(*hurt, "-m", "faults" + without) and passed
+        return other.result() and passed
+
+
+def beside_faults(absent: dict[str, str]) -> bool:
+    """Tests on the other Python; then the files that differ on a clone without shared files."""
+    passed = run_other_python()
+    url = os.environ.get("TEST_POSTGRES_URL")
+    if not (SECURITY and url):
+        return passed
+    alone = (
+        "not slow and not flow",
+        *(f"not {each}" for each in ("redis", "softhsm") if each in absent),
+    )
+    files = (*marked("vectors"), "-m", " and ".join(alone))
+    return pytest(*files, database_url=url, shared=False, together=True) and passed
 
 
 def run_other_python() -> bool:
