@@ -51,7 +51,8 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
         kinds.HISTORY_CONTINUED, kinds.HISTORY_CLOSED, kinds.BREAK_SIGNED,
         kinds.HUMAN_SIGNED_IN, kinds.HUMAN_VERIFIED, kinds.RECOVERY_BEGUN, kinds.RECOVERY_CONFIRMED,
         kinds.RECOVERY_NOTICE_SENT, kinds.RECOVERY_NOTICE_FAILED, kinds.HUMAN_EXPORTED,
-        kinds.SECOND_STEP_TAKEN,
+        kinds.SECOND_STEP_TAKEN, kinds.CHANNEL_ADDED, kinds.CHANNEL_CHANGED, kinds.CHANNEL_REMOVED,
+        kinds.NOTIFICATION_RETRIED,
     }),
     "Continuing after a restore ends sessions, codes, links, recoveries and requests.": frozenset({
         kinds.RECOVERY_CANCELLED, kinds.HUMAN_SESSIONS_ENDED, kinds.HUMAN_SIGNED_OUT,

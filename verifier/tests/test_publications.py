@@ -18,6 +18,7 @@ import kms.services
 import registry.services
 from agentauth.protocol.behavioural_envelope import EMPTY
 from agentauth.protocol.capability import parse_capabilities
+from audit import kinds
 from kms.change_notices import Subject
 from kms.models import Key
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret, Token
@@ -225,6 +226,13 @@ SERVICES = [
     Row(grants.approve_grant, the_grant, suspended_by_rotation, "grant"),
     Row(grants.deny_grant, None, World.request, "grant", {"reason": constant("")}),
     Row(grant_requests.withdraw_grant, None, World.request, "grant"),
+    Row(
+        grants.end_grant,
+        None,
+        World.request,
+        "grant",
+        {"status": constant("withdrawn"), "kind": constant(kinds.GRANT_WITHDRAWN)},
+    ),
     Row(grants.end_pending_grants, None, World.request),
     Row(grants.revoke_grant, the_grant, World.grant, "grant"),
     Row(grants.suspend_grant, the_grant, World.grant, "grant"),
