@@ -275,7 +275,7 @@ IN_USE = (
 
 
 class NotificationChannel(models.Model):
-    """Where a human is told that something waits for them or happened to their account."""
+    """An address to which a human gets notifications, what for, and the quiet hours."""
 
     class Kind(models.TextChoices):
         # To the address of the account.

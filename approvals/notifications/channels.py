@@ -1,4 +1,4 @@
-"""A person's channels: where they are told, of what, and when not. Each change is an event."""
+"""A person's notification channels: address, purpose, quiet hours. Each change is an event."""
 
 import uuid
 from collections.abc import Iterable
@@ -56,7 +56,8 @@ def add_webhook(*, human: Human, url: str, choices: Choices, actor: Actor, now: 
     MAX_WEBHOOKS.
     """
     _check(choices)
-    target, secret = parse_target(url), make_secret()
+    target = parse_target(url)
+    secret = make_secret()
     channel = _new(human, Kind.WEBHOOK, choices, now)
     channel.target = target.url
     channel.secret = encrypt(channel, secret)

@@ -2,8 +2,8 @@
 
 What waits for a decision is its own outbox entry: the pending grant or confirmation commits with
 its event, and the job adds a row for each channel that has none yet (ADR 41). So requests that the
-previous release or a verifier process wrote are told too. What happens to an account has no such
-row: `tell_security` adds it in the transaction of the act.
+previous release or a verifier process wrote get a notification too. A change to an account has no
+such row: `tell_security` adds one in the transaction of the act.
 """
 
 import uuid
@@ -21,7 +21,7 @@ from registry.models import Agent, Grant, Human
 from verifier.models import Confirmation
 
 What = Notification.What
-# How long before its end a request is told a second time. A request waits an hour.
+# When the reminder of a request is due, before the request expires. A request waits an hour.
 REMIND_BEFORE: Final = timedelta(minutes=15)
 # A security message is still worth sending a day later.
 SECURITY_LIFE: Final = timedelta(days=1)
@@ -72,13 +72,14 @@ def tell_channels(
     A channel that still waits to be told of changed settings is not told of the next change too:
     the message would be the same.
     """
-    subject, waiting = subject or new_id(), set[Any]()
+    waiting: set[Any] = set()
     if what == What.CHANNEL_CHANGED:
         channels = list(channels)
         same = Notification.objects.filter(
             channel__in=channels, what=what, state=Notification.State.PENDING
         )
         waiting = set(same.values_list("channel_id", flat=True))
+    subject = subject or new_id()
     Notification.objects.bulk_create(
         [
             Notification(

@@ -59,5 +59,7 @@ def notifications_of(human: Human) -> dict[str, Any]:
 def _trouble(error: str) -> str:
     if not error:
         return ""
+    if error == "secret_unreadable":
+        return _("its signing key can no longer be read; remove the webhook and add it again")
     answered = error.startswith("http_") or error == "answer_too_long"
     return _("it answered with an error") if answered else _("it could not be reached")

@@ -69,7 +69,8 @@ def encrypt_again(*, limit: int) -> int:
     if not old:
         return 0
     rows = NotificationChannel.objects.filter(old).exclude(secret__startswith=current)
-    rows, moved = rows.order_by("pk"), 0
+    rows = rows.order_by("pk")
+    moved = 0
     page = list(rows[:limit])
     while page:
         for channel in page:

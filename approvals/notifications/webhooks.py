@@ -46,7 +46,8 @@ class SignedMessage:
 def compose(row: Notification, *, now: datetime) -> SignedMessage:
     """The message for this row, signed now. Raises WebhookError."""
     try:
-        url, secret = parse_target(row.channel.target).url, decrypt(row.channel)
+        url = parse_target(row.channel.target).url
+        secret = decrypt(row.channel)
     except InvalidRequestError:
         raise WebhookError("address_refused") from None
     except UnreadableSecretError:
@@ -56,7 +57,8 @@ def compose(row: Notification, *, now: datetime) -> SignedMessage:
         "timestamp": timestamp(row.created_at),
         "data": {"text": sentence_of(row), "url": link_of(row)},
     }
-    body, seconds = json.dumps(content).encode(), int(now.timestamp())
+    body = json.dumps(content).encode()
+    seconds = int(now.timestamp())
     return SignedMessage(
         url,
         {

@@ -17,7 +17,8 @@ from django.test.utils import CaptureQueriesContext
 
 from approvals.tests.acting import PAID, READ, act
 from approvals.tests.cast import Person
-from approvals.views import activity_export, activity_search, paging, spending
+from approvals.views import activity_export, activity_search, event_sentences, paging, spending
+from approvals.views.act_sentences import ACTS
 from approvals.views.activity_search import read_search
 from approvals.views.day_chart import Series, draw_days
 from audit import kinds
@@ -336,6 +337,22 @@ def test_days_at_the_ends_of_the_calendar_are_refused_in_words(
                 assert export.status_code == 200
                 content(export)
         assert alice.get(f"/activity/spending/?{query}").status_code == 200
+
+
+@pytest.mark.parametrize("text", ["20261130", "2026-W49-1", "2026-11-30T00:00", "30.11.2026"])
+def test_a_day_is_written_in_one_form_only(text: str, alice: Person) -> None:
+    page = alice.get(f"/activity/?from={text}")
+    assert "Write the date as YYYY-MM-DD" in page.content.decode()
+    refused = alice.get(f"/activity/export.csv?from={text}")
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_request")
+
+
+def test_each_event_that_pages_describe_is_found_by_one_filter() -> None:
+    """A new kind belongs to one of the choices of the form."""
+    beginnings = [each for found in activity_search._BEGINNINGS.values() for each in found]
+    for kind in event_sentences._WORDS:
+        if kind not in (*ACTS, kinds.REQUEST_REFUSED):
+            assert sum(kind.startswith(each) for each in beginnings) == 1, kind
 
 
 def test_a_filter_by_agent_leads_by_the_agents_index_alone(

@@ -1,4 +1,4 @@
-"""A person says where they are told, of what and when: with a passkey, and only for themselves."""
+"""A person adds and changes their own notification channels, each time with a passkey."""
 
 import json
 from datetime import datetime, time, timedelta
@@ -170,6 +170,8 @@ BAD: dict[str, dict[str, str]] = {
     "half quiet hours": ALL | {"quiet_from": "22:00"},
     "empty quiet hours": ALL | {"quiet_from": "22:00", "quiet_until": "22:00"},
     "no time": ALL | {"quiet_from": "late", "quiet_until": "06:00"},
+    "an hour without minutes": ALL | {"quiet_from": "22", "quiet_until": "06:00"},
+    "a time with seconds": ALL | {"quiet_from": "22:00:01", "quiet_until": "06:00"},
     "a time with a zone": ALL | {"quiet_from": "22:00+02:00", "quiet_until": "06:00"},
 }
 
@@ -218,6 +220,7 @@ def test_the_page_says_how_the_last_message_fared(alice: Person, now: datetime) 
     for error, said in {
         "http_500": "it answered with an error",
         "answer_too_long": "it answered with an error",
+        "secret_unreadable": "remove the webhook and add it again",
         "address_refused": "it could not be reached",
         "ConnectError": "it could not be reached",
     }.items():

@@ -1,4 +1,4 @@
-"""People are told by mail of what waits for them, once, and of nothing that was decided."""
+"""A pending decision is mailed to its person once, and never after it was made."""
 
 import logging
 from datetime import UTC, datetime, time, timedelta

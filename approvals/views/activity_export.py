@@ -22,7 +22,6 @@ from approvals.views.event_sentences import describe_events
 from approvals.views.page_requests import human_of, require_sign_in
 from audit.log.event_encoding import event_with_openings
 from audit.models import Event, Leaf
-from registry.models import Agent, ServiceProvider
 
 # Events in one file. A longer list takes several files, by dates.
 MOST: Final = 10_000
@@ -50,8 +49,6 @@ class Row(NamedTuple):
     event: Event
     line: dict[str, Any]
     number: int | None
-    agent: str
-    service: str
 
 
 class Cut(NamedTuple):
@@ -106,18 +103,8 @@ def _rows(search: ActivitySearch) -> Iterator[Row | Cut]:
 def _described(events: list[Event]) -> Iterator[Row]:
     leaves = Leaf.objects.filter(event_id__in=[event.pk for event in events])
     numbers = dict(leaves.values_list("event_id", "leaf_index"))
-    agents: dict[Any, str] = dict(
-        Agent.objects.filter(pk__in={each.agent_id for each in events}).values_list("pk", "name")
-    )
-    services: dict[Any, str] = dict(
-        ServiceProvider.objects.filter(
-            pk__in={each.service_provider_id for each in events}
-        ).values_list("pk", "name")
-    )
     for line in describe_events(events):
-        event = line["event"]
-        agent, service = agents.get(event.agent_id, ""), services.get(event.service_provider_id, "")
-        yield Row(event, line, numbers.get(event.pk), agent, service)
+        yield Row(line["event"], line, numbers.get(line["event"].pk))
 
 
 def _csv(search: ActivitySearch) -> Iterator[str]:
@@ -151,8 +138,8 @@ def _cells(row: Row, zone: ZoneInfo) -> list[Any]:
         event.at.astimezone(zone).isoformat(),
         row.line["text"],
         row.line["who"],
-        legible(row.agent),
-        legible(row.service),
+        legible(row.line["agent"]),
+        legible(row.line["service"]),
         event.outcome,
         event.reason,
         action.get("type"),
@@ -189,5 +176,6 @@ def _json_lines(search: ActivitySearch) -> Iterator[str]:
             yield json.dumps({"truncated": True} | shown) + "\n"
         else:
             last = row.event.at
-            told = {"sentence": row.line["text"], "agent": row.agent, "service": row.service}
+            told = {"sentence": row.line["text"]}
+            told |= {name: row.line[name] for name in ("agent", "service")}
             yield json.dumps(told | {"event": event_with_openings(row.event, row.number)}) + "\n"

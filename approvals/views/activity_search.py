@@ -50,7 +50,9 @@ _BEGINNINGS: Final = {
     "agent": ("registry.agent.", "registry.token.", "registry.enrolment_code."),
     "account": (
         "registry.human.",
+        "approvals.channel.",
         "approvals.human.",
+        "approvals.notification.",
         "approvals.passkey.",
         "approvals.recovery.",
         "approvals.setup_code.",
@@ -94,7 +96,8 @@ class ActivitySearch:
 
     def page(self, after: uuid.UUID | None, size: int) -> Page:
         """At most `size` matching events before the id `after`, in at most two queries."""
-        led, rest = self._led(), self._rest()
+        led = self._led()
+        rest = self._rest()
         if after is not None:
             led = led.filter(pk__lt=after)
         floor = None
@@ -148,7 +151,7 @@ def read_search(given: Mapping[str, str], human: Human) -> ActivitySearch:
     days = {}
     for name in ("from", "to"):
         try:
-            days[name] = date.fromisoformat(texts[name]) if texts[name] else None
+            days[name] = _day(texts[name])
         except ValueError:
             days[name] = None
             errors[name] = _("Write the date as YYYY-MM-DD, such as 2026-11-30.")
@@ -171,6 +174,14 @@ def read_search(given: Mapping[str, str], human: Human) -> ActivitySearch:
         except (OverflowError, ValueError):
             errors[name] = _("Choose a day closer to today.")
     return ActivitySearch(texts, human, start, end, errors)
+
+
+def _day(text: str) -> date | None:
+    """Raises ValueError for anything but YYYY-MM-DD: ISO 8601 also has 20261130 and 2026-W49-1."""
+    day = date.fromisoformat(text) if text else None
+    if day is not None and day.isoformat() != text:
+        raise ValueError(text)
+    return day
 
 
 def _searchable(day: date, zone: str) -> datetime:

@@ -15,6 +15,7 @@ HEIGHT: Final = 220
 # Room for the number at the top line, and for the days below the bars.
 _TOP: Final = 26
 _BOTTOM: Final = 34
+_FLOOR: Final = HEIGHT - _BOTTOM
 _BAR: Final = 0.68
 # The least height of a bar that stands for something.
 _LEAST: Final = 2.0
@@ -33,15 +34,14 @@ def draw_days(days: Sequence[date], series: Sequence[Series]) -> dict[str, Any]:
     """The bars of each day, stacked from the bottom in the order of the series."""
     totals = [sum(each.numbers[index] for each in series) for index in range(len(days))]
     top = _round_up(max(totals, default=0))
-    floor, step = HEIGHT - _BOTTOM, WIDTH / max(len(days), 1)
+    step = WIDTH / max(len(days), 1)
     bars = []
     for index, day in enumerate(days):
-        base = float(floor)
+        base = float(_FLOOR)
         for each in series:
-            number = each.numbers[index]
-            if not number:
+            if not each.numbers[index]:
                 continue
-            tall = max(_LEAST, number / top * (floor - _TOP))
+            tall = max(_LEAST, each.numbers[index] / top * (_FLOOR - _TOP))
             base -= tall
             bars.append(
                 {
@@ -50,33 +50,41 @@ def draw_days(days: Sequence[date], series: Sequence[Series]) -> dict[str, Any]:
                     "width": _digits(step * _BAR),
                     "height": _digits(tall),
                     "look": each.look,
-                    "title": _("%(day)s, %(name)s: %(n)s")
-                    % {
-                        "day": formats.date_format(day, "j F"),
-                        "name": each.name,
-                        "n": sentences.whole(number),
-                    },
+                    "title": _title(day, each.name, each.numbers[index]),
                 }
             )
-    marked = (0, (len(days) - 1) // 2, len(days) - 1)
     return {
         "width": WIDTH,
         "height": HEIGHT,
-        "floor": floor,
+        "floor": _FLOOR,
         "top": _TOP,
-        "middle": (floor + _TOP) // 2,
+        "middle": (_FLOOR + _TOP) // 2,
         "label_y": HEIGHT - 10,
         "most": sentences.whole(top),
         "bars": bars,
-        "labels": [
-            {
-                "x": _digits({"start": 0, "end": WIDTH}.get(anchor, (index + 0.5) * step)),
-                "anchor": anchor,
-                "text": formats.date_format(days[index], "j F"),
-            }
-            for index, anchor in zip(marked, ("start", "middle", "end"), strict=True)
-        ],
+        "labels": _labels(days, step),
     }
+
+
+def _title(day: date, name: str, number: int) -> str:
+    return _("%(day)s, %(name)s: %(n)s") % {
+        "day": formats.date_format(day, "j F"),
+        "name": name,
+        "n": sentences.whole(number),
+    }
+
+
+def _labels(days: Sequence[date], step: float) -> list[dict[str, str]]:
+    """The first, the middle and the last day."""
+    marked = (0, (len(days) - 1) // 2, len(days) - 1)
+    return [
+        {
+            "x": _digits({"start": 0, "end": WIDTH}.get(anchor, (index + 0.5) * step)),
+            "anchor": anchor,
+            "text": formats.date_format(days[index], "j F"),
+        }
+        for index, anchor in zip(marked, ("start", "middle", "end"), strict=True)
+    ]
 
 
 def _digits(number: float) -> str:

@@ -1,7 +1,7 @@
 """Audit events as people read them: who did what, where, with what outcome."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -111,7 +111,10 @@ def _name_after(form: str, name: str | None) -> str:
 
 
 def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """One line per event; names and texts take six queries, however many events there are."""
+    """One line per event; names and texts take six queries, however many events there are.
+
+    A line also has the names of the event's `agent` and `service`, empty if there is none.
+    """
     prefetch_related_objects([each for each in events if each.kind in ACTS], "openings")
     agents: dict[uuid.UUID | None, str] = dict(
         Agent.objects.filter(pk__in={each.agent_id for each in events}).values_list("pk", "name")
@@ -125,7 +128,9 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
     people = {
         str(pk): name for pk, name in Human.objects.filter(pk__in=actors).values_list("pk", "name")
     }
-    marks, asked, withheld = _marks(events), _confirmations(events), _withheld(events)
+    marks = _marks(events)
+    asked = _confirmations(events)
+    withheld = _withheld(events)
     lines = []
     for event in events:
         names = {
@@ -137,17 +142,14 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
             str(_WORDS.get(event.kind, ""))
             or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
         )
-        at = providers.get(event.service_provider_id)
-        act = None
-        if event.kind in ACTS:
-            act = describe_act(event, at, is_withheld=str(event.pk) in withheld)
-        elif event.kind in CONFIRMATIONS:
-            act = describe_confirmation(event, asked.get(_confirmation_id(event)), at)
+        act = _act_of(event, providers.get(event.service_provider_id), asked, withheld)
         who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
         who["anonymous"] = _("a visitor")
         lines.append(
             {
                 "event": event,
+                "agent": agents.get(event.agent_id, ""),
+                "service": providers.get(event.service_provider_id, ""),
                 "text": sentence(act or (text % names if "%(" in text else text)),
                 # A service asks about an act of an agent: the agent acted.
                 "who": names["agent"]
@@ -161,6 +163,17 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
             }
         )
     return lines
+
+
+def _act_of(
+    event: Event, at: str | None, asked: Mapping[str, Any], withheld: Container[str]
+) -> str | None:
+    """The act of a decision or a confirmation at the service named `at`; None for other events."""
+    if event.kind in ACTS:
+        return describe_act(event, at, is_withheld=str(event.pk) in withheld)
+    if event.kind in CONFIRMATIONS:
+        return describe_confirmation(event, asked.get(_confirmation_id(event)), at)
+    return None
 
 
 def _confirmation_id(event: Event) -> str:
