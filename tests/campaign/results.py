@@ -25,7 +25,7 @@ class Results:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         file = report.nodeid.partition("::")[0]
         self.seconds[file] += report.duration  # type: ignore[assignment]
-        if report.when == "call" or report.failed:
+        if report.when == "call" or report.failed or report.skipped:
             self.outcomes[file][report.outcome] += 1
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -45,14 +45,13 @@ class Results:
             "",
             f"Written by `make long`, {self.began:%Y-%m-%d %H:%M} UTC, commit {commit}.",
             "",
-            "| file | passed | failed | seconds |",
-            "|---|---|---|---|",
+            "| file | passed | failed | skipped | seconds |",
+            "|---|---|---|---|---|",
         ]
         for file, outcomes in sorted(self.outcomes.items()):
-            failed = sum(outcomes.values()) - outcomes["passed"]
-            lines.append(
-                f"| `{file}` | {outcomes['passed']} | {failed} | {self.seconds[file]:.0f} |"
-            )
+            counts = (outcomes["passed"], outcomes["failed"], outcomes["skipped"])
+            shown = " | ".join(map(str, counts))
+            lines.append(f"| `{file}` | {shown} | {self.seconds[file]:.0f} |")
         return "\n".join([*lines, ""])
 
 
