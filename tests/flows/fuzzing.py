@@ -82,6 +82,7 @@ class Known:
     next_key: LocalSigner = field(default_factory=fresh_key)
     _things: dict[str, list[str]] = field(default_factory=dict)
     _logged: list[str] = field(default_factory=list)
+    _size: int = 0
 
     def auth(self, caller: str, key: str) -> AuthBase:
         if caller == "agent" and key == "POST /v1/agents":
@@ -114,12 +115,14 @@ class Known:
         """Query parameter → valid values."""
         if not self._logged:
             events = self.scene.api("GET", "/v1/audit/events").json()["results"]
-            self._logged = [event["id"] for event in events if event["leaf_index"] is not None]
+            places = {event["id"]: event["leaf_index"] for event in events}
+            self._logged = [each for each, leaf in places.items() if leaf is not None]
+            self._size = 1 + max((places[each] for each in self._logged), default=0)
         return {
             "event": self._logged,
             "first": ["1", "2"],
             "second": ["2", "256"],
-            "tree_size": ["256"],
+            "tree_size": [str(self._size)],
         }
 
     def wish(self) -> dict[str, Any]:

@@ -130,8 +130,10 @@ def varied(case: Case[Any], data: st.DataObject, key: str, mine: Known) -> None:
     for name, values in mine.path_parameters().items():
         if name in case.path_parameters and data.draw(st.booleans()):
             case.path_parameters[name] = data.draw(st.sampled_from(values))
+    # Often all that exists at once: a proof needs a known event and a size that holds it.
+    exists = data.draw(st.booleans())
     for name, values in mine.query_parameters().items():
-        if name in case.query and data.draw(st.booleans()):
+        if name in case.query and (exists or data.draw(st.booleans())):
             case.query[name] = data.draw(st.sampled_from(values))
     # Such an address is 404 before it is routed; tests/flows/test_sweep.py covers it.
     case.query = {name: value for name, value in case.query.items() if "\0" not in f"{name}{value}"}
