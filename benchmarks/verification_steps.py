@@ -79,7 +79,7 @@ class Stage:
     proofs: Sequence[str]
 
 
-def stage(alg: Algorithm, calls: int) -> Stage:
+def stage(alg: Algorithm, calls: int, action: Mapping[str, Any] = ACTION) -> Stage:
     """Distinct calls signed by a key of `alg`; the registry's own key is Ed25519, the default."""
     registry, agent_key = LocalSigner(PrivateKey.generate()), PrivateKey.generate(alg)
     agent = Agent(id=new_id(), name="Research Assistant", model_origin="models.example")
@@ -108,7 +108,7 @@ def stage(alg: Algorithm, calls: int) -> Stage:
         for _ in range(calls)
     ]
     asked = (
-        {"token": token, "proof": proof, "method": "GET", "url": URL, "action": ACTION}
+        {"token": token, "proof": proof, "method": "GET", "url": URL, "action": action}
         for proof in proofs
     )
     return Stage(
