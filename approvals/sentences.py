@@ -349,11 +349,12 @@ def _to(payee: str | None) -> str:
 def _with_arguments(action: Action) -> str:
     """The arguments but the payee, whom the phrase names."""
     named = () if action.payee is None else (PAYEE,)
-    details = [
-        "{} {}".format(*argument(name, value))
+    shown = [
+        argument(name, value)
         for name, value in sorted(action.arguments.items())
         if name not in named
     ]
+    details = [_("%(name)s %(value)s") % {"name": name, "value": value} for name, value in shown]
     return _(", with %(details)s") % {"details": listed(details, _("and"))} if details else ""
 
 

@@ -61,7 +61,12 @@ CONNECTIONS = 8
 ROUND = 496
 NAMED = "EdDSA, each call named"
 # As a service provider names an act on one of its objects.
-ARGUMENTS = {"visibility": "busy", "days": 7, "owner": "Research Team Berlin", "all": True}
+ARGUMENTS: dict[str, Any] = {
+    "visibility": "busy",
+    "days": 7,
+    "owner": "Research Team Berlin",
+    "all": True,
+}
 WITH_ARGUMENTS = "EdDSA, four arguments"
 YES, CLOSED = b'"valid":true', b'"outside_time_window"'
 # One window that is always open; and the maximum number, in different zones, all closed for days.

@@ -60,7 +60,7 @@ URL = "https://api.service.example/v1/events/42?limit=10"
 NOW = datetime(2026, 11, 25, 12, 0, 0, 250_000, tzinfo=UTC)
 SECONDS = int(NOW.timestamp())
 CAPABILITY = {"type": "read", "resource": "calendar"}
-ACTION = {"type": "read", "resource": "calendar/work"}
+ACTION: dict[str, Any] = {"type": "read", "resource": "calendar/work"}
 ENVELOPE = {"max_requests_per_minute": 6_000, "max_burst": 6_000}
 encode = json.JSONEncoder(separators=(",", ":")).encode
 Steps = Mapping[str, Callable[[int], object]]

@@ -118,17 +118,18 @@ def test_the_page_says_why_it_shows_no_arguments(
 def test_the_files_have_payee_and_arguments(alice: Person, reading: Grant, now: datetime) -> None:
     act(reading, now, PAID | {"arguments": ARGUMENTS})
     act(reading, now, READ | {"arguments": {"payee": "nobody", "days": 7}})
+    act(reading, now, PAID | {"arguments": {"payee": 7}})
     act(reading, now, PAID)
     text = content(alice.get("/activity/export.csv")).removeprefix("\ufeff")
     rows = [row for row in csv.DictReader(StringIO(text)) if row["type"]]
-    assert [row["payee"] for row in rows] == ["", "", "ACME <b>GmbH</b>"]
+    assert [row["payee"] for row in rows] == ["", "", "", "ACME <b>GmbH</b>"]
     assert rows[0]["arguments"] == ""
-    assert json.loads(rows[1]["arguments"]) == {"payee": "nobody", "days": 7}
-    assert json.loads(rows[2]["arguments"]) == ARGUMENTS
-    assert "to “ACME <b>GmbH</b>” at" in rows[2]["sentence"]
+    assert json.loads(rows[2]["arguments"]) == {"payee": "nobody", "days": 7}
+    assert json.loads(rows[3]["arguments"]) == ARGUMENTS
+    assert "to “ACME <b>GmbH</b>” at" in rows[3]["sentence"]
     assert set(rows[0]) == set(COLUMNS)
     lines = content(alice.get("/activity/export.jsonl?kind=transact")).splitlines()
-    opened = json.loads(lines[1])["event"]["openings"]["details"]["value"]
+    opened = json.loads(lines[2])["event"]["openings"]["details"]["value"]
     assert opened["arguments"] == ARGUMENTS
 
 

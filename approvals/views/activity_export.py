@@ -136,7 +136,8 @@ def _cells(row: Row, zone: ZoneInfo) -> list[Any]:
     amount = action.get("amount", {})
     details = opened_details(event) if event.kind in ACTS else {}
     arguments = details.get("arguments", {})
-    payee = arguments.get(PAYEE) if action.get("type") == "transact" else None
+    payee = arguments.get(PAYEE)
+    pays = action.get("type") == "transact" and isinstance(payee, str)
     return [
         event.at.astimezone(zone).isoformat(),
         row.line["text"],
@@ -149,7 +150,7 @@ def _cells(row: Row, zone: ZoneInfo) -> list[Any]:
         details.get("resource"),
         amount.get("value"),
         amount.get("currency"),
-        None if payee is None else legible(str(payee)),
+        legible(payee) if pays else None,
         json.dumps(arguments) if arguments else None,
         row.number,
         event.pk,

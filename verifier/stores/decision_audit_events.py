@@ -22,7 +22,7 @@ ARGUMENTS: Final = "arguments"
 TEXTS: Final = ("resource", "namespace", "name", ARGUMENTS, f"{ARGUMENTS}_sha256")
 # Bytes of canonical JSON that an event's arguments may have. A whole transact has no more, so the
 # arguments of a payment are always recorded whole.
-MAX_ARGUMENTS: Final = MAX_TRANSACT
+MAX_ARGUMENT_BYTES: Final = MAX_TRANSACT
 # Stored as a salted commitment: an unsalted digest would confirm a guess of the agent's key.
 KEY: Final = "idempotency_key_sha256"
 
@@ -144,10 +144,7 @@ def decision_data(call: StoreCall | EarlyRefusal) -> dict[str, Any]:
 
 
 def arguments_of(call: StoreCall | EarlyRefusal) -> Mapping[str, Scalar]:
-    """The arguments that the event records.
-
-    None if it names no agent: no deletion would reach them.
-    """
+    """The arguments that the event records; empty if it names no agent, as for all texts."""
     return {} if call.action is None or call.claims is None else call.action.arguments
 
 
@@ -158,7 +155,7 @@ def recorded_arguments(arguments: Mapping[str, Scalar]) -> dict[str, Any]:
     and files, so it must stay small (docs/adr/0046-an-act-names-its-payee.md).
     """
     # As long as canonical JSON, at a tenth of its cost; only the order of the names differs.
-    if len(orjson.dumps(arguments)) <= MAX_ARGUMENTS:
+    if len(orjson.dumps(arguments)) <= MAX_ARGUMENT_BYTES:
         return {ARGUMENTS: arguments}
     whole = canonical_json(arguments)
     pairs = ((len(orjson.dumps({name: arguments[name]})), name) for name in arguments)
@@ -166,7 +163,7 @@ def recorded_arguments(arguments: Mapping[str, Scalar]) -> dict[str, Any]:
     for more, name in sorted(pairs):
         # `{"a":1}` and a comma instead of the opening brace: one less.
         length += more - 1
-        if length > MAX_ARGUMENTS:
+        if length > MAX_ARGUMENT_BYTES:
             break
         kept[name] = arguments[name]
     return {ARGUMENTS: kept, f"{ARGUMENTS}_sha256": b64u_encode(sha256(whole))}

@@ -25,8 +25,7 @@ from audit.tests.event_openings import opened
 from audit.tests.tampering import as_table_owner
 from audit.verify.verification import verify_log
 from verifier.models import Confirmation
-from verifier.stores.decision_audit_events import MAX_ARGUMENTS as MAX_BYTES
-from verifier.stores.decision_audit_events import recorded_arguments
+from verifier.stores.decision_audit_events import MAX_ARGUMENT_BYTES, recorded_arguments
 from verifier.tests.scene import LOOK, PAY, READ, Scene, key, pay, scene
 from verifier.tests.test_batch import ask as ask_batch
 
@@ -253,15 +252,15 @@ def test_recorded_arguments_are_bounded_and_bound_to_all(arguments: dict[str, An
     found = recorded_arguments(asked)
     kept = found["arguments"]
     whole, size = canonical_json(asked), len(canonical_json(kept))
-    assert size <= MAX_BYTES
+    assert size <= MAX_ARGUMENT_BYTES
     assert kept.items() <= asked.items()
-    if len(whole) <= MAX_BYTES:
+    if len(whole) <= MAX_ARGUMENT_BYTES:
         assert found == {"arguments": asked}
         return
     assert found["arguments_sha256"] == b64u_encode(sha256(whole))
     # The next shortest would not have fitted.
     left = [len(canonical_json({name: asked[name]})) for name in asked.keys() - kept.keys()]
-    assert size + min(left) - (1 if kept else 2) > MAX_BYTES
+    assert size + min(left) - (1 if kept else 2) > MAX_ARGUMENT_BYTES
     assert all(len(canonical_json({name: kept[name]})) <= min(left) for name in kept)
 
 
@@ -279,9 +278,11 @@ def test_each_question_of_a_batch_records_its_own_arguments() -> None:
     assert [details_of(event)["arguments"]["payee"] for event in decisions()] == payees
 
 
-def test_an_answer_that_is_given_again_records_nothing_more() -> None:
-    place = scene(PAY)
-    body = place.body(pay("80.00", arguments=ACME), idempotency_key=key())
+@pytest.mark.parametrize("durable", [True, False])
+def test_an_answer_that_is_given_again_records_nothing_more(*, durable: bool) -> None:
+    place = scene(PAY, READ)
+    paid = place.body(pay("80.00", arguments=ACME), idempotency_key=key())
+    body = paid if durable else place.body(LOOK | {"arguments": ACME})
     answers = [place.post(body, call_key="call-1").content for _ in range(3)]
     assert len(set(answers)) == 1
     [event] = decisions()
