@@ -242,11 +242,22 @@ def test_of_arguments_that_are_too_long_the_short_ones_and_a_hash_remain(place: 
     assert details["arguments_sha256"] == b64u_encode(sha256(canonical_json(arguments)))
 
 
-SCALARS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=400)
+def test_arguments_are_kept_up_to_the_last_byte_shortest_first() -> None:
+    known: dict[str, Any] = {"z": 7, "b": "x" * 1_000, "a": "", "long": "x" * 2_000}
+    room = MAX_ARGUMENT_BYTES - len(canonical_json(known | {"long": 0})) + len('0,"long":')
+    fits = recorded_arguments(known | {"a": "x" * room})
+    assert fits["arguments"].keys() == {"z", "a", "b"}
+    assert len(canonical_json(fits["arguments"])) == MAX_ARGUMENT_BYTES
+    beyond = recorded_arguments(known | {"a": "x" * (room + 1)})
+    assert beyond["arguments"].keys() == {"z", "b"}
+
+
+LONG = st.builds(lambda one, times: one * times, st.sampled_from("xü\n"), st.integers(0, 700))
+SCALARS = LONG | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1)
 NAMES = st.text("AZaz09._~-", min_size=1, max_size=64)
 
 
-@given(st.dictionaries(NAMES, SCALARS | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1)))
+@given(st.dictionaries(NAMES, SCALARS, max_size=MAX_ARGUMENTS))
 def test_recorded_arguments_are_bounded_and_bound_to_all(arguments: dict[str, Any]) -> None:
     asked = parse_action(LOOK | {"arguments": arguments}).arguments
     found = recorded_arguments(asked)

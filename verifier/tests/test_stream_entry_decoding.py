@@ -30,7 +30,7 @@ from verifier.stores import (
 from verifier.stores.database_decisions import Outcome, decide_one
 from verifier.stores.entry_macs import mac_of
 from verifier.stores.stream_entry_decoding import UnreadableError, debits, event_of
-from verifier.stores.stream_entry_encoding import no_entry, yes_entry, yes_frame
+from verifier.stores.stream_entry_encoding import format_fields, no_entry, yes_entry, yes_frame
 from verifier.tests.scene import LOOK, READ, Scene, key, scene
 from verifier.tests.streams import decided, encoded
 
@@ -196,6 +196,10 @@ def test_the_event_equals_that_of_the_database_s_store(
         # A yes has read the state, so it always names its human.
         assert isinstance(call, StoreCall)
         _, entry = yes_entry(call, yes_frame(call, human_id, found))
+    if call.claims is None:
+        # Nothing would be kept of them, so they are not in Redis either.
+        assert b"ACME" not in entry
+        assert format_fields(call) == ()
     # Entries that other tests write by hand have the same members.
     assert json.loads(entry).keys() == decided(place.grant).keys()
     made = event_of(entry, outcome.encode())
