@@ -188,7 +188,7 @@ class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the 
 
     @property
     def payee(self) -> str | None:
-        """Whom it pays; None if it pays nobody, or the service provider does not say whom."""
+        """Whom it pays; None if it is no transact, or does not say whom."""
         value = self.arguments.get(PAYEE) if self.type == "transact" else None
         return value if isinstance(value, str) else None
 

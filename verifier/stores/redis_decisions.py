@@ -68,12 +68,13 @@ def is_light(call: StoreCall, known: CachedToken | None) -> bool:
 class AllowTemplate:
     """The answer to every call with the same token, action and known state, at any time.
 
-    `claims` is the very object it was decided for; `frame` is the event's part, `body` the
-    response's.
+    `claims` is the very object it was decided for; `frame` is the event's part, `fields` more of
+    the event's entry, `body` the response's part.
     """
 
     claims: TokenClaims
     frame: bytes
+    fields: tuple[bytes | int, ...]
     body: Mapping[str, Any]
 
 
@@ -91,7 +92,7 @@ def plan_light_decision(call: StoreCall, known: CachedToken | None) -> LightDeci
     verdict = _verdict(call, known)
     if isinstance(verdict, AllowTemplate):
         event_id, entry = yes_entry(call, verdict.frame)
-        more = (mac_of(entry), event_id.encode(), b"", *format_fields(call))
+        more = (mac_of(entry), event_id.encode(), b"", *verdict.fields)
         return LightDecision(
             _judge_call(call, known, b"yes", entry, more),
             event_id,
@@ -335,4 +336,5 @@ def _judge_from_memory(
         claims=call.claims,
         now_seconds=0,
     )
-    return AllowTemplate(call.claims, yes_frame(call, known.human_id, outcome.capability), body)
+    frame = yes_frame(call, known.human_id, outcome.capability)
+    return AllowTemplate(call.claims, frame, format_fields(call), body)
