@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from agentauth.protocol.behavioural_envelope import Budget, Envelope, TimeWindow
-from agentauth.protocol.capability import Action, Capability
+from agentauth.protocol.capability import PAYEE, Action, Capability
 from agentauth.protocol.constraint import Constraint, Scalar
 from agentauth.protocol.money import MINOR_DIGITS, Money
 from agentauth.protocol.untrusted_text import legible, quoted
@@ -303,12 +303,12 @@ def recovery_sentence(at: datetime, zone: str) -> str:
 
 
 def act(action: Action, at: str) -> str:
-    """One concrete act as a verb phrase: pay €240.00 at ACME (payments)."""
+    """One concrete act as a verb phrase: pay €240.00 to ACME at Demo Service (payments)."""
     where = {"resource": action.resource, "at": quoted(at)}
     match action.type:
         case "transact" if action.amount is not None:
-            text = _("pay %(amount)s at %(at)s (“%(resource)s”)") % (
-                where | {"amount": money(action.amount)}
+            text = _("pay %(amount)s%(to)s at %(at)s (“%(resource)s”)") % (
+                where | {"amount": money(action.amount), "to": _to(action.payee)}
             )
         case "read":
             text = _("read “%(resource)s” at %(at)s") % where
@@ -323,12 +323,12 @@ def act(action: Action, at: str) -> str:
 
 
 def acted(action: Action, at: str) -> str:
-    """One act that was allowed, as a verb phrase: paid €80.00 at Demo Service (payments)."""
+    """One allowed act as a verb phrase: paid €80.00 to ACME at Demo Service (payments)."""
     where = {"resource": action.resource, "at": quoted(at)}
     match action.type:
         case "transact" if action.amount is not None:
-            text = _("paid %(amount)s at %(at)s (“%(resource)s”)") % (
-                where | {"amount": money(action.amount)}
+            text = _("paid %(amount)s%(to)s at %(at)s (“%(resource)s”)") % (
+                where | {"amount": money(action.amount), "to": _to(action.payee)}
             )
         case "read":
             text = _("read “%(resource)s” at %(at)s") % where
@@ -342,12 +342,25 @@ def acted(action: Action, at: str) -> str:
     return text + _with_arguments(action)
 
 
+def _to(payee: str | None) -> str:
+    return "" if payee is None else _(" to %(payee)s") % {"payee": quoted(payee)}
+
+
 def _with_arguments(action: Action) -> str:
-    details = [
-        _("%(name)s %(value)s") % {"name": name, "value": _value(value)}
+    """The arguments but the payee, whom the phrase names."""
+    named = () if action.payee is None else (PAYEE,)
+    shown = [
+        argument(name, value)
         for name, value in sorted(action.arguments.items())
+        if name not in named
     ]
+    details = [_("%(name)s %(value)s") % {"name": name, "value": value} for name, value in shown]
     return _(", with %(details)s") % {"details": listed(details, _("and"))} if details else ""
+
+
+def argument(name: str, value: Scalar) -> tuple[str, str]:
+    """An argument's name and value as a reader sees them, in every sentence and on every page."""
+    return name, _value(value)
 
 
 def act_in_brief(kind: str, amount: Money | None, at: str) -> str:

@@ -60,6 +60,14 @@ from verifier.stores.redis_servers import Servers
 CONNECTIONS = 8
 ROUND = 496
 NAMED = "EdDSA, each call named"
+# As a service provider names an act on one of its objects.
+ARGUMENTS: dict[str, Any] = {
+    "visibility": "busy",
+    "days": 7,
+    "owner": "Research Team Berlin",
+    "all": True,
+}
+WITH_ARGUMENTS = "EdDSA, four arguments"
 YES, CLOSED = b'"valid":true', b'"outside_time_window"'
 # One window that is always open; and the maximum number, in different zones, all closed for days.
 ZONES = sorted(zoneinfo.available_timezones())[::30][: DEFAULT_MAXIMA.allowed_time_windows]
@@ -274,6 +282,7 @@ def main() -> None:
     parts: list[tuple[str, str, Callable[[datetime], list[dict[str, Any]]], bytes]] = [
         ("EdDSA", "EdDSA", lambda _: [], YES),
         (NAMED, "EdDSA", lambda _: [], YES),
+        (WITH_ARGUMENTS, "EdDSA", lambda _: [], YES),
         ("ES256", "ES256", lambda _: [], YES),
         ("EdDSA, an open window", "EdDSA", lambda _: OPEN, YES),
         ("EdDSA, 16 closed windows", "EdDSA", closed, CLOSED),
@@ -281,7 +290,10 @@ def main() -> None:
     for name, alg, windows, expected in parts:
         now = timezone.now()
         verification_steps.NOW, verification_steps.SECONDS = now, int(now.timestamp())
-        place = verification_steps.stage(cast("Any", alg), ROUND * (2 + given.rounds))
+        action = verification_steps.ACTION
+        if name == WITH_ARGUMENTS:
+            action = action | {"arguments": ARGUMENTS}
+        place = verification_steps.stage(cast("Any", alg), ROUND * (2 + given.rounds), action)
         check = next(iter(verification_steps.bare(place).values()))
         unit = bare(check, ROUND * given.rounds)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

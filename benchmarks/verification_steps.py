@@ -60,7 +60,7 @@ URL = "https://api.service.example/v1/events/42?limit=10"
 NOW = datetime(2026, 11, 25, 12, 0, 0, 250_000, tzinfo=UTC)
 SECONDS = int(NOW.timestamp())
 CAPABILITY = {"type": "read", "resource": "calendar"}
-ACTION = {"type": "read", "resource": "calendar/work"}
+ACTION: dict[str, Any] = {"type": "read", "resource": "calendar/work"}
 ENVELOPE = {"max_requests_per_minute": 6_000, "max_burst": 6_000}
 encode = json.JSONEncoder(separators=(",", ":")).encode
 Steps = Mapping[str, Callable[[int], object]]
@@ -79,7 +79,7 @@ class Stage:
     proofs: Sequence[str]
 
 
-def stage(alg: Algorithm, calls: int) -> Stage:
+def stage(alg: Algorithm, calls: int, action: Mapping[str, Any] = ACTION) -> Stage:
     """Distinct calls signed by a key of `alg`; the registry's own key is Ed25519, the default."""
     registry, agent_key = LocalSigner(PrivateKey.generate()), PrivateKey.generate(alg)
     agent = Agent(id=new_id(), name="Research Assistant", model_origin="models.example")
@@ -108,7 +108,7 @@ def stage(alg: Algorithm, calls: int) -> Stage:
         for _ in range(calls)
     ]
     asked = (
-        {"token": token, "proof": proof, "method": "GET", "url": URL, "action": ACTION}
+        {"token": token, "proof": proof, "method": "GET", "url": URL, "action": action}
         for proof in proofs
     )
     return Stage(

@@ -50,6 +50,7 @@ MODULES: Final = frozenset(
         "nonces",
         "operations",
         "presence_leases",
+        "recorded_arguments",
         "verified_tokens",
         "stored_answers",
         "requests",

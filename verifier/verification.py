@@ -71,7 +71,6 @@ from verifier.stores.redis_decisions import (
 )
 from verifier.stores.redis_keys import shard_of
 from verifier.stores.redis_servers import DEADLINE_SECONDS
-from verifier.stores.stream_entry_encoding import no_entry
 
 logger = logging.getLogger(__name__)
 
@@ -301,10 +300,9 @@ async def _refuse_early(
                 DecisionRequest(refusal, None, still) if again else DecisionRequest(refusal)
             )
         if refusal.stands_for:
-            _, entry = no_entry(refusal, refusal.refuse, None)
             shard = shard_of(refusal.service_provider_id)
             check_reply(
-                await runtime.evaluate(NOTE, note_call(shard, basis.replay_epoch.number, entry))
+                await runtime.evaluate(NOTE, note_call(shard, basis.replay_epoch.number, refusal))
             )
     finally:
         turn.leave()

@@ -9,7 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agentauth.protocol.behavioural_envelope import DEFAULT_MAXIMA
-from agentauth.protocol.capability import MAX_ARGUMENTS, MAX_CAPABILITIES, MAX_RESOURCE, TYPES
+from agentauth.protocol.capability import (
+    MAX_ARGUMENTS,
+    MAX_CAPABILITIES,
+    MAX_RESOURCE,
+    PAYEE,
+    TYPES,
+)
 from agentauth.protocol.constraint import MAX_CONSTRAINTS, MAX_ITEMS, MAX_TEXT, OPERATORS
 from agentauth.protocol.hours_and_periods import DAYS, PERIODS
 from agentauth.protocol.json_fields import INTEGER_LIMIT
@@ -133,6 +139,8 @@ def _action(kinds: Sequence[str], more: Mapping[str, Schema]) -> Schema:
         "propertyNames": {"pattern": f"^{ARGUMENT}$"},
         "additionalProperties": ref("Value"),
         "maxProperties": MAX_ARGUMENTS,
+        "description": "Compared with the constraints, and recorded: send no secrets. The text "
+        f"`{PAYEE}` of a transact says whom it pays.",
     }
     return record("", required, {"arguments": arguments}, closed=True)
 

@@ -30,6 +30,8 @@ GRAVE_TYPES: Final = frozenset({"delete", "transact"})
 MAX_CAPABILITIES: Final = 32
 MAX_RESOURCE: Final = 255
 MAX_ARGUMENTS: Final = 64
+# The argument that says whom a transact pays, if it is a text (docs/protocol.md section 3).
+PAYEE: Final = "payee"
 # Bytes of canonical JSON. A human may have to read all of it, and a page shows an invisible
 # character as an escape such as `\x7f`.
 MAX_TRANSACT: Final = 2_048
@@ -183,6 +185,12 @@ class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the 
     def _identity(self) -> tuple[object, ...]:
         arguments = {name: (type(value), value) for name, value in self.arguments.items()}
         return (self.type, self.resource, self.amount, arguments, self.namespace, self.name)
+
+    @property
+    def payee(self) -> str | None:
+        """Whom it pays; None if it is no transact, or does not say whom."""
+        value = self.arguments.get(PAYEE) if self.type == "transact" else None
+        return value if isinstance(value, str) else None
 
     def to_json(self) -> dict[str, object]:
         """The wire form, always with `arguments`: omitting it and sending `{}` are the same."""

@@ -19,6 +19,7 @@ from registry.tests.cast import TESTER, AgentClient, approved
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
+TO_ACME = {"arguments": {"payee": "ACME GmbH", "invoice": 4711}}
 PRINT: dict[str, Any] = {
     "type": "custom",
     "namespace": "com.acme",
@@ -36,6 +37,7 @@ def text(event: Event) -> str:
     ("action", "expected"),
     [
         (PAID, "Paid €80.00 at “Acme Payments” (“payments”)"),
+        (PAID | TO_ACME, "Paid €80.00 to “ACME GmbH” at “Acme Payments” (“payments”)"),
         (READ, "Read “calendar/work” at “Acme Payments”"),
         (READ | {"type": "write"}, "Created or changed “calendar/work” at “Acme Payments”"),
         (READ | {"type": "delete"}, "Deleted “calendar/work” at “Acme Payments”"),
@@ -54,6 +56,46 @@ def test_refused_act_says_what_was_asked_and_why_not(reading: Grant, now: dateti
         "Was not allowed to pay €80.00 at “Acme Payments” (“payments”), because your confirmation "
         "was missing"
     )
+
+
+def test_a_refused_payment_says_whom_it_was_to_pay(reading: Grant, now: datetime) -> None:
+    large = PAID | TO_ACME | {"amount": {"value": "900.00", "currency": "EUR"}}
+    assert text(act(reading, now, large, refused=("envelope_exceeded", "budget"))) == (
+        "Was not allowed to pay €900.00 to “ACME GmbH” at “Acme Payments” (“payments”), because "
+        "this would have exceeded its budget"
+    )
+
+
+@pytest.mark.parametrize(
+    "action", [PAID | {"arguments": {"payee": 7}}, READ | TO_ACME, PRINT | TO_ACME], ids=str
+)
+def test_only_a_text_of_a_payment_is_a_payee(
+    action: dict[str, Any], reading: Grant, now: datetime
+) -> None:
+    said = text(act(reading, now, action))
+    assert " to " not in said
+    assert "ACME" not in said
+    assert "7" not in said
+
+
+@pytest.mark.parametrize(
+    ("payee", "shown"),
+    [
+        ("x” at “Bank” (“payments”)", r"“x\u{201d} at \u{201c}Bank\u{201d}"),
+        ("\u202eknab", r"“\u{202e}knab”"),
+        ("x\ny", r"“x\ny”"),
+        ("x" * 80, f"“{'x' * 80}”"),
+        ("x" * 1_900, f"“{'x' * 79}…”"),
+        ("", "“”"),
+    ],
+)
+def test_a_payee_cannot_change_or_flood_the_sentence(
+    payee: str, shown: str, reading: Grant, now: datetime
+) -> None:
+    said = text(act(reading, now, PAID | {"arguments": {"payee": payee}}))
+    assert said.startswith(f"Paid €80.00 to {shown}")
+    assert said.endswith(" at “Acme Payments” (“payments”)")
+    assert said.count("“") == 3
 
 
 def test_a_retry_and_a_dry_run_do_not_read_as_done(reading: Grant, now: datetime) -> None:
@@ -83,14 +125,15 @@ def test_an_unknown_reason_leaves_the_reason_out(reading: Grant, now: datetime) 
 def test_missing_or_altered_texts_leave_the_sentence_without_them(
     change: str, reading: Grant, now: datetime
 ) -> None:
-    paid, looked = act(reading, now), act(reading, now, READ)
+    paid, looked = act(reading, now, PAID | TO_ACME), act(reading, now, READ)
     # PostgreSQL changes no table whose deferred checks are pending.
     connection.check_constraints()
     with triggers_lifted():
         if change == "erased":
             Opening.objects.all().delete()
         else:
-            Opening.objects.update(value={"resource": "invented", "capability": "read:invented"})
+            invented = {"resource": "invented", "arguments": {"payee": "EVIL"}}
+            Opening.objects.update(value=invented | {"capability": "read:invented"})
     assert text(paid) == "Paid €80.00 at “Acme Payments”"
     assert text(looked) == "Read something at “Acme Payments”"
 
@@ -140,12 +183,12 @@ def test_the_verifiers_own_event_reads_as_what_was_done(
     page = alice.get("/activity/").content.decode()
     assert "Paid €36.50 at “Demo Service” (“payments”)" in page
     assert (
-        "Was not allowed to pay €80.00 at “Demo Service” (“payments”), because your confirmation "
-        "was missing" in page
+        "Was not allowed to pay €80.00 to “ACME” at “Demo Service” (“payments”), because your "
+        "confirmation was missing" in page
     )
-    # The confirmation's own row has the arguments that the event lacks.
-    assert "Asked for your confirmation to pay €80.00 at “Demo Service” (“payments”)" in page
-    assert "with payee “ACME”" in page
+    assert (
+        "Asked for your confirmation to pay €80.00 to “ACME” at “Demo Service” (“payments”)" in page
+    )
     Confirmation.objects.update(action={})
     page = alice.get("/activity/").content.decode()
     assert "Agent “Research Assistant” asked for a confirmation at service “Demo Service”" in page

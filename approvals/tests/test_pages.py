@@ -261,8 +261,8 @@ def test_one_transaction_is_confirmed_or_denied_with_a_signature(
 ) -> None:
     path = f"/confirmations/{asking.pk}/"
     assert (
-        'Pay €240.00 at <span class="name">“Acme Payments”</span>'
-        in alice.get(path).content.decode()
+        'Pay €240.00 to <span class="name">“ACME”</span> at '
+        '<span class="name">“Acme Payments”</span>' in alice.get(path).content.decode()
     )
     drawn = alice.drawn_at(path)
     options = alice.press_on(path, decision=decision).json()["publicKey"]

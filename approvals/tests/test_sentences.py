@@ -196,6 +196,20 @@ def test_a_time_window_names_its_days_its_hours_and_its_zone(days: list[str], wo
         ({"type": "delete", "resource": "a"}, "delete “a” at “Acme”"),
         (CUSTOM, "use “acme.crm.merge” on “contacts” at “Acme”"),
         (
+            {
+                "type": "transact",
+                "resource": "shop",
+                "amount": EURO,
+                "arguments": {"payee": "ACME GmbH", "days": 2},
+            },
+            "pay €1,240.00 to “ACME GmbH” at “Acme” (“shop”), with days 2",
+        ),
+        (
+            {"type": "transact", "resource": "shop", "amount": EURO, "arguments": {"payee": True}},
+            "pay €1,240.00 at “Acme” (“shop”), with payee yes",
+        ),
+        ({**READ, "arguments": {"payee": "x"}}, "read “calendar” at “Acme”, with payee “x”"),
+        (
             {**READ, "arguments": {"who": "Bob", "all": True, "size": 1200}},
             "read “calendar” at “Acme”, with all yes, size 1,200 and who “Bob”",
         ),
@@ -255,8 +269,11 @@ def test_AP_20_a_text_in_a_constraint_cannot_write_sentences_of_its_own(
 
 
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
-def test_AP_20_a_text_in_an_argument_cannot_write_sentences_of_its_own(value: str) -> None:
-    action = parse_action({**READ, "arguments": {"payee": value}})
+@pytest.mark.parametrize("body", [READ, {"type": "transact", "resource": "p", "amount": EURO}])
+def test_AP_20_a_text_in_an_argument_cannot_write_sentences_of_its_own(
+    body: dict[str, Any], value: str
+) -> None:
+    action = parse_action({**body, "arguments": {"payee": value}})
     text = confirmation_text(
         agent="Bot", service_provider="Acme", audience=AT, action=action, confirmed=True
     )

@@ -1,15 +1,17 @@
 """What an agent did, or was refused, in one sentence for each decision and confirmation."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from agentauth.protocol.capability import Action, parse_action
+from agentauth.protocol.capability import PAYEE, Action, parse_action
+from agentauth.protocol.constraint import Scalar
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.money import Money
-from agentauth.protocol.untrusted_text import quoted
+from agentauth.protocol.untrusted_text import MAX_NAME, quoted
 from approvals import sentences
 from audit import kinds
 from audit.log.event_encoding import is_committed
@@ -28,7 +30,7 @@ CONFIRMATIONS: Final = (
     kinds.CONFIRMATION_EXPIRED,
 )
 # The member of a decision whose opening holds the texts that a caller chose.
-_DETAILS: Final = "details"
+DETAILS: Final = "details"
 # Error and reason of a refusal → why, after “because”. A test holds that every reason is here.
 REFUSALS: Final[Mapping[tuple[str, str | None], Any]] = {
     ("invalid_token", "malformed"): gettext_lazy("its access token could not be read"),
@@ -67,7 +69,7 @@ REFUSALS: Final[Mapping[tuple[str, str | None], Any]] = {
 def describe_act(event: Event, at: str | None, *, is_withheld: bool = False) -> str | None:
     """The act of a decision's event at the service named `at`, and its outcome, as a phrase.
 
-    Resource and names come from the event's opening. If that was erased or does not fit its
+    Resource, names and payee come from the event's opening. If that was erased or does not fit its
     commitment, the phrase goes without them. None if not even the kind of act is known.
     `is_withheld`: a later event says that the service never got this yes.
     """
@@ -108,27 +110,35 @@ def describe_confirmation(event: Event, action: object, at: str | None) -> str |
         kinds.CONFIRMATION_DENIED: _("denied: %(act)s"),
         kinds.CONFIRMATION_EXPIRED: _("was not confirmed in time: %(act)s"),
     }
-    return words[event.kind] % {"act": sentences.act(asked, at)}
+    return words[event.kind] % {"act": sentences.act(_headline(asked), at)}
 
 
 def opened_details(event: Event) -> dict[str, Any]:
     """The texts of a decision; empty if they were erased or do not fit their commitment."""
     for opening in event.openings.all():
-        if opening.member == _DETAILS and is_committed(event, opening):
+        if opening.member == DETAILS and is_committed(event, opening):
             return opening.value if isinstance(opening.value, dict) else {}
     return {}
+
+
+def argument_lines(details: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of each recorded argument, as a reader sees them."""
+    arguments = details.get("arguments")
+    pairs = sorted(arguments.items()) if isinstance(arguments, dict) else []
+    return [sentences.argument(name, value) for name, value in pairs if isinstance(value, Scalar)]
 
 
 def action_of(event: Event) -> Action | None:
     """The action of a decision; None if its texts are missing.
 
-    Its arguments are not in the event (docs/adr/0028).
+    Long arguments may be missing (docs/adr/0046).
     """
     shown = event.data.get("action")
     details = opened_details(event)
     if not isinstance(shown, dict) or "resource" not in details:
         return None
-    texts = {name: details[name] for name in ("resource", "namespace", "name") if name in details}
+    members = ("resource", "namespace", "name", "arguments")
+    texts = {name: details[name] for name in members if name in details}
     try:
         return parse_action(shown | texts)
     except AgentAuthError:
@@ -145,12 +155,24 @@ def _phrases(event: Event, shown: object, at: str) -> tuple[str, str] | None:
     if not isinstance(shown, dict) or not isinstance(kind := shown.get("type"), str):
         return None
     if (action := action_of(event)) is not None:
+        action = _headline(action)
         return sentences.act(action, at), sentences.acted(action, at)
     try:
         amount = Money.parse(shown["amount"]) if "amount" in shown else None
     except AgentAuthError:
         amount = None
     return sentences.act_in_brief(kind, amount, at), sentences.acted_in_brief(kind, amount, at)
+
+
+def _headline(action: Action) -> Action:
+    """The action as a line of a list names it: of its arguments the payee alone, cut if long.
+
+    The event's page has all of them.
+    """
+    payee = action.payee
+    if payee is not None and len(payee) > MAX_NAME:
+        payee = payee[: MAX_NAME - 1] + "…"
+    return replace(action, arguments={} if payee is None else {PAYEE: payee})
 
 
 def _refused(data: Mapping[str, Any], reason: str | None, act: str) -> str:

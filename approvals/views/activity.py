@@ -6,11 +6,13 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from agentauth.protocol.errors import NotFoundError
+from approvals.templatetags.display_filters import exact
 from approvals.views import paging
-from approvals.views.act_sentences import ACTS, opened_details
+from approvals.views.act_sentences import ACTS, DETAILS, argument_lines, opened_details
 from approvals.views.activity_export import MOST
 from approvals.views.activity_search import NO_ONE, choices, read_search
 from approvals.views.event_sentences import describe_events
@@ -72,7 +74,8 @@ def page(request: HttpRequest, event_id: uuid.UUID) -> HttpResponse:
         "details": details,
         "is_act": event.kind in ACTS,
         "is_allowed": event.kind == kinds.DECISION_ALLOWED,
-        "lacks_texts": event.kind in ACTS and "details" in event.data and not details,
+        "missing_texts": _missing_texts(event, details),
+        "arguments": argument_lines(details),
         "identifiers": _identifiers(event, details),
     }
     return render(request, "event.html", context)
@@ -116,6 +119,19 @@ def _confirmation(event: Event, human: Human) -> Confirmation | None:
     return Confirmation.objects.filter(pk=wanted, grant__agent__human=human).first()
 
 
+def _missing_texts(event: Event, details: dict[str, Any]) -> str:
+    """Why the page lacks the texts of an act; empty if it has them."""
+    if event.kind not in ACTS or DETAILS not in event.data or details:
+        return ""
+    if any(each.member == DETAILS for each in event.openings.all()):
+        return _("The details were changed after they were recorded, so they are not shown.")
+    erased = Event.objects.filter(kind=kinds.HUMAN_ERASED, human_id=event.human_id or NO_ONE)
+    at = erased.order_by("pk").values_list("at", flat=True).first()
+    if at is None:
+        return _("The details are no longer stored.")
+    return _("The details were erased on %(at)s.") % {"at": exact(at)}
+
+
 def _identifiers(event: Event, details: dict[str, Any]) -> list[tuple[str, str]]:
     """Names as in the API, and values, for readers who want them exactly."""
     action = event.data.get("action") if isinstance(event.data, dict) else None
@@ -131,6 +147,6 @@ def _identifiers(event: Event, details: dict[str, Any]) -> list[tuple[str, str]]
         "error": event.data.get("error"),
         "reason": event.reason,
         "request_id": event.request_id,
-        **details,
+        **{name: value for name, value in details.items() if name != "arguments"},
     }
     return [(name, str(value)) for name, value in found.items() if value not in (None, "")]

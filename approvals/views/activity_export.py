@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
+from agentauth.protocol.capability import PAYEE
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.untrusted_text import legible
 from approvals.views.act_sentences import ACTS, opened_details
@@ -38,8 +39,8 @@ _INNER_FORMULA: Final = re.compile(r"([;|\t\r\n])(?=[\s\"]*[=+\-@＝＋－＠])"
 _BYTE_ORDER_MARK: Final = "\ufeff"
 COLUMNS: Final = (
     "time", "sentence", "by", "agent", "service", "outcome", "reason", "type", "resource",
-    "amount", "currency", "log_number", "event_id", "agent_id", "service_provider_id", "grant_id",
-    "token_jti",
+    "amount", "currency", "payee", "arguments", "log_number", "event_id", "agent_id",
+    "service_provider_id", "grant_id", "token_jti",
 )  # fmt: skip
 
 
@@ -134,6 +135,9 @@ def _cells(row: Row, zone: ZoneInfo) -> list[Any]:
     action = action if isinstance(action, dict) else {}
     amount = action.get("amount", {})
     details = opened_details(event) if event.kind in ACTS else {}
+    arguments = details.get("arguments", {})
+    payee = arguments.get(PAYEE)
+    pays = action.get("type") == "transact" and isinstance(payee, str)
     return [
         event.at.astimezone(zone).isoformat(),
         row.line["text"],
@@ -146,6 +150,8 @@ def _cells(row: Row, zone: ZoneInfo) -> list[Any]:
         details.get("resource"),
         amount.get("value"),
         amount.get("currency"),
+        legible(payee) if pays else None,
+        json.dumps(arguments) if arguments else None,
         row.number,
         event.pk,
         event.agent_id,

@@ -49,6 +49,8 @@ def set_up_hostile(email: str) -> dict[str, str]:
     from django.db import transaction
 
     from agentauth.protocol.capability import parse_action
+    from audit import kinds
+    from audit.models import Event
     from audit.services import Actor
     from registry.tests.cast import claim_link
     from tests.browser.stage import MANY, MANY_LIMITS, PAY, READ, Stage, euros
@@ -93,6 +95,10 @@ def set_up_hostile(email: str) -> dict[str, str]:
             now=stage.now,
         )
     assert found is not None
+    stage.decision(paying, MINUTE, kinds.DECISION_ALLOWED, "success", action=body)
+    paths["event"] = (
+        f"/activity/{Event.objects.filter(kind=kinds.DECISION_ALLOWED).latest('id').pk}/"
+    )
     paths["confirmation"] = f"/confirmations/{Confirmation.objects.get(pk=found).pk}/"
     paths |= {"inbox": "/approvals/", "agents": "/agents/", "agent": f"/agents/{payer.pk}/"}
     rows = "&".join(f"id={agent.pk}" for agent in (payer, many))

@@ -402,6 +402,7 @@ SCREENS = {
     "hostile-receipt": Screen(hostile_receipt),
     "hostile-claim": Screen(at("hostile-claim")),
     "hostile-confirmation": Screen(at("hostile-confirmation")),
+    "hostile-event": Screen(at("hostile-event")),
     "hostile-settings": Screen(as_bob("/settings/")),
 }
 # On a registry of their own, since a restore ends every session and suspends every grant.

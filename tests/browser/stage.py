@@ -29,7 +29,12 @@ def euros(value: str) -> Json:
 READ = {"type": "read", "resource": "calendar"}
 PAY = {"type": "transact", "resource": "payments", "max_amount": euros("100.00")}
 BUDGET = {**euros("500.00"), "period": "day", "zone": "Europe/Berlin"}
-PAYMENT = {"type": "transact", "resource": "payments", "amount": euros("80.00")}
+PAYMENT = {
+    "type": "transact",
+    "resource": "payments",
+    "amount": euros("80.00"),
+    "arguments": {"payee": "ACME GmbH", "invoice": "2026-1146", "express": True},
+}
 SPENDING = {
     "confirm_above": euros("50.00"),
     "budgets": [BUDGET],
@@ -45,7 +50,7 @@ MANY: list[Json] = [
         "type": "transact",
         "resource": "payments",
         "max_amount": euros("1250.00"),
-        "constraints": {"merchant": {"in": ["ACME GmbH", "Stadtwerke", "Deutsche Bahn"]}},
+        "constraints": {"payee": {"in": ["ACME GmbH", "Stadtwerke", "Deutsche Bahn"]}},
     },
     {"type": "delete", "resource": "files/scratch"},
     {
@@ -201,7 +206,7 @@ class Stage:
                 "type": "transact",
                 "resource": "payments",
                 "amount": euros(amount),
-                "arguments": {"merchant": "ACME GmbH", "invoice": "2026-1147"},
+                "arguments": {"payee": "ACME GmbH", "invoice": "2026-1147"},
             }
         )
         with transaction.atomic():

@@ -4,9 +4,12 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agentauth.protocol.capability import Action, Capability, is_resource
+import orjson
+
+from agentauth.protocol.capability import MAX_TRANSACT, Action, Capability, is_resource
+from agentauth.protocol.constraint import Scalar
 from agentauth.protocol.decision_rules import Refuse
-from agentauth.protocol.encoding import b64u_encode, sha256
+from agentauth.protocol.encoding import b64u_encode, canonical_json, sha256
 from audit import kinds
 from audit.models import Event
 from audit.services import Draft, draft
@@ -14,8 +17,12 @@ from registry.models import Agent
 from registry.services.token_state import TokenState
 from verifier.stores import EarlyRefusal, StoreCall
 
+ARGUMENTS: Final = "arguments"
 # Members of an action that a caller chose.
-TEXTS: Final = ("resource", "namespace", "name")
+TEXTS: Final = ("resource", "namespace", "name", ARGUMENTS, f"{ARGUMENTS}_sha256")
+# Bytes of canonical JSON that an event's arguments may have. A whole transact has no more, so the
+# arguments of a payment are always recorded whole.
+MAX_ARGUMENT_BYTES: Final = MAX_TRANSACT
 # Stored as a salted commitment: an unsalted digest would confirm a guess of the agent's key.
 KEY: Final = "idempotency_key_sha256"
 
@@ -124,6 +131,8 @@ def split(data: Mapping[str, Any], capability: str | None) -> tuple[dict[str, An
 def decision_data(call: StoreCall | EarlyRefusal) -> dict[str, Any]:
     """The decision's data on its way to the log. Call `split` before it is written there."""
     data: dict[str, Any] = {"action": None if call.action is None else _action(call.action)}
+    if arguments := arguments_of(call):
+        data["action"] |= recorded_arguments(arguments)
     if call.operation_key is not None:
         # A digest finds the operation again, but cannot be used as its key.
         data[KEY] = b64u_encode(sha256(call.operation_key.encode()))
@@ -134,8 +143,34 @@ def decision_data(call: StoreCall | EarlyRefusal) -> dict[str, Any]:
     return data
 
 
+def arguments_of(call: StoreCall | EarlyRefusal) -> Mapping[str, Scalar]:
+    """The arguments that the event records; empty if it names no agent, as for all texts."""
+    return {} if call.action is None or call.claims is None else call.action.arguments
+
+
+def recorded_arguments(arguments: Mapping[str, Scalar]) -> dict[str, Any]:
+    """The arguments as an event has them: all, or the shortest that fit, and a hash of all.
+
+    Texts of arguments may be as long as a request. An event is copied to the outbox, the database
+    and files, so it must stay small (docs/adr/0046-an-act-names-its-payee.md).
+    """
+    # As long as canonical JSON, at a tenth of its cost; only the order of the names differs.
+    if len(orjson.dumps(arguments)) <= MAX_ARGUMENT_BYTES:
+        return {ARGUMENTS: arguments}
+    whole = canonical_json(arguments)
+    pairs = ((len(orjson.dumps({name: arguments[name]})), name) for name in arguments)
+    kept, length = {}, 1
+    for more, name in sorted(pairs):
+        # `{"a":1}` and a comma instead of the opening brace: one less.
+        length += more - 1
+        if length > MAX_ARGUMENT_BYTES:
+            break
+        kept[name] = arguments[name]
+    return {ARGUMENTS: kept, f"{ARGUMENTS}_sha256": b64u_encode(sha256(whole))}
+
+
 def _action(action: Action) -> dict[str, Any]:
-    """The requested action without its arguments, which may name people."""
+    """The requested action without its arguments."""
     shown: dict[str, Any] = {
         "type": action.type,
         # A malformed resource is arbitrary text from outside. The call is refused, so do not log

@@ -14,12 +14,13 @@ from agentauth.protocol.encoding import MAX_INTEGER
 from audit.services import NewEvent
 from verifier.stores.entry_macs import is_ours
 from verifier.stores.stream_entry_decoding import UnreadableError, event_of
+from verifier.stores.stream_entry_encoding import WITH_ARGUMENTS
 
 logger = logging.getLogger(__name__)
 
 # The latest entry format that this release reads. A new format gets the next number, in the field
 # `f`.
-FORMAT: Final = 1
+FORMAT: Final = WITH_ARGUMENTS
 _FORMAT_DIGITS: Final = 6
 
 

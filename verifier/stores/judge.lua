@@ -88,7 +88,8 @@ elseif interval > 0 and not set_aside then
 end
 
 if written then
-  call('XADD', keys[4], '*', 'e', epoch, 'n', number, 'o', letter, 'b', args[8], 'm', args[15])
+  call('XADD', keys[4], '*', 'e', epoch, 'n', number, 'o', letter, 'b', args[8], 'm', args[15],
+    unpack(args, 18))
   if mine and fresh and not again and ttl > 0 then
     local kept = string.format('=%s%s %s %.0f ', letter, since, after and string.format('%.0f', after) or '', wait)
     call('SET', keys[2], mine .. kept .. args[16], 'KEEPTTL')

@@ -25,6 +25,7 @@ JUDGE   KEYS epoch, proof, rate, events, count. ARGV:
         16  yes, no: the answer (id of a yes, body of a no). hold: after how many µs the same call
             is REPLAYED; between 15 and 16 it is UNSURE
         17  yes, no: `1` for a refusal that outranks a yes which the same call got before
+        18… yes, no: further fields of the entry, names and values: `f`, unless its format is 1
         Answers, in this order: LOST if another epoch is marked, or none, or the clock differs by
         more; FULL (not for hold); AGAIN with `kept`; HELD (not for hold); UNSURE (hold only);
         REPLAYED; RATE with `wait` (not for no); OK. REPLAYED, RATE and OK write their event, except
@@ -34,8 +35,8 @@ JUDGE   KEYS epoch, proof, rate, events, count. ARGV:
 GIVE_BACK   KEYS epoch, rate. ARGV epoch, interval, `tat after` and `tat before` (0 for None) of the
         hold, and the time now: with the call's own, it would also return part of what others used
         since. OK or LOST.
-NOTE    KEYS epoch, events, count. ARGV epoch, base JSON, bound, MAC. Writes the event of a refusal
-        made before the store. OK, LOST or FULL.
+NOTE    KEYS epoch, events, count. ARGV epoch, base JSON, bound, MAC, and further fields as above.
+        Writes the event of a refusal made before the store. OK, LOST or FULL.
 MARK    KEYS epoch, count. ARGV epoch. Begins the epoch unless it has begun. LOST if a later
         one has: `number`.
 MARKER  KEYS epoch, and one that never exists. Returns the marker or nil, and fails where JUDGE

@@ -9,5 +9,5 @@ if redis.call('XLEN', KEYS[2]) >= tonumber(ARGV[3]) then
 end
 local number = redis.call('INCR', KEYS[3])
 redis.call('XADD', KEYS[2], '*', 'e', ARGV[1], 'n', string.format('%.0f', number), 'o', 'v', 'b', ARGV[2],
-  'm', ARGV[4])
+  'm', ARGV[4], unpack(ARGV, 5))
 return {0, false, 0, number, false}

@@ -21,12 +21,19 @@ from agentauth.protocol.usage_counters import Limits, microseconds
 from verifier.answers import allowed_again, allowed_body, refusal_body
 from verifier.services.cached_token import CachedToken
 from verifier.services.clock_readings import CLOCK_SKEW_SECONDS
-from verifier.stores import Permit, SpendResult, StoreCall, StoredAnswer, check_in_time
+from verifier.stores import (
+    EarlyRefusal,
+    Permit,
+    SpendResult,
+    StoreCall,
+    StoredAnswer,
+    check_in_time,
+)
 from verifier.stores.entry_macs import mac_of
 from verifier.stores.lua_scripts import MAX_STREAM, Code, Reply
 from verifier.stores.redis_keys import count_key, epoch_key, events_key, keys_of, proof_key
 from verifier.stores.stored_answers import AGAIN_US, mark_of
-from verifier.stores.stream_entry_encoding import no_entry, yes_entry, yes_frame
+from verifier.stores.stream_entry_encoding import format_fields, no_entry, yes_entry, yes_frame
 
 # How far (s) the clock of Redis may be from the time of a call; beyond it, the script does nothing.
 # CLOCK_SKEW_SECONDS each for the clocks of Redis and of the host against the database's, and 2 s
@@ -61,12 +68,13 @@ def is_light(call: StoreCall, known: CachedToken | None) -> bool:
 class AllowTemplate:
     """The answer to every call with the same token, action and known state, at any time.
 
-    `claims` is the very object it was decided for; `frame` is the event's part, `body` the
-    response's.
+    `claims` is the very object it was decided for; `frame` is the event's part, `fields` more of
+    the event's entry, `body` the response's part.
     """
 
     claims: TokenClaims
     frame: bytes
+    fields: tuple[bytes | int, ...]
     body: Mapping[str, Any]
 
 
@@ -84,8 +92,9 @@ def plan_light_decision(call: StoreCall, known: CachedToken | None) -> LightDeci
     verdict = _verdict(call, known)
     if isinstance(verdict, AllowTemplate):
         event_id, entry = yes_entry(call, verdict.frame)
+        more = (mac_of(entry), event_id.encode(), b"", *verdict.fields)
         return LightDecision(
-            _judge_call(call, known, b"yes", entry, (mac_of(entry), event_id.encode(), b"")),
+            _judge_call(call, known, b"yes", entry, more),
             event_id,
             verdict,
         )
@@ -93,9 +102,8 @@ def plan_light_decision(call: StoreCall, known: CachedToken | None) -> LightDeci
     told = b"" if call.provider_key is None else orjson.dumps(refusal_body(verdict))
     # A kept refusal stays. A kept yes is outranked once the token may not act.
     outranks = b"1" if verdict.error == "invalid_token" else b""
-    return LightDecision(
-        _judge_call(call, known, b"no", entry, (mac_of(entry), told, outranks)), event_id, verdict
-    )
+    more = (mac_of(entry), told, outranks, *format_fields(call))
+    return LightDecision(_judge_call(call, known, b"no", entry, more), event_id, verdict)
 
 
 def hold_call(call: StoreCall, known: CachedToken | None) -> ScriptCall:
@@ -171,10 +179,12 @@ def give_back_call(call: StoreCall, known: CachedToken | None, spent: SpendResul
     return place.shard, (place.epoch, place.rate), arguments
 
 
-def note_call(shard: int, epoch: int, entry: bytes) -> ScriptCall:
+def note_call(shard: int, epoch: int, refusal: EarlyRefusal) -> ScriptCall:
     """The call of `note.lua` that records a refusal made before the store."""
+    _, entry = no_entry(refusal, refusal.refuse, None)
     keys = (epoch_key(shard), events_key(shard), count_key(shard))
-    return shard, keys, (epoch, entry, MAX_STREAM, mac_of(entry))
+    more = (mac_of(entry), *format_fields(refusal))
+    return shard, keys, (epoch, entry, MAX_STREAM, *more)
 
 
 def conclude(
@@ -326,4 +336,5 @@ def _judge_from_memory(
         claims=call.claims,
         now_seconds=0,
     )
-    return AllowTemplate(call.claims, yes_frame(call, known.human_id, outcome.capability), body)
+    frame = yes_frame(call, known.human_id, outcome.capability)
+    return AllowTemplate(call.claims, frame, format_fields(call), body)

@@ -13,7 +13,7 @@ from agentauth.protocol.errors import EncodingError
 from audit import kinds
 from audit.models import Event
 from audit.services import CommitmentTemplate, Data, NewEvent, OpeningValue, check_data
-from verifier.stores.decision_audit_events import split
+from verifier.stores.decision_audit_events import ARGUMENTS, split
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MEMBERS = (
@@ -88,7 +88,7 @@ def _event(base: dict[str, Any], outcome: bytes) -> NewEvent:
         raise TypeError("the name of a capability must be a text")
     if not isinstance(at, int) or not isinstance(data, dict) or "action" not in data:
         raise TypeError("not the values of a decision")
-    made, hidden = _seal_data(orjson.dumps(data), capability, kept=agent is not None)
+    made, hidden = _seal_data(data, capability, kept=agent is not None)
     return NewEvent(
         id=own,
         kind=kind,
@@ -109,13 +109,15 @@ def _event(base: dict[str, Any], outcome: bytes) -> NewEvent:
 
 
 def _seal_data(
-    text: bytes, capability: str | None, *, kept: bool
+    data: dict[str, Any], capability: str | None, *, kept: bool
 ) -> tuple[Data, OpeningValue | None]:
-    made = _data(text, capability, kept)
+    # Arguments differ from call to call and may be long, so they would only fill the cache.
+    read = _data.__wrapped__ if data["action"] and ARGUMENTS in data["action"] else _data
+    made = read(orjson.dumps(data), capability, kept)
     return made.seal() if isinstance(made, CommitmentTemplate) else (made, None)
 
 
-# Most decisions repeat what an earlier one said.
+# Most decisions without arguments repeat what an earlier one said.
 @lru_cache(maxsize=1024)
 def _data(text: bytes, capability: str | None, kept: bool) -> Data | CommitmentTemplate:  # noqa: FBT001 — a key of the cache
     """Data from JSON that was parsed and serialised again, so it round-trips exactly.

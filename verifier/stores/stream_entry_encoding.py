@@ -5,7 +5,7 @@
 """
 
 import uuid
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -14,7 +14,11 @@ from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.usage_counters import microseconds
 from audit.new_ids import id_text, new_id_text
 from verifier.stores import EarlyRefusal, StoreCall
-from verifier.stores.decision_audit_events import decision_data
+from verifier.stores.decision_audit_events import arguments_of, decision_data
+
+# The format of an entry whose action has arguments, in its field `f`. Release 4 reads only format
+# 1, in which no action has any: it would write them into the log in plain text.
+WITH_ARGUMENTS: Final = 2
 
 
 def yes_frame(call: StoreCall, human_id: uuid.UUID | None, capability: Capability | None) -> bytes:
@@ -41,6 +45,11 @@ def no_entry(
     body = _common(call, agent_id, human_id)
     body |= {"kind": "denied", "error": refuse.error, "reason": refuse.reason or refuse.error}
     return _entry(call, orjson.dumps(body)[1:-1])
+
+
+def format_fields(call: StoreCall | EarlyRefusal) -> tuple[bytes | int, ...]:
+    """The field of the entry that names its format, if that is not 1."""
+    return (b"f", WITH_ARGUMENTS) if arguments_of(call) else ()
 
 
 def _common(

@@ -14,9 +14,12 @@ from django.conf import settings
 from django.db import connection
 from redis import Redis
 
-from tests import previous_release, redis_servers
+from audit.models import Event
+from audit.tests.event_openings import opened
+from tests import endpoint_modes, previous_release, redis_servers
 from verifier.models import GrantLedger
-from verifier.tests.scene import PAY, READ, Scene, key, pay, scene
+from verifier.services.outbox_drain import drain
+from verifier.tests.scene import LOOK, PAY, READ, Scene, key, pay, scene
 from verifier.tests.streams import Verifier, assert_whole, logged_decisions, losses
 from verifier.tests.test_counters_outlive import asked_again, budget, left
 from verifier.tests.test_two_grants import second, verdict
@@ -50,15 +53,20 @@ print(json.dumps([
 """
 
 
-# Drains Redis with the previous release's outbox and prints the number of events.
+# Drains Redis with the previous release's outbox and prints the number of events, or "held" if it
+# left some for a later release.
 DRAINS = """
 import json, sys
 import django
 django.setup()
 from django.utils import timezone
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from verifier.services.outbox import drain_redis
 json.load(sys.stdin)
-print(json.dumps([drain_redis(now=timezone.now())]))
+try:
+    print(json.dumps([drain_redis(now=timezone.now())]))
+except TemporarilyUnavailableError:
+    print(json.dumps(["held"]))
 """
 
 
@@ -116,6 +124,36 @@ def test_the_version_before_takes_over_decisions_that_carry_a_mac(
     assert logged_decisions() == written
     assert losses() == []
     assert GrantLedger.objects.get().uses == 1
+    assert_whole(now)
+
+
+@pytest.mark.redis
+def test_the_version_before_leaves_arguments_to_this_one(
+    earlier: Path,
+    redis: Redis,
+    redis_server: redis_servers.Server,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would write them into the log in plain text, where nothing erases them."""
+    monkeypatch.setattr(settings, "REDIS_URL", redis_server.url)
+    place = scene(READ)
+    with endpoint_modes.use_redis_replay_cache(redis_server.url):
+        plain = place.ask(LOOK)
+        named = place.ask(LOOK | {"arguments": {"payee": "ACME"}})
+        token = place.token()
+        proof = place.proof(token, method="GET")
+        place.ask(LOOK | {"arguments": {"payee": "ACME"}}, token=token, proof=proof)
+    assert run_there(earlier, DRAINS, None, REDIS_URL=redis_server.url) == ["held"]
+    assert logged_decisions() == [plain["decision_id"]]
+    assert drain(redis, now=now) == 2
+    events = Event.objects.filter(kind__startswith="verifier.decision.").order_by("id")
+    assert str(events[1].pk) == named["decision_id"]
+    for event in events[1:]:
+        assert opened(event)["details"]["arguments"] == {"payee": "ACME"}
+    assert "ACME" not in json.dumps([event.data for event in events])
+    assert losses() == []
+    assert GrantLedger.objects.get().uses == 2
     assert_whole(now)
 
 

@@ -23,7 +23,10 @@ from verifier.tests.streams import (
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
 
-def put_later(one: Verifier, place: Scene, form: int = 2) -> str:
+LATER = waits.FORMAT + 1
+
+
+def put_later(one: Verifier, place: Scene, form: int = LATER) -> str:
     """Write an entry in a later format, with one more member in its base."""
     one.number += 1
     base = decided(place.grant, later="member")
@@ -52,13 +55,13 @@ def test_an_entry_of_a_later_release_stays_and_blocks_only_its_shard(
 def test_the_later_release_takes_over_what_the_earlier_one_left(
     redis: Redis, place: Scene, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Format 2 stands for the later one. We cannot parse it, so it is recorded as lost."""
+    """We cannot parse its format, so it is recorded as lost."""
     one = Verifier(redis, place)
     put_later(one, place)
     after = one.write()
     with pytest.raises(TemporarilyUnavailableError):
         drain(redis, now=now)
-    monkeypatch.setattr(waits, "FORMAT", 2)
+    monkeypatch.setattr(waits, "FORMAT", LATER)
     drain(redis, now=now)
     assert logged_decisions() == [after]
     assert [loss["reason"] for loss in losses()] == ["unreadable"]
@@ -79,7 +82,7 @@ def test_what_waits_for_a_later_release_is_not_said_to_be_forgotten(
     assert StreamCursor.objects.values_list("number", flat=True).get(epoch=1, shard=0) == 0
 
 
-@pytest.mark.parametrize("form", ["0", "1", "x", "-2", "", "9" * 5000])
+@pytest.mark.parametrize("form", ["0", "1", "2", "x", "-2", "", "9" * 5000])
 def test_what_names_no_later_format_is_read_as_ours(
     redis: Redis, place: Scene, now: datetime, form: str
 ) -> None:

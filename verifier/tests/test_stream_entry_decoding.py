@@ -19,11 +19,18 @@ from audit.services import record_many
 from audit.tests.event_openings import opened
 from verifier.models import StreamCursor
 from verifier.services import outbox_drain, web_verification
-from verifier.stores import EarlyRefusal, SpendResult, StoreCall, lua_scripts, redis_keys
+from verifier.stores import (
+    EarlyRefusal,
+    SpendResult,
+    StoreCall,
+    lua_scripts,
+    redis_keys,
+    stream_entry_decoding,
+)
 from verifier.stores.database_decisions import Outcome, decide_one
 from verifier.stores.entry_macs import mac_of
 from verifier.stores.stream_entry_decoding import UnreadableError, debits, event_of
-from verifier.stores.stream_entry_encoding import no_entry, yes_entry, yes_frame
+from verifier.stores.stream_entry_encoding import format_fields, no_entry, yes_entry, yes_frame
 from verifier.tests.scene import LOOK, READ, Scene, key, scene
 from verifier.tests.streams import decided, encoded
 
@@ -33,6 +40,7 @@ CALENDAR = parse_capabilities([READ])[0]
 # The script's letter, and what was found before it: a refusal, or the capability that allows.
 Found = tuple[str, Refuse | Capability | None]
 ID = "0192f1c8-0000-7000-8000-000000000001"
+NAMED: dict[str, Any] = {"payee": "ACME", "days": 7, "all": True, "text": "ü" * 4_000}
 
 
 class Listening:
@@ -68,6 +76,27 @@ def allowed(place: Scene) -> Found:
 def allowed_without_action(place: Scene) -> Found:
     place.ask()
     return "a", None
+
+
+def allowed_with_arguments(place: Scene) -> Found:
+    place.ask(LOOK | {"arguments": NAMED})
+    return "a", CALENDAR
+
+
+def refused_with_arguments(place: Scene) -> Found:
+    place.ask({"type": "write", "resource": "calendar", "arguments": NAMED})
+    return "v", Refuse("insufficient_scope", "no_capability")
+
+
+def bad_proof_with_arguments(place: Scene) -> Found:
+    token = place.token()
+    place.ask(LOOK | {"arguments": NAMED}, token=token, proof=place.proof(token, method="GET"))
+    return "v", Refuse("invalid_dpop_proof", "method")
+
+
+def no_token_with_arguments(place: Scene) -> Found:
+    place.ask(LOOK | {"arguments": NAMED}, token="x", proof="x")
+    return "v", Refuse("invalid_token", "malformed")
 
 
 def rehearsed(place: Scene) -> Found:
@@ -127,6 +156,10 @@ def revoked(place: Scene) -> Found:
 ACTS: list[Callable[[Scene], Found]] = [
     allowed,
     allowed_without_action,
+    allowed_with_arguments,
+    refused_with_arguments,
+    bad_proof_with_arguments,
+    no_token_with_arguments,
     rehearsed,
     replayed,
     too_fast,
@@ -163,13 +196,17 @@ def test_the_event_equals_that_of_the_database_s_store(
         # A yes has read the state, so it always names its human.
         assert isinstance(call, StoreCall)
         _, entry = yes_entry(call, yes_frame(call, human_id, found))
+    if call.claims is None:
+        # Nothing would be kept of them, so they are not in Redis either.
+        assert b"ACME" not in entry
+        assert format_fields(call) == ()
     # Entries that other tests write by hand have the same members.
     assert json.loads(entry).keys() == decided(place.grant).keys()
     made = event_of(entry, outcome.encode())
     with transaction.atomic():
         record_many(outbox_drain._with_humans([made]), now=timezone.now())
     assert columns(Event.objects.get(pk=made.id)) == columns(by_the_store)
-    assert debits(made) is (act is allowed)
+    assert debits(made) is (act in {allowed, allowed_with_arguments})
 
 
 def plain(**more: Any) -> dict[str, Any]:
@@ -251,6 +288,17 @@ def test_two_decisions_that_say_the_same_have_salts_of_their_own() -> None:
     assert other.hidden
     assert one.hidden.salt != other.hidden.salt
     assert one.data.value["details"] != other.data.value["details"]
+
+
+def test_decisions_with_arguments_do_not_stay_in_memory() -> None:
+    before = stream_entry_decoding._data.cache_info()
+    for number in range(3):
+        base = encoded(plain(data={"action": READ | {"arguments": {"number": number}}}))
+        made = event_of(base, b"a")
+        assert made.hidden
+        assert b"number" in made.hidden.text
+        assert b"number" not in made.data.text
+    assert stream_entry_decoding._data.cache_info() == before
 
 
 @pytest.mark.parametrize("outcome", [b"", b"x", b"av", b"A"])
