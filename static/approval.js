@@ -128,6 +128,16 @@ form.addEventListener("keydown", (event) => {
   if (text) reviewSoon(0);
 });
 
+// What was typed survives a reload, so this is the way back to what the agent asked for.
+document.getElementById("undo")?.addEventListener("click", () => {
+  const reason = form.elements.reason?.value;
+  form.reset();
+  if (reason) form.elements.reason.value = reason;
+  keep(form);
+  reviewSoon(0);
+  form.querySelector("[data-place] input").focus();
+});
+
 // Resolves true on "Continue", false on "Go back" or Escape.
 function secondStep(dangerous) {
   list(document.getElementById("dangerous"), dangerous);

@@ -79,7 +79,7 @@ def total_reach(grant: Grant, terms: Terms, others: Sequence[Grant]) -> list[Tot
     spending = [
         Total(label, _spent(before, place, period), _spent(after, place, period))
         for place in _places(after)
-        for period, label in _labels(place)
+        for period, label in _labels(*place)
     ]
     return [*spending, *_counts(before, after)]
 
@@ -93,16 +93,16 @@ def _places(parts: Iterable[_Part]) -> Iterator[tuple[str | None, str]]:
             yield None, currency
 
 
-def _labels(place: tuple[str | None, str]) -> list[tuple[str, str]]:
-    service, currency = place
+def _labels(service: str | None, currency: str) -> list[tuple[str, str]]:
+    parts = {"at": quoted(service or ""), "currency": currency}
     if service is None:
         return [
-            ("day", _("Spend in all, a day (%(currency)s)") % {"currency": currency}),
-            ("month", _("Spend in all, a month (%(currency)s)") % {"currency": currency}),
+            ("day", _("Spend in all, a day (%(currency)s)") % parts),
+            ("month", _("Spend in all, a month (%(currency)s)") % parts),
         ]
     return [
-        ("day", _("Spend at %(at)s, a day") % {"at": quoted(service)}),
-        ("month", _("Spend at %(at)s, a month") % {"at": quoted(service)}),
+        ("day", _("Spend at %(at)s, a day (%(currency)s)") % parts),
+        ("month", _("Spend at %(at)s, a month (%(currency)s)") % parts),
     ]
 
 

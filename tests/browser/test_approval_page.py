@@ -313,6 +313,18 @@ def test_choices_survive_a_page_that_changed(alice: Page, agent: steps.Agent) ->
     expect_filled_in(alice)
 
 
+def test_choices_are_undone_on_the_page(alice: Page, agent: steps.Agent) -> None:
+    open_request(alice, agent, [READ, PAY])
+    fill_in(alice)
+    alice.get_by_role("button", name="Undo these changes").tap()
+    expect(alice.locator("#sign-approve")).to_contain_text("€100.00 per payment")
+    expect(alice.locator("#changes-box")).to_be_hidden()
+    expect(alice.get_by_role("checkbox", name=re.compile("calendar"))).to_be_focused()
+    expect(alice.get_by_role("textbox", name="Reason")).to_have_value("Ask again tomorrow.")
+    alice.reload()
+    expect(alice.get_by_role("checkbox", name=re.compile("calendar"))).to_be_checked()
+
+
 def test_choices_end_at_the_sign_out(
     alice: Page, agent: steps.Agent, sqlite_registry: LiveRegistry
 ) -> None:
