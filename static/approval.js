@@ -123,7 +123,7 @@ form.addEventListener("input", (event) => {
 // No button of this form submits it: Enter in a field shows what the field means and decides nothing.
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || !event.target.matches("input, select")) return;
+  if (event.key !== "Enter" || !event.target.matches("input")) return;
   event.preventDefault();
   if (text) reviewSoon(0);
 });
