@@ -94,7 +94,7 @@ def _spend(capability: Capability, where: dict[str, str], budgets: Sequence[Budg
 
 def constraint(each: Constraint) -> str:
     """One limit on an argument, in words."""
-    values = [_value(value) for value in each.values]
+    values = [value_words(value) for value in each.values]
     parts = {
         "argument": each.argument,
         "value": values[0] if values else "",
@@ -116,7 +116,8 @@ def constraint(each: Constraint) -> str:
     return _("%(argument)s has at most %(value)s characters") % parts
 
 
-def _value(value: Scalar) -> str:
+def value_words(value: Scalar) -> str:
+    """A value of an argument, as sentences name it."""
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     # The agent chose this text: quote it, so that it cannot pass for a sentence of ours.
@@ -136,9 +137,9 @@ def budget_words(budget: Budget) -> str:
     return _("%(amount)s in all") % amount
 
 
-def window_words(window: TimeWindow) -> str:
-    """Days and wall time of a window, with the zone."""
-    names = {
+def weekdays() -> dict[str, str]:
+    """The names of the days by their short forms, in the order of the week."""
+    return {
         "mon": _("Monday"),
         "tue": _("Tuesday"),
         "wed": _("Wednesday"),
@@ -147,6 +148,11 @@ def window_words(window: TimeWindow) -> str:
         "sat": _("Saturday"),
         "sun": _("Sunday"),
     }
+
+
+def window_words(window: TimeWindow) -> str:
+    """Days and wall time of a window, with the zone."""
+    names = weekdays()
     return _("%(days)s, %(start)s to %(end)s (%(zone)s)") % {
         "days": _days([names[day] for day in _WEEK if day in window.days], names),
         "start": f"{window.start // 60:02d}:{window.start % 60:02d}",
@@ -360,7 +366,7 @@ def _with_arguments(action: Action) -> str:
 
 def argument(name: str, value: Scalar) -> tuple[str, str]:
     """An argument's name and value as a reader sees them, in every sentence and on every page."""
-    return name, _value(value)
+    return name, value_words(value)
 
 
 def act_in_brief(kind: str, amount: Money | None, at: str) -> str:

@@ -1,11 +1,14 @@
 // On every page: announce what the server said, keep "I'm here" alive, and refresh the inbox.
 
+import { forgetAll } from "./choices.js";
 import { announce, busy, post, sign } from "./passkey.js";
 
 // A live region speaks only when it changes, and this one came with the page.
 const region = document.getElementById("status");
 const said = region.textContent.trim();
 if (said) setTimeout(() => { region.textContent = ""; region.textContent = said; }, 150);
+
+document.querySelector('form[action="/sign-out/"]')?.addEventListener("submit", forgetAll);
 
 const RENEW = 20_000;
 // What a page does by itself keeps no session alive.

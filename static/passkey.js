@@ -119,8 +119,12 @@ export function complain(message, items = []) {
 }
 
 // A button works where there are passkeys, while nothing is in progress, and once what it signs was read (reading.js).
+// One with a text to sign can be pressed before that, since it then shows the text.
 export function settle(button) {
-  button.disabled = !available() || "busy" in button.dataset || "unread" in button.dataset;
+  const unread = "unread" in button.dataset;
+  const shows = "signs" in button.dataset;
+  button.disabled = !available() || "busy" in button.dataset || (unread && !shows);
+  if (shows) button.ariaDisabled = String(unread);
 }
 
 export async function busy(buttons, act) {

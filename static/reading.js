@@ -1,21 +1,38 @@
 // A button that signs works only once its whole text was on screen, from the first line to the last without a gap.
 // By keyboard and with a screen reader, the end of the text is a stop of its own in front of the button: the focus that
-// comes there has moved past the text.
+// comes there has moved past the text. Pressed before that, the button shows what is still to be read, and no more.
 
 import { settle } from "./passkey.js";
 
-// What of the page is on screen, in its own coordinates: less than the window where a reader has zoomed in.
+const bar = document.querySelector(".reach");
+const hint = document.querySelector(".reach .unread");
+
+// What of the page is on screen, in its own coordinates: less than the window where a reader has zoomed in, and not
+// what the bar of the buttons covers.
 const onScreen = () => {
   const { offsetTop = 0, height = innerHeight } = window.visualViewport ?? {};
-  return { top: offsetTop, bottom: offsetTop + height };
+  const covered = bar ? bar.getBoundingClientRect().top : Infinity;
+  return { top: offsetTop, bottom: Math.min(offsetTop + height, covered) };
 };
+
+// The lines that would be signed: not those of permissions that are switched off.
+export const signedWords = (text) =>
+  [...text.children]
+    .filter((line) => !line.querySelector("input:not(:checked)"))
+    .map((line) => line.textContent)
+    .join("\n");
+
+// Pixels of what was read that stay on screen, so that a reader finds the place again.
+const MARGIN = 48;
 
 class Reading {
   constructor(text, button) {
     this.text = text;
     this.button = button;
     this.begin();
-    new MutationObserver(() => this.text.textContent !== this.words && this.begin()).observe(text, { childList: true });
+    const renew = () => signedWords(this.text) !== this.words && this.begin();
+    new MutationObserver(renew).observe(text, { childList: true, characterData: true, subtree: true });
+    button.addEventListener("click", (event) => this.guard(event), { capture: true });
     new ResizeObserver(() => this.look()).observe(text);
     const end = document.getElementById(`${text.id}-end`);
     end.addEventListener("focus", () => end.matches(":focus-visible") && this.finish());
@@ -23,10 +40,11 @@ class Reading {
 
   // Other words are to be read from their beginning.
   begin() {
-    this.words = this.text.textContent;
+    this.words = signedWords(this.text);
     this.seen = 0;
     this.finished = false;
     this.button.dataset.unread = "";
+    if (hint) this.button.setAttribute("aria-describedby", hint.id);
     settle(this.button);
     this.look();
   }
@@ -40,9 +58,19 @@ class Reading {
     if (box.height > 0 && this.seen >= box.height - 1) this.finish();
   }
 
+  guard(event) {
+    if (this.finished) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    // From the heading above the text, or where the reader was.
+    const part = this.seen ? this.text : (this.text.closest("section") ?? this.text);
+    scrollBy({ top: part.getBoundingClientRect().top + this.seen - onScreen().top - MARGIN });
+  }
+
   finish() {
     this.finished = true;
     delete this.button.dataset.unread;
+    this.button.removeAttribute("aria-describedby");
     settle(this.button);
   }
 }

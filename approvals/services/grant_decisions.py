@@ -28,6 +28,7 @@ from approvals.services.recent_recovery import recovery_marks
 from approvals.services.signed_acts import accept_signature, ask_signature
 from approvals.services.statement_builders import approval
 from approvals.services.term_choices import Terms, asked_terms, changes, chosen_terms, offered_terms
+from approvals.services.total_reach import Total, other_grants, total_reach
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Grant, Human
@@ -38,10 +39,19 @@ from registry.services.grants import approve_grant, deny_grant
 class Review:
     """What the current choices would grant, in words."""
 
-    sentences: list[str]
+    lines: list["Line"]
     changes: list[str]
+    totals: list[Total]
     dangerous: list[str]
     drawn: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the text to sign; `place` is that of the permission it gives, if it gives one."""
+
+    text: str
+    place: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,7 @@ class DrawnApproval:
     """The approval page as first drawn: its token, and the lines that approving all of it signs."""
 
     drawn: str
-    sentences: list[str]
+    lines: list[Line]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +112,7 @@ def draw_approval(grant: Grant, human: Human, *, now: datetime) -> DrawnApproval
     text = _text(grant, human, terms, now) if terms.capabilities else ""
     return DrawnApproval(
         drawn=drawn_token(approval_page(grant, text), now=now),
-        sentences=text.splitlines(),
+        lines=_lines(grant, terms, text),
     )
 
 
@@ -132,8 +142,9 @@ def review_choices(
     terms = _terms_of_choices(grant, human, choices, at=at, now=now)
     text = _text(grant, human, terms, now)
     return Review(
-        sentences=text.splitlines(),
+        lines=_lines(grant, terms, text),
         changes=changes(offered_terms(grant, at), terms, at=grant.service_provider.name, now=at),
+        totals=total_reach(grant, terms, other_grants(grant, now)),
         dangerous=_dangerous(grant, terms),
         drawn=drawn_token(approval_page(grant, text), now=at),
     )
@@ -357,6 +368,21 @@ def _shown_terms(
     text = _text(grant, human, terms, now)
     check_drawn(approval_page(grant, text), drawn)
     return terms, text
+
+
+def _lines(grant: Grant, terms: Terms, text: str) -> list[Line]:
+    """The text by lines, each with the permission that it gives."""
+    given = sentences.permissions(grant.service_provider.name, terms.capabilities, terms.envelope)
+    places = iter(terms.places or range(len(given)))
+    waiting = iter(given)
+    due = next(waiting, None)
+    lines = []
+    # In their order: two permissions narrowed to the same words are two lines.
+    for each in text.splitlines():
+        gives = each == due
+        lines.append(Line(each, next(places) if gives else None))
+        due = next(waiting, None) if gives else due
+    return lines
 
 
 def _denial(grant: Grant, reason: str) -> str:

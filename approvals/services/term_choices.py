@@ -2,29 +2,36 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from django.utils.translation import gettext as _
 
-from agentauth.protocol.behavioural_envelope import (
-    Budget,
-    Envelope,
-    narrows_envelope,
-    parse_envelope,
-)
+from agentauth.protocol.behavioural_envelope import Envelope, narrows_envelope, parse_envelope
 from agentauth.protocol.capability import Capability, narrows
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 from approvals import sentences
 from approvals.services.offered_capabilities import offer, whole
+from approvals.services.term_fields import (
+    Fields,
+    InvalidChoicesError,
+    narrow_capability,
+    narrow_envelope,
+    read_number,
+)
 from registry.models import Grant
 from registry.services.grants import latest_end
 
-DAY = timedelta(days=1)
-_COMMA_DECIMALS = re.compile(r"[0-9]+,[0-9]{1,2}")
-_NAMES = re.compile(r"(permission|amount|budget)\.[0-9]{1,2}|rate|uses|confirm|daily|days|reason")
-_MAX_CHOICES = 128
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+_NAMES = re.compile(
+    r"(permission|amount|resource|budget|week|from|to)\.[0-9]{1,2}|(only|limit)\.[0-9]{1,2}\.[0-9]{1,2}"
+    r"|rate|burst|uses|token|confirm|daily|total|present|days|unit|reason"
+)
+_OF_PERMISSION = frozenset({"amount", "resource", "only", "limit"})
+_NO_LIMITS = frozenset({"permission", "unit", "reason"})
+# Every field of 32 permissions with a few constraints each; the page posts only what was changed.
+_MAX_CHOICES = 512
 _UNREADABLE = (
     "`choices` must name fields of the approval page, each with a text of at most 500 characters."
 )
@@ -37,6 +44,8 @@ class Terms:
     capabilities: tuple[Capability, ...]
     envelope: Envelope
     valid_until: datetime
+    # Of each capability its place among those offered; empty if these are all of them.
+    places: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def dangerous(self) -> tuple[Capability, ...]:
@@ -60,9 +69,11 @@ def offered_terms(grant: Grant, now: datetime) -> Terms:
     return replace(asked_terms(grant, now), capabilities=offer(grant).capabilities)
 
 
-def whole_days(until: datetime, now: datetime) -> int:
-    """Days that "Valid for" shows: rounded up, so that not changing it keeps the whole life."""
-    return max(1, -((now - until) // DAY))
+def whole_days(until: datetime, now: datetime, unit: timedelta = DAY) -> int:
+    """Days (or hours) that "Valid for" shows: rounded up, so that not changing it keeps the whole
+    life.
+    """
+    return max(1, -((now - until) // unit))
 
 
 def currency_of(terms: Terms) -> str | None:
@@ -87,59 +98,95 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
     `zone` is where a new daily budget counts its days. Raises InvalidRequestError for widened or
     unreadable terms.
     """
-    asked = offered_terms(grant, now)
-    capabilities = tuple(
-        _lower_amount(each, choices.get(f"amount.{index}", ""))
-        for index, each in enumerate(asked.capabilities)
-        if f"permission.{index}" in choices
+    asked, fields = offered_terms(grant, now), Fields(choices)
+    places = tuple(
+        place for place in range(len(asked.capabilities)) if f"permission.{place}" in choices
     )
-    if not capabilities:
+    if not places:
         raise InvalidRequestError("Leave at least one permission on, or deny the request.")
     terms = Terms(
-        capabilities=capabilities,
-        envelope=_envelope(asked, choices, zone),
-        valid_until=_end(asked.valid_until, choices.get("days", ""), now),
+        capabilities=tuple(
+            narrow_capability(fields, place, asked.capabilities[place]) for place in places
+        ),
+        envelope=narrow_envelope(fields, asked.envelope, currency_of(asked), zone),
+        valid_until=_end(fields, asked.valid_until, now),
+        places=places,
     )
-    # The page can only lower, but a forged request may ask for more.
-    if not narrows(terms.capabilities, asked.capabilities):
-        raise InvalidRequestError(
-            "You can only narrow the request: an amount is above what the agent asked for."
-        )
-    if not narrows_envelope(terms.envelope, asked.envelope):
-        raise InvalidRequestError(
-            "You can only lower the limits: one is above what the agent asked for."
-        )
+    _refuse_others(fields, places)
+    if fields.wrong:
+        raise InvalidChoicesError(fields.wrong)
+    # Each field was checked; what is signed is checked as a whole too.
+    if not narrows(terms.capabilities, asked.capabilities) or not narrows_envelope(
+        terms.envelope, asked.envelope
+    ):
+        raise InvalidRequestError("You can only narrow what the agent asked for.")
     return terms
+
+
+def _refuse_others(fields: Fields, places: tuple[int, ...]) -> None:
+    """A limit that no term has would seem to be chosen and mean nothing.
+
+    The fields of a permission that is off mean nothing either, and the page says that it is off.
+    """
+    for name in fields.choices:
+        of, _dot, rest = name.partition(".")
+        off = of in _OF_PERMISSION and int(rest.partition(".")[0]) not in places
+        if name not in fields.known and of not in _NO_LIMITS and not off:
+            fields.wrong[name] = _("The request has no such limit. Reload the page.")
 
 
 def changes(asked: Terms, chosen: Terms, *, at: str, now: datetime) -> list[str]:
     """What the human changed at the service named `at`: sentences with old and new value."""
-    lines = []
-    kept = {
-        (each.type, each.resource, each.namespace, each.name): each for each in chosen.capabilities
-    }
-    for each in asked.capabilities:
-        mine = kept.get((each.type, each.resource, each.namespace, each.name))
+    places = chosen.places or tuple(range(len(chosen.capabilities)))
+    kept = dict(zip(places, chosen.capabilities, strict=True))
+    lines: list[str] = []
+    for place, each in enumerate(asked.capabilities):
+        mine = kept.get(place)
         if mine is None:
             lines.append(_("Off: %(what)s") % {"what": sentences.permission(each, at)})
-        elif each.max_amount and mine.max_amount and mine.max_amount != each.max_amount:
-            lines.append(_arrow(_("Maximum amount"), each.max_amount, mine.max_amount))
+        else:
+            lines += _permission_changes(each, mine)
     lines += _limit_changes(asked.envelope, chosen.envelope)
     before, after = whole_days(asked.valid_until, now), whole_days(chosen.valid_until, now)
-    if after != before:
+    if chosen.valid_until != asked.valid_until and before == after:
+        before, after = (whole_days(each.valid_until, now, HOUR) for each in (asked, chosen))
+        lines.append(_arrow(_("Valid for, in hours"), before, after))
+    elif after != before:
         lines.append(_arrow(_("Valid for, in days"), before, after))
+    return lines
+
+
+def _permission_changes(asked: Capability, mine: Capability) -> list[str]:
+    lines = []
+    if mine.resource != asked.resource:
+        lines.append(f"“{asked.resource}” → “{mine.resource}”")
+    if mine.max_amount != asked.max_amount:
+        lines.append(_arrow(_("Maximum amount"), asked.max_amount, mine.max_amount))
+    lines += [
+        f"{sentences.constraint(old)} → {sentences.constraint(new)}"
+        for old, new in zip(asked.constraints, mine.constraints, strict=True)
+        if old != new
+    ]
     return lines
 
 
 def _limit_changes(asked: Envelope, chosen: Envelope) -> list[str]:
     pairs: list[tuple[str, object, object]] = [
         (_("Requests per minute"), asked.max_requests_per_minute, chosen.max_requests_per_minute),
+        (_("Requests at once"), asked.max_burst, chosen.max_burst),
         (_("Uses in all"), asked.max_uses, chosen.max_uses),
+        (_("Token life in seconds"), asked.max_session_seconds, chosen.max_session_seconds),
         (_("Ask me above"), asked.confirm_above, chosen.confirm_above),
     ]
     before = {budget.key: budget.ceiling for budget in asked.budgets}
     pairs += [(_("Budget"), before.get(budget.key), budget.ceiling) for budget in chosen.budgets]
-    return [_arrow(name, old, new) for name, old, new in pairs if old != new]
+    lines = [_arrow(name, old, new) for name, old, new in pairs if old != new]
+    if chosen.allowed_time_windows != asked.allowed_time_windows:
+        windows = map(sentences.window_words, chosen.allowed_time_windows or ())
+        lines.append(_("Only at these times: %(windows)s.") % {"windows": "; ".join(windows)})
+    if chosen.requires_human_online != asked.requires_human_online:
+        lines.append(_("Only while your “I'm here” switch is on."))
+    return lines
 
 
 def _arrow(name: str, old: object, new: object) -> str:
@@ -152,76 +199,15 @@ def _text_of(value: object) -> str:
     return _("no limit") if value is None else str(value)
 
 
-def _lower_amount(capability: Capability, amount: str) -> Capability:
-    if not amount.strip() or capability.max_amount is None:
-        return capability
-    return replace(
-        capability,
-        max_amount=read_money(amount, capability.max_amount.currency, _("Maximum amount")),
-    )
-
-
-def _envelope(asked: Terms, choices: Mapping[str, str], zone: str) -> Envelope:
-    envelope = asked.envelope
-    currency = currency_of(asked)
-    rate = _whole(choices, "rate", _("Requests per minute"))
-    uses = _whole(choices, "uses", _("Uses in all"))
-    budgets = tuple(
-        replace(budget, ceiling=read_money(text, budget.ceiling.currency, _("Budget")))
-        if (text := choices.get(f"budget.{index}", "")).strip()
-        else budget
-        for index, budget in enumerate(envelope.budgets)
-    )
-    if currency and choices.get("daily", "").strip():
-        ceiling = read_money(choices["daily"], currency, _("Daily budget"))
-        budgets += (Budget(ceiling, "day", zone),)
-    threshold = envelope.confirm_above
-    if currency and choices.get("confirm", "").strip():
-        threshold = read_money(choices["confirm"], currency, _("Ask me above"), zero=True)
-    burst = envelope.max_burst
-    if rate is not None and burst is not None:
-        burst = min(
-            burst, rate
-        )  # a burst above the rate is invalid, so lowering the rate lowers both
-    return replace(
-        envelope,
-        max_requests_per_minute=envelope.max_requests_per_minute if rate is None else rate,
-        max_burst=burst,
-        max_uses=envelope.max_uses if uses is None else uses,
-        budgets=budgets,
-        confirm_above=threshold,
-    )
-
-
-def _end(latest: datetime, days: str, now: datetime) -> datetime:
-    if not days.strip():
+def _end(fields: Fields, latest: datetime, now: datetime) -> datetime:
+    unit = HOUR if fields.choices.get("unit") == "hours" else DAY
+    if not fields.has("days"):
         return latest
-    count = _number(days, _("Valid for"))
-    if count > whole_days(latest, now):
-        raise InvalidRequestError("“Valid for” can only be shorter than what the agent asked for.")
-    return min(latest, (now + count * DAY).replace(microsecond=0))
-
-
-def _whole(choices: Mapping[str, str], name: str, label: str) -> int | None:
-    text = choices.get(name, "")
-    return _number(text, label) if text.strip() else None
-
-
-def _number(text: str, label: str) -> int:
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", text.strip()):
-        raise InvalidRequestError(f"{label}: enter a whole number above zero.")
-    return int(text)
-
-
-def read_money(text: str, currency: str, label: str, *, zero: bool = False) -> Money:
-    """An amount as people type it: "40", "40.00", "40,00".
-
-    Raises InvalidRequestError naming the field.
-    """
-    value = text.strip()
-    if _COMMA_DECIMALS.fullmatch(value):
-        value = value.replace(",", ".")
     try:
-        return Money.parse({"value": value, "currency": currency}, allow_zero=zero)
-    except InvalidRequestError:
-        raise InvalidRequestError(f"{label}: enter an amount such as 40.00.") from None
+        count = read_number(fields.choices["days"])
+    except InvalidRequestError as error:
+        fields.wrong["days"] = error.description
+        return latest
+    if count > whole_days(latest, now, unit):
+        fields.wrong["days"] = _("This can only be shorter than what the agent asked for.")
+    return min(latest, (now + count * unit).replace(microsecond=0))

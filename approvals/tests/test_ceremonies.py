@@ -416,7 +416,9 @@ def test_SA_3_the_end_that_is_signed_is_the_one_that_was_shown(
     alice: Person, reading: Grant, now: datetime
 ) -> None:
     page = alice.get(f"/approvals/{reading.pk}/")
-    [shown] = [line for line in page.context["summary"] if line.startswith("This ends on")]
+    [shown] = [
+        line for line, _given in page.context["statement"] if line.startswith("This ends on")
+    ]
     drawn = drawn_on(page)
     import time_machine
 

@@ -95,7 +95,7 @@ def test_AP_21_what_is_signed_says_it_and_the_receipt_verifies(
     alice: Person, asked: Grant, now: datetime
 ) -> None:
     page = alice.get(f"/approvals/{asked.pk}/")
-    assert LINE in page.context["summary"]
+    assert (LINE, None) in page.context["statement"]
     assert alice.approve(asked).status_code == 200
     receipt = Receipt.objects.get()
     assert LINE in receipt.consent_text.splitlines()

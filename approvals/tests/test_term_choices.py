@@ -45,7 +45,7 @@ def test_each_changed_term_is_shown_with_both_values() -> None:
     assert told(capabilities=(Capability.read("calendar"), lower)) == [
         "Maximum amount: €100.00 → €40.00"
     ]
-    assert told(capabilities=(PAY,)) == ["Off: read “calendar” at “Acme”"]
+    assert told(capabilities=(PAY,), places=(1,)) == ["Off: read “calendar” at “Acme”"]
     [budget] = ASKED.envelope.budgets
     tighter = replace(
         ASKED.envelope,
@@ -68,8 +68,8 @@ def test_days_are_rounded_up_and_at_least_one() -> None:
         assert whole_days(NOW + timedelta(seconds=until), NOW) == days
 
 
-def test_up_to_128_known_choices_of_500_characters_are_read() -> None:
-    most = {f"{name}.{index}": "on" for name in ("permission", "amount") for index in range(64)}
+def test_up_to_512_known_choices_of_500_characters_are_read() -> None:
+    most = {f"limit.{place}.{index}": "1" for place in range(32) for index in range(16)}
     assert read_choices(most) == most
     assert read_choices({"reason": "x" * 500}) == {"reason": "x" * 500}
     unread: list[object] = [

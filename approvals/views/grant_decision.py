@@ -4,6 +4,7 @@ The script asks for: review, second step, statement, decision.
 """
 
 import uuid
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,22 +14,27 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.behavioural_envelope import parse_envelope
+from agentauth.protocol.encoding import canonical_json, sha256
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
-from approvals import sentences
 from approvals.services import grant_decisions
 from approvals.services.differences_since_signing import moved_since_signed
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.offered_capabilities import offer
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.services.signed_acts import receipt_of
-from approvals.services.term_choices import offered_terms, read_choices
+from approvals.services.term_choices import Terms, offered_terms, read_choices
+from approvals.services.total_reach import other_grants, total_reach
 from approvals.views.grant_descriptions import (
     describe_grant,
-    describe_limits,
     describe_lost,
-    describe_rows,
     elsewhere,
     grant_status,
+)
+from approvals.views.narrowing_fields import (
+    PermissionFields,
+    hour_fields,
+    limit_fields,
+    permission_fields,
 )
 from approvals.views.page_requests import (
     answer,
@@ -76,22 +82,41 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         context |= _use(grant, human, status, now)
         return render(request, "decided.html", context)
     asked, terms = grant_decisions.draw_approval(grant, human, now=now), offered_terms(grant, now)
+    others = other_grants(grant, now)
+    permissions = permission_fields(terms)
     context |= {
         "drawn": asked.drawn,
+        "statement": [(each.text, _given(each, permissions)) for each in asked.lines],
         "anew": anew,
         "moved": moved_since_signed(grant, offer(grant).lost) if anew else [],
         "lost": describe_lost(grant),
-        "rows": describe_rows(grant, now),
+        "permissions": permissions,
         "before": load_usage(grant.agent).before(grant, terms.envelope, human.time_zone, now),
-        "unasked": sentences.unasked_total(terms.capabilities, terms.envelope),
-        "limits": describe_limits(grant, human, now),
-        "summary": asked.sentences,
+        "limits": limit_fields(terms, now),
+        "hours": hour_fields(terms.envelope, human.time_zone),
+        "may_require_presence": not terms.envelope.requires_human_online,
+        "totals": total_reach(grant, terms, others),
+        "kept_as": _kept_as(grant, terms),
         "denial": grant_decisions.draw_denial(grant, "", now=now),
-        "elsewhere": elsewhere(grant, now),
+        "elsewhere": elsewhere(others),
         "warnings": name_warnings(grant.agent, human),
         "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,
     }
     return render(request, "approval.html", context)
+
+
+def _given(
+    line: grant_decisions.Line, permissions: Sequence[PermissionFields]
+) -> PermissionFields | None:
+    """The permission that a line of the statement gives, if it gives one."""
+    return None if line.place is None else permissions[line.place]
+
+
+def _kept_as(grant: Grant, terms: Terms) -> str:
+    """The name under which the browser keeps what was typed: of these terms and no others."""
+    offered = [each.to_json() for each in terms.capabilities]
+    shown = sha256(canonical_json([offered, terms.envelope.to_json()])).hex()
+    return f"{grant.pk} {grant.version} {shown[:16]}"
 
 
 def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, Any]:
@@ -115,8 +140,9 @@ def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         now=timezone.now(),
     )
     return answer(
-        sentences=found.sentences,
+        lines=[[each.text, each.place] for each in found.lines],
         changes=found.changes,
+        totals=[[each.label, each.before, each.after] for each in found.totals],
         dangerous=found.dangerous,
         drawn=found.drawn,
     )

@@ -47,11 +47,12 @@ def read(page: Page) -> None:
           for (const text of document.querySelectorAll('.signed-text')) {
             const frame = () => new Promise(requestAnimationFrame);
             const place = () => text.getBoundingClientRect();
+            const bar = document.querySelector('.reach')?.offsetHeight ?? 0;
             scrollTo(0, place().top + scrollY - 60);
             const settled = async () => (await frame(), await frame());
-            for (await settled(); place().bottom > innerHeight - 20; await settled()) {
+            for (await settled(); place().bottom > innerHeight - bar - 20; await settled()) {
               const before = scrollY;
-              scrollBy(0, innerHeight * 0.7);
+              scrollBy(0, (innerHeight - bar) * 0.7);
               if (scrollY === before) break;
             }
           }

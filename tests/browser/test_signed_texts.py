@@ -113,10 +113,12 @@ def test_AP_22_requested_permissions_come_before_the_agents_words(
     alice: Page, paths: dict[str, str], where: str
 ) -> None:
     page = opened(alice, paths[where], (320, 568))
-    asked = {"claim": "#kinds-title", "confirmation": ".act"}.get(where, "#permissions-title")
-    places = [
-        page.locator(selector).bounding_box() for selector in (asked, ".signed-text >> nth=0")
-    ]
+    # On the approval page the text to sign is what names the permissions.
+    asked, after = {
+        "claim": ("#kinds-title", ".signed-text >> nth=0"),
+        "confirmation": (".act", ".signed-text >> nth=0"),
+    }.get(where, ("#sign-approve", "#sign-deny"))
+    places = [page.locator(selector).bounding_box() for selector in (asked, after)]
     assert places[0]
     assert places[1]
     assert places[0]["y"] < places[1]["y"]

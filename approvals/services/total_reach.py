@@ -1,0 +1,152 @@
+"""What an agent could do in total with all its active grants, before and after an approval."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+
+from django.utils.translation import gettext as _
+
+from agentauth.protocol.behavioural_envelope import Envelope, parse_envelope, single_currency
+from agentauth.protocol.capability import Capability, parse_capabilities
+from agentauth.protocol.money import Money
+from agentauth.protocol.untrusted_text import quoted
+from approvals import sentences
+from approvals.services.term_choices import Terms
+from registry.models import Grant
+
+# How many periods of a budget one day and one calendar month can touch.
+_TOUCHED = {
+    "day": {"day": 1, "week": 1, "month": 1, "total": 1},
+    "month": {"day": 31, "week": 6, "month": 1, "total": 1},
+}
+_MOST_DAYS = 31
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """One line of the comparison, in words."""
+
+    label: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The terms of one grant at one service."""
+
+    service: str
+    capabilities: Sequence[Capability]
+    envelope: Envelope
+
+    @property
+    def currency(self) -> str | None:
+        moves = any(each.max_amount is not None for each in self.capabilities)
+        return single_currency(self.capabilities, self.envelope) if moves else None
+
+    def ceiling(self, period: str) -> int | None:
+        """Minor units that this grant alone can move in a period; None without a limit."""
+        times = _TOUCHED[period]
+        ceilings = [each.ceiling.minor * times[each.period] for each in self.envelope.budgets]
+        if self.envelope.max_uses is not None:
+            most = max(each.max_amount.minor for each in self.capabilities if each.max_amount)
+            ceilings.append(self.envelope.max_uses * most)
+        return min(ceilings, default=None)
+
+    def budget(self, period: str) -> int | None:
+        own = [each.ceiling.minor for each in self.envelope.budgets if each.period == period]
+        return min(own, default=None)
+
+
+def other_grants(grant: Grant, now: datetime) -> list[Grant]:
+    """The agent's active grants besides this one, oldest first."""
+    others = Grant.objects.live(now).filter(agent=grant.agent_id).exclude(pk=grant.pk)
+    return list(others.select_related("service_provider").order_by("created_at"))
+
+
+def total_reach(grant: Grant, terms: Terms, others: Sequence[Grant]) -> list[Total]:
+    """The agent's reach with its `others`, and with the grant on these terms too."""
+    before = [
+        _Part(
+            each.service_provider.name,
+            parse_capabilities(each.capabilities),
+            parse_envelope(each.envelope),
+        )
+        for each in others
+    ]
+    after = [*before, _Part(grant.service_provider.name, terms.capabilities, terms.envelope)]
+    spending = [
+        Total(label, _spent(before, place, period), _spent(after, place, period))
+        for place in _places(after)
+        for period, label in _labels(*place)
+    ]
+    return [*spending, *_counts(before, after)]
+
+
+def _places(parts: Iterable[_Part]) -> Iterator[tuple[str | None, str]]:
+    """Where money moves, as service and currency; then, for all services together, no service."""
+    found = sorted({(each.service, each.currency) for each in parts if each.currency is not None})
+    yield from found
+    for currency, same in groupby(sorted(found, key=lambda each: each[1]), lambda each: each[1]):
+        if len(list(same)) > 1:
+            yield None, currency
+
+
+def _labels(service: str | None, currency: str) -> list[tuple[str, str]]:
+    parts = {"at": quoted(service or ""), "currency": currency}
+    if service is None:
+        return [
+            ("day", _("Spend in all, a day (%(currency)s)") % parts),
+            ("month", _("Spend in all, a month (%(currency)s)") % parts),
+        ]
+    return [
+        ("day", _("Spend at %(at)s, a day (%(currency)s)") % parts),
+        ("month", _("Spend at %(at)s, a month (%(currency)s)") % parts),
+    ]
+
+
+def _spent(parts: Sequence[_Part], place: tuple[str | None, str], period: str) -> str:
+    service, currency = place
+    paying = [each for each in parts if each.currency == currency]
+    services = {each.service for each in paying if service in {None, each.service}}
+    sums = [
+        _ceiling_at([each for each in paying if each.service == name], period) for name in services
+    ]
+    known = [each for each in sums if each is not None]
+    if len(known) < len(sums):
+        return _("without limit")
+    return sentences.money(Money(sum(known), currency)) if known else _("nothing")
+
+
+def _ceiling_at(parts: Sequence[_Part], period: str) -> int | None:
+    """Minor units that these grants at one service can move together in a period."""
+    ceilings = [each.ceiling(period) for each in parts]
+    known = [each for each in ceilings if each is not None]
+    if len(known) < len(ceilings):
+        return None
+    bounds = [sum(known)]
+    # Budgets of one period count what the other grants at the service spend in it, so together
+    # they allow no more than the largest (docs/protocol.md section 3).
+    shared = [each.budget(period) for each in parts]
+    if all(each is not None for each in shared):
+        bounds.append(max(each for each in shared if each is not None))
+    if period == "month" and (a_day := _ceiling_at(parts, "day")) is not None:
+        bounds.append(_MOST_DAYS * a_day)
+    return min(bounds)
+
+
+def _counts(before: Sequence[_Part], after: Sequence[_Part]) -> list[Total]:
+    def count(parts: Sequence[_Part], *, high: bool) -> str:
+        found = [
+            each
+            for part in parts
+            for each in part.capabilities
+            if not high or each.type in sentences.DANGEROUS
+        ]
+        return sentences.whole(len(found)) if found else _("none")
+
+    return [
+        Total(_("Permissions"), count(before, high=False), count(after, high=False)),
+        Total(_("Of these, with high risk"), count(before, high=True), count(after, high=True)),
+    ]

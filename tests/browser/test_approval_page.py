@@ -1,0 +1,357 @@
+"""The approval page on a phone: what is read, reached, typed, kept and signed."""
+
+import base64
+import json
+import re
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import steps
+from tests.browser.conftest import add_authenticator
+from tests.browser.test_demo import Terminal
+from tests.live import LiveRegistry
+
+pytestmark = [pytest.mark.browser, pytest.mark.flow]
+PHONE = {"width": 390, "height": 844}
+READ = {"type": "read", "resource": "calendar/work"}
+PAY = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "100.00", "currency": "EUR"},
+}
+FILES = {
+    "type": "read",
+    "resource": "files/reports",
+    "constraints": {"size": {"max": 1000}, "kind": {"in": ["draft", "final"]}},
+}
+# Fields whose top is under the bar, and focused elements that it hides wholly (WCAG 2.2, 2.4.11).
+OBSCURED = """() => {
+  const each = document.activeElement, bar = document.querySelector('.reach');
+  if (each === document.body || bar.contains(each)) return null;
+  const box = each.getBoundingClientRect();
+  return box.top >= bar.getBoundingClientRect().top - 1 ? each.outerHTML.slice(0, 90) : null;
+}"""
+SIGNED_LINES = """() => [...document.querySelectorAll('#sign-approve > li')]
+  .filter((each) => !each.querySelector('input:not(:checked)'))
+  .map((each) => each.querySelector('.line').textContent)"""
+
+
+@pytest.fixture(scope="module")
+def alice(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Page]:
+    sqlite_registry.manage("load_demo")
+    context = chromium.new_context(
+        locale="en-GB",
+        timezone_id="Europe/Berlin",
+        viewport=PHONE,  # type: ignore[arg-type]
+        has_touch=True,
+        is_mobile=True,
+    )
+    context.set_default_timeout(10_000)
+    context.add_init_script(
+        "addEventListener('click', (e) => e.isTrusted && sessionStorage.setItem('taps',"
+        " 1 + Number(sessionStorage.getItem('taps'))), true)"
+    )
+    page = context.new_page()
+    add_authenticator(page)
+    steps.become_admin(page, sqlite_registry)
+    yield page
+    context.close()
+
+
+@pytest.fixture
+def agent(alice: Page, sqlite_registry: LiveRegistry) -> steps.Agent:
+    return steps.Agent(sqlite_registry)
+
+
+def open_request(page: Page, agent: steps.Agent, capabilities: list[Any], **more: Any) -> str:
+    """The agent asks for a grant and Alice claims the agent; ends on the page of the request."""
+    asked = agent.request("demo-service", capabilities, **more)
+    steps.claim(page, str(asked["approval_url"]), str(asked["claim_code"]))
+    # As from a notification, without the word that the agent was claimed.
+    page.goto(f"{agent.registry.url}/approvals/{asked['grant_id']}/")
+    return str(asked["grant_id"])
+
+
+def choices_kept(page: Page, grant: str = "") -> list[str]:
+    """The names under which the tab keeps what was typed, of one request or of all."""
+    found: list[str] = page.evaluate(
+        "start => Object.keys(sessionStorage).filter((key) => key.startsWith(start))",
+        f"choices {grant}",
+    )
+    return found
+
+
+def approve_by_touch(page: Page, *, second_step: bool) -> tuple[int, float]:
+    """Open the page as from a notification, read, tap; returns taps and seconds of page time."""
+    page.reload()
+    page.evaluate("sessionStorage.removeItem('taps')")
+    steps.read(page)
+    page.get_by_role("button", name="Approve with passkey").tap()
+    if second_step:
+        page.get_by_role("button", name="Continue").tap()
+    spent = "performance.getEntries().reduce((sum, each) => sum + (each.duration || 0), 0) / 1000"
+    seconds = page.evaluate(spent)
+    expect(page.get_by_role("status")).to_contain_text("Approved")
+    return page.evaluate("Number(sessionStorage.getItem('taps'))"), seconds + page.evaluate(spent)
+
+
+def test_a_phone_decides_in_two_taps(alice: Page, agent: steps.Agent) -> None:
+    open_request(alice, agent, [READ])
+    taps, seconds = approve_by_touch(alice, second_step=False)
+    # The passkey is the other tap.
+    assert taps == 1
+    assert seconds < 5
+
+
+def test_a_phone_approves_the_demo_in_three_taps(
+    alice: Page, sqlite_registry: LiveRegistry
+) -> None:
+    terminal = Terminal(sqlite_registry)
+    try:
+        link = terminal.wait_for(r"Approve here: (\S+)")
+        steps.claim(alice, link, terminal.wait_for(r"Claim code: (\S+)"))
+        taps, seconds = approve_by_touch(alice, second_step=True)
+        assert taps == 2
+        assert seconds < 5
+        terminal.wait_for(r"✓ read calendar/work")
+    finally:
+        terminal.close()
+
+
+def test_a_short_request_fits_one_screen(alice: Page, sqlite_registry: LiveRegistry) -> None:
+    # A name of its own, since the page warns of two agents with one name.
+    open_request(alice, steps.Agent(sqlite_registry, "Trip Planner"), [READ])
+    expect(alice.get_by_role("button", name="Approve with passkey")).to_be_enabled()
+    assert alice.evaluate("scrollY") == 0
+
+
+def test_AP_22_what_the_bar_covers_is_not_read(alice: Page, agent: steps.Agent) -> None:
+    open_request(alice, agent, [READ])
+    approve = alice.get_by_role("button", name="Approve with passkey")
+    bottom, bar = alice.evaluate(
+        "() => [document.getElementById('sign-approve').getBoundingClientRect().bottom + scrollY,"
+        " document.querySelector('.reach').offsetHeight]"
+    )
+    # The last line is in the window, but under the bar.
+    alice.set_viewport_size({"width": 390, "height": int(bottom + bar / 2)})
+    alice.reload()
+    expect(approve).to_be_disabled()
+    alice.set_viewport_size({"width": 390, "height": int(bottom + bar + 4)})
+    expect(approve).to_be_enabled()
+    alice.set_viewport_size(PHONE)  # type: ignore[arg-type]
+
+
+def test_AP_22_an_unread_button_shows_its_text_and_signs_nothing(
+    alice: Page, agent: steps.Agent
+) -> None:
+    grant = open_request(alice, agent, [READ])
+    deny = alice.get_by_role("button", name="Deny")
+    expect(deny).to_be_disabled()
+    deny.tap(force=True)
+    expect(alice.locator("#sign-deny")).to_be_in_viewport(ratio=1)
+    expect(alice.get_by_role("textbox", name="Reason")).to_be_in_viewport()
+    assert agent.status(grant)["status"] == "pending"
+    deny.tap()
+    expect(alice.get_by_role("status")).to_contain_text("Denied")
+    assert agent.status(grant)["status"] == "denied"
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1440])
+def test_both_decisions_stay_in_reach_and_cover_no_focus(
+    alice: Page, agent: steps.Agent, width: int
+) -> None:
+    open_request(alice, agent, [READ, PAY, FILES])
+    alice.set_viewport_size({"width": width, "height": 640})
+    alice.reload()
+    for fold in alice.locator("details.narrow").all():
+        fold.evaluate("fold => { fold.open = true }")
+    for share in (0, 0.3, 0.7, 1):
+        alice.evaluate("share => scrollTo(0, share * (document.body.scrollHeight - 900))", share)
+        for name in ("Approve with passkey", "Deny"):
+            expect(alice.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
+    hidden = []
+    alice.evaluate("scrollTo(0, 0)")
+    for _ in range(80):
+        alice.keyboard.press("Tab")
+        hidden.append(alice.evaluate(OBSCURED))
+    assert not any(hidden)
+    alice.set_viewport_size(PHONE)  # type: ignore[arg-type]
+
+
+def test_AP_1_the_statement_on_the_page_is_what_is_signed(alice: Page, agent: steps.Agent) -> None:
+    grant = open_request(alice, agent, [READ, PAY, FILES])
+    alice.get_by_role("checkbox", name=re.compile("calendar")).uncheck()
+    alice.get_by_text("Read “files/reports”", exact=True).click()
+    alice.get_by_role("textbox", name="Only below “files/reports/”").fill("2026")
+    alice.get_by_role("textbox", name="size is at most").fill("10")
+    alice.get_by_role("checkbox", name="“draft”", exact=True).uncheck()
+    alice.get_by_role("textbox", name="Total budget").fill("80")
+    alice.get_by_text("Hours", exact=True).click()
+    alice.get_by_role("checkbox", name="Sunday").uncheck()
+    alice.get_by_label("To", exact=True).fill("18:00")
+    alice.get_by_role("checkbox", name=re.compile("Only while my")).check()
+    alice.get_by_role("spinbutton", name="Valid for").fill("6")
+    alice.get_by_role("combobox", name="Unit of the life").select_option("hours")
+    expect(alice.locator("#changes li")).to_have_count(8)
+    expect(alice.locator("#totals")).to_contain_text("€80.00")
+    lines = alice.evaluate(SIGNED_LINES)
+    steps.approve(alice)
+    url = f"{agent.registry.url}/v1/grants/{grant}/receipt"
+    compact = alice.request.get(url).json()["receipt"]
+    payload = compact.split(".")[1]
+    body = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert body["consent_text"].split("\n") == lines
+    files, pay = body["statement"]["capabilities"][::-1]
+    assert files["resource"] == "files/reports/2026"
+    assert files["constraints"] == {"size": {"max": 10}, "kind": {"in": ["final"]}}
+    assert pay["type"] == "transact"
+    assert body["statement"]["envelope"]["requires_human_online"] is True
+
+
+def test_errors_stand_beside_their_fields_and_keep_what_was_typed(
+    alice: Page, agent: steps.Agent
+) -> None:
+    grant = open_request(alice, agent, [READ, PAY], envelope={"max_requests_per_minute": 30})
+    amount = alice.get_by_role("textbox", name="Maximum amount")
+    rate = alice.get_by_role("spinbutton", name="Requests per minute")
+    alice.get_by_text("Read “calendar/work”", exact=True).click()
+    below = alice.get_by_role("textbox", name="Only below “calendar/work/”")
+    below.fill("../../files")
+    alice.get_by_text("Read “calendar/work”", exact=True).click()
+    amount.fill("100.01")
+    rate.fill("31")
+    for field in (amount, rate):
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(field).to_have_accessible_description(re.compile("more than the agent asked for"))
+    steps.read(alice)
+    alice.get_by_role("button", name="Approve with passkey").tap()
+    expect(alice.get_by_role("alert")).to_contain_text("Correct the marked fields")
+    # Its fold opens for the first wrong field, which gets the focus.
+    expect(below).to_be_focused()
+    assert [each.input_value() for each in (below, amount, rate)] == [
+        "../../files",
+        "100.01",
+        "31",
+    ]
+    assert agent.status(grant)["status"] == "pending"
+    for field, text in ((below, ""), (amount, "40"), (rate, "30")):
+        field.fill(text)
+    expect(alice.locator("[aria-invalid]")).to_have_count(0)
+    expect(alice.locator(".field-error:visible")).to_have_count(0)
+    expect(alice.locator("#sign-approve")).to_contain_text("€40.00 per payment")
+
+
+def test_enter_in_a_field_decides_nothing(alice: Page, agent: steps.Agent) -> None:
+    grant = open_request(alice, agent, [READ])
+    steps.read(alice)
+    for name in ("Approve with passkey", "Deny"):
+        expect(alice.get_by_role("button", name=name)).to_be_enabled()
+    asked: list[str] = []
+    alice.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[1]))
+    uses = alice.get_by_role("spinbutton", name="Uses in all")
+    uses.fill("3")
+    uses.press("Enter")
+    expect(alice.locator("#sign-approve")).to_contain_text("At most 3 uses in all.")
+    days = alice.get_by_role("spinbutton", name="Valid for")
+    alice.get_by_role("checkbox", name=re.compile("Only while my")).press("Enter")
+    days.press("Enter")
+    alice.get_by_role("textbox", name="Reason").press("Enter")
+    alice.wait_for_timeout(500)
+    assert set(asked) <= {"review", "review-denial", "renew"}
+    assert agent.status(grant)["status"] == "pending"
+
+
+def fill_in(page: Page) -> None:
+    page.get_by_role("textbox", name="Maximum amount").fill("40.00")
+    page.get_by_role("checkbox", name=re.compile("calendar")).uncheck()
+    page.get_by_text("Hours", exact=True).click()
+    page.get_by_role("checkbox", name="Sunday").uncheck()
+    page.get_by_role("textbox", name="Reason").fill("Ask again tomorrow.")
+    expect(page.locator("#sign-approve")).to_contain_text("€40.00 per payment")
+
+
+def expect_filled_in(page: Page) -> None:
+    expect(page.get_by_role("textbox", name="Maximum amount")).to_have_value("40.00")
+    expect(page.get_by_role("checkbox", name=re.compile("calendar"))).not_to_be_checked()
+    expect(page.get_by_role("checkbox", name="Sunday")).not_to_be_checked()
+    expect(page.locator("#sign-approve")).to_contain_text("€40.00 per payment")
+    expect(page.locator("#sign-approve")).to_contain_text("Monday to Saturday")
+    expect(page.locator("#sign-deny")).to_contain_text("Ask again tomorrow.")
+
+
+def test_choices_survive_an_expired_session_until_the_decision(
+    alice: Page, agent: steps.Agent
+) -> None:
+    grant = open_request(alice, agent, [READ, PAY])
+    fill_in(alice)
+    assert write(agent.registry, "DELETE FROM django_session")
+    steps.read(alice)
+    alice.get_by_role("button", name="Approve with passkey").tap()
+    alice.get_by_role("button", name="Sign in with passkey").tap()
+    alice.wait_for_url(f"**/approvals/{grant}/**")
+    expect_filled_in(alice)
+    assert len(choices_kept(alice, grant)) == 1
+    steps.approve(alice)
+    granted = agent.status(grant)["answer"]["granted"]
+    assert [each["type"] for each in granted["capabilities"]] == ["transact"]
+    assert choices_kept(alice, grant) == []
+
+
+def test_choices_survive_a_page_that_changed(alice: Page, agent: steps.Agent) -> None:
+    grant = open_request(alice, agent, [READ, PAY])
+    fill_in(alice)
+    rename(agent, grant, "Another Name")
+    steps.read(alice)
+    alice.get_by_role("button", name="Approve with passkey").tap()
+    expect(alice.get_by_role("alert")).to_contain_text("is now called “Another Name”")
+    alice.reload()
+    expect_filled_in(alice)
+
+
+def test_choices_are_undone_on_the_page(alice: Page, agent: steps.Agent) -> None:
+    open_request(alice, agent, [READ, PAY])
+    fill_in(alice)
+    alice.get_by_role("button", name="Undo these changes").tap()
+    expect(alice.locator("#sign-approve")).to_contain_text("€100.00 per payment")
+    expect(alice.locator("#changes-box")).to_be_hidden()
+    expect(alice.get_by_role("checkbox", name=re.compile("calendar"))).to_be_focused()
+    expect(alice.get_by_role("textbox", name="Reason")).to_have_value("Ask again tomorrow.")
+    alice.reload()
+    expect(alice.get_by_role("checkbox", name=re.compile("calendar"))).to_be_checked()
+
+
+def test_choices_end_at_the_sign_out(
+    alice: Page, agent: steps.Agent, sqlite_registry: LiveRegistry
+) -> None:
+    open_request(alice, agent, [READ, PAY])
+    fill_in(alice)
+    assert choices_kept(alice)
+    alice.evaluate("scrollTo(0, 0)")
+    steps.sign_out(alice)
+    assert choices_kept(alice) == []
+    steps.sign_in(alice, sqlite_registry)
+
+
+def rename(agent: steps.Agent, grant_id: str, name: str) -> None:
+    """The agent's name changes while the page is open."""
+    changed = write(
+        agent.registry,
+        "UPDATE registry_agent SET name = ? WHERE id ="
+        " (SELECT agent_id FROM registry_grant WHERE id = ?)",
+        name,
+        uuid.UUID(grant_id).hex,
+    )
+    assert changed == 1
+
+
+def write(registry: LiveRegistry, statement: str, *values: str) -> int:
+    """Change rows behind the pages; returns how many."""
+    path = registry.directory / "agentauth.sqlite3"
+    with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as database:
+        return database.execute(statement, values).rowcount
