@@ -61,7 +61,7 @@ def test_a_recovery_link_makes_one_new_passkey_in_the_place_of_all(
     assert done.data == {"passkeys_removed": 2, "recovery_id": str(Recovery.objects.get().pk)}
 
 
-def test_a_recovery_removes_webhooks_and_keeps_mail(alice: Person, bob: Person) -> None:
+def test_a_recovery_removes_all_channels_but_mail(alice: Person, bob: Person) -> None:
     """A thief may have added a webhook; mail goes to the account's address."""
     human, now = alice.human, timezone.now()
     mail = by_mail(human, now)
