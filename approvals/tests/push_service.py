@@ -61,7 +61,7 @@ class SubscribedBrowser:
         self._check_sender(headers["Authorization"], now.timestamp())
         assert headers["Content-Encoding"] == "aes128gcm"
         named = {name: headers[name] for name in ("TTL", "Topic", "Urgency")}
-        return json.loads(decrypt(body, self.key, self.auth)) | named
+        return dict(json.loads(decrypt(body, self.key, self.auth))) | named
 
     def _check_sender(self, authorization: str, now: float) -> None:
         scheme, _, parameters = authorization.partition(" ")

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, CDPSession, Page, Worker, expect
+from playwright.sync_api import Browser, CDPSession, Page, ViewportSize, Worker, expect
 
 from approvals.tests.push_service import SubscribedBrowser, push_service
 from tests.browser import steps
@@ -27,7 +27,7 @@ from tests.live import ROOT, LiveRegistry
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 READ = {"type": "read", "resource": "calendar"}
 GENERIC = "Open AgentAuth to see what is waiting for you."
-PHONE = {"width": 390, "height": 844}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 SECONDS = 30
 
 # Stands in for the push service that Chromium would ask for a subscription.
@@ -147,7 +147,7 @@ def jobs(registry: LiveRegistry) -> Iterator[None]:
     process.wait(SECONDS)
 
 
-def test_two_taps_lead_from_a_push_to_a_signed_decision(
+def test_AP_31_two_taps_lead_from_a_push_to_a_signed_decision(
     phone: Phone, subscribed: SubscribedBrowser
 ) -> None:
     """One on the notification, one on "Approve with passkey", while Alice is signed in."""
