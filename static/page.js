@@ -48,6 +48,7 @@ const waiting = document.getElementById("waiting");
 
 if (badge) {
   const title = document.title.replace(/^\([0-9+]+\) /, "");
+  let asking = false;
   let stale = false;
   let drawn = Date.now();
 
@@ -64,12 +65,18 @@ if (badge) {
   };
 
   const ask = async () => {
-    if (document.visibilityState !== "visible") return;
+    if (asking || document.visibilityState !== "visible") return;
+    asking = true;
+    await update().finally(() => { asking = false; });
+  };
+
+  const update = async () => {
     const options = { credentials: "same-origin", redirect: "manual", headers: BACKGROUND };
     const response = await fetch("/approvals/waiting", options).catch(() => null);
     if (response?.type === "opaqueredirect") {
       // The session has ended. The inbox shows the sign-in; another page may hold what was typed.
       clearInterval(timer);
+      document.removeEventListener("visibilitychange", ask);
       badge.hidden = true;
       document.title = title;
       if (waiting) location.reload();

@@ -99,6 +99,7 @@ def test_a_page_that_is_signed_out_elsewhere_stops_asking_and_keeps_its_text(
     expect(alice.locator("#waits")).to_be_hidden()
     expect(alice).to_have_title(re.compile(r"^Settings"))
     asked = asked_by(alice)
+    alice.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     alice.wait_for_timeout(TWO_TURNS)
     assert asked == []
     expect(address).to_have_value("https://hooks.example.org/typed")
