@@ -7,9 +7,9 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from approvals.models import Recovery
-from registry.models import Grant, Human
+from approvals.services.waiting import waiting_for
+from registry.models import Human
 from verifier.services import presence_leases
-from verifier.services.confirmation_lifecycle import pending_for
 
 
 def navigation(request: HttpRequest) -> dict[str, Any]:
@@ -22,12 +22,10 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
     if not isinstance(human, Human):
         return {"me": None, "command": settings.COMMAND}
     now = timezone.now()
-    mine = Grant.objects.filter(agent__human=human)
-    waiting = mine.waiting(now).count() + mine.to_sign_again(now).count()
     return {
         "me": human,
         "command": settings.COMMAND,
-        "waiting_count": waiting + pending_for(human, now).count(),
+        "waits": waiting_for(human, now),
         "is_here": presence_leases.is_online(human.pk, now),
         "my_recovery": Recovery.objects.open(now).filter(human=human).first(),
         "section": request.path.split("/")[1],

@@ -280,16 +280,24 @@ class NotificationChannel(models.Model):
     class Kind(models.TextChoices):
         # To the address of the account.
         EMAIL = "email"
+        # Signed, in the format of Standard Webhooks.
         WEBHOOK = "webhook"
+        # Webhooks in the format of a chat room.
+        SLACK = "slack"
+        TEAMS = "teams"
+        # One browser, through the push service of its maker.
+        PUSH = "push"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
     kind = models.CharField(max_length=16, choices=Kind)
-    # The URL of a webhook; empty for e-mail.
-    target = models.CharField(max_length=500, blank=True)
-    # The key that signs a webhook's messages, encrypted by
-    # approvals/notifications/webhook_secrets.py.
+    # The URL of a webhook or of a browser's push service; empty for e-mail.
+    target = models.CharField(max_length=1024, blank=True)
+    # The key that signs a webhook's messages, or the keys of a browser's subscription; nothing for
+    # a chat room. Encrypted by approvals/notifications/channel_secrets.py; empty for e-mail.
     secret = models.TextField(blank=True)
+    # The browser, such as "Chrome on Android"; empty for the others.
+    name = models.CharField(max_length=80, blank=True)
     for_requests = models.BooleanField()
     for_confirmations = models.BooleanField()
     for_security = models.BooleanField()
@@ -297,6 +305,8 @@ class NotificationChannel(models.Model):
     quiet_from = models.TimeField(null=True)
     quiet_until = models.TimeField(null=True)
     created_at = models.DateTimeField()
+    # When the last message was accepted.
+    last_sent_at = models.DateTimeField(null=True)
 
     class Meta:
         indexes = [models.Index(fields=["human", "kind"], name="channel_human_kind")]
@@ -306,7 +316,11 @@ class NotificationChannel(models.Model):
             ),
             models.CheckConstraint(
                 condition=models.Q(kind="email", target="", secret="")
-                | (models.Q(kind="webhook") & ~models.Q(target="") & ~models.Q(secret="")),
+                | (
+                    models.Q(kind__in=["webhook", "slack", "teams", "push"])
+                    & ~models.Q(target="")
+                    & ~models.Q(secret="")
+                ),
                 name="channel_kind",
             ),
             models.CheckConstraint(

@@ -41,20 +41,57 @@ if (here) {
   document.addEventListener("visibilitychange", renew);
 }
 
+// How much waits: in the navigation and in the title of every page, and the list itself in the inbox.
+const ASK = 5_000;
+const badge = document.getElementById("waits");
 const waiting = document.getElementById("waiting");
 
-if (waiting) {
-  setInterval(async () => {
-    if (document.visibilityState !== "visible" || waiting.contains(document.activeElement)) return;
+if (badge) {
+  const title = document.title.replace(/^\([0-9+]+\) /, "");
+  let asking = false;
+  let stale = false;
+  let drawn = Date.now();
+
+  const refresh = async () => {
     const response = await fetch("/approvals/", { credentials: "same-origin", headers: BACKGROUND }).catch(() => null);
-    // The session ended meanwhile: show the sign-in instead of a page that cannot act.
-    if (response?.redirected) location.reload();
     if (!response?.ok || response.redirected) return;
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     const now = fresh.getElementById("waiting");
-    if (now && now.innerHTML !== waiting.innerHTML) {
-      waiting.innerHTML = now.innerHTML;
-      document.title = fresh.title;
+    if (!now || waiting.contains(document.activeElement)) return;
+    if (now.innerHTML !== waiting.innerHTML) waiting.innerHTML = now.innerHTML;
+    document.querySelector("h1").textContent = fresh.querySelector("h1").textContent;
+    stale = false;
+    drawn = Date.now();
+  };
+
+  const ask = async () => {
+    if (asking || document.visibilityState !== "visible") return;
+    asking = true;
+    await update().finally(() => { asking = false; });
+  };
+
+  const update = async () => {
+    const options = { credentials: "same-origin", redirect: "manual", headers: BACKGROUND };
+    const response = await fetch("/approvals/waiting", options).catch(() => null);
+    if (response?.type === "opaqueredirect") {
+      // The session has ended. The inbox shows the sign-in; another page may hold what was typed.
+      clearInterval(timer);
+      document.removeEventListener("visibilitychange", ask);
+      badge.hidden = true;
+      document.title = title;
+      if (waiting) location.reload();
     }
-  }, 5_000);
+    if (!response?.ok) return;
+    const found = await response.json();
+    badge.textContent = found.waiting;
+    badge.hidden = !found.waiting;
+    document.title = found.waiting ? `(${found.waiting}) ${title}` : title;
+    // Each minute also for the times, which are relative.
+    stale ||= found.state !== badge.dataset.state || Date.now() - drawn > 60_000;
+    badge.dataset.state = found.state;
+    if (waiting && stale && !waiting.contains(document.activeElement)) await refresh();
+  };
+
+  const timer = setInterval(ask, ASK);
+  document.addEventListener("visibilitychange", ask);
 }

@@ -176,7 +176,7 @@ NETWORK = {
 }  # fmt: skip
 # Where the server may: the key service, Redis, the log's store and witnesses at addresses their
 # operator set, and our own processes. Messages to people go to the operator's mail server, and to
-# webhooks, whose addresses people type (approvals/notifications/webhook_addresses.py). A Redis
+# webhooks, whose addresses people type (approvals/notifications/channel_addresses.py). A Redis
 # cluster itself names its nodes. Database and Celery's
 # broker are reached by Django and Celery. A new line here must also hold SS-1, SS-2 and SS-4.
 REACHES_OUT = {

@@ -2,6 +2,7 @@
 
 - `channels`: the addresses that a person adds, changes and removes, and their quiet hours.
 - `outbox`: rows that say what to send where. `delivery`: the job that fills and empties it.
-- `mail` and `webhooks`: the two kinds of delivery. `webhook_addresses` says where a webhook may go,
-  `webhook_secrets` encrypts the keys that sign its messages.
+- `mail`, `webhooks`, `chat_rooms` and `push` compose the kinds of messages; `posting` sends all but
+  mail. `push_encryption` encrypts a message for a browser.
+- `channel_addresses` says where a message may go, `channel_secrets` encrypts the keys of channels.
 """

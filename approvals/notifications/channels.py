@@ -11,9 +11,10 @@ from django.db.models import Exists, OuterRef
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError, NotFoundError
 from approvals.models import IN_USE, Notification, NotificationChannel
+from approvals.notifications.channel_addresses import parse_target
+from approvals.notifications.channel_secrets import encrypt, make_secret
 from approvals.notifications.outbox import tell_channels, tell_security
-from approvals.notifications.webhook_addresses import parse_target
-from approvals.notifications.webhook_secrets import encrypt, make_secret
+from approvals.notifications.push import Subscription
 from approvals.notifications.webhooks import shown
 from approvals.services.human_locking import hold_human
 from audit import kinds
@@ -22,7 +23,13 @@ from registry.models import Human
 from registry.services.expiry import FORGOTTEN_AT_ONCE
 
 MAX_WEBHOOKS: Final = 5
+MAX_BROWSERS: Final = 10
 Kind = NotificationChannel.Kind
+WEBHOOKS: Final = (Kind.WEBHOOK, Kind.SLACK, Kind.TEAMS)
+# Kinds that share a limit and a batch of deliveries.
+GROUPS: Final = {(Kind.EMAIL,): 1, WEBHOOKS: MAX_WEBHOOKS, (Kind.PUSH,): MAX_BROWSERS}
+# Removes a browser that its push service no longer knows.
+_ACTOR: Final = Actor("system", "notifications")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +56,53 @@ def add_email(*, human: Human, choices: Choices, actor: Actor, now: datetime) ->
         _insert(channel, actor, now, again=old is not None)
 
 
-def add_webhook(*, human: Human, url: str, choices: Choices, actor: Actor, now: datetime) -> str:
+def add_webhook(
+    *,
+    human: Human,
+    url: str,
+    choices: Choices,
+    actor: Actor,
+    now: datetime,
+    kind: NotificationChannel.Kind = Kind.WEBHOOK,
+) -> str:
     """Post to this URL. Returns the key that signs the messages, which is not shown again.
 
-    Raises InvalidRequestError for an address that is not allowed, InvalidStateError beyond
-    MAX_WEBHOOKS.
+    Empty for a chat room, whose messages are not signed. Raises InvalidRequestError for an address
+    that is not allowed, InvalidStateError beyond MAX_WEBHOOKS.
     """
     _check(choices)
     target = parse_target(url)
-    secret = make_secret()
-    channel = _new(human, Kind.WEBHOOK, choices, now)
+    secret = make_secret() if kind == Kind.WEBHOOK else b""
+    channel = _new(human, kind, choices, now)
     channel.target = target.url
     channel.secret = encrypt(channel, secret)
     _insert(channel, actor, now)
-    return shown(secret)
+    return shown(secret) if secret else ""
+
+
+def add_browser(
+    *,
+    human: Human,
+    subscription: Subscription,
+    name: str,
+    choices: Choices,
+    actor: Actor,
+    now: datetime,
+) -> None:
+    """Send pushes to this browser. Raises InvalidStateError beyond MAX_BROWSERS."""
+    _check(choices)
+    channel = _new(human, Kind.PUSH, choices, now)
+    channel.target, channel.name = subscription.endpoint, name
+    with transaction.atomic():
+        hold_human(human)
+        # A browser that was added before has the same subscription still.
+        same = NotificationChannel.objects.filter(
+            human=human, kind=Kind.PUSH, target=channel.target
+        )
+        if old := same.select_for_update().first():
+            channel.pk = old.pk
+        channel.secret = encrypt(channel, subscription.secret())
+        _insert(channel, actor, now, again=old is not None)
 
 
 def change_channel(
@@ -84,8 +124,8 @@ def change_channel(
 def remove_channel(*, human: Human, channel_id: uuid.UUID, actor: Actor, now: datetime) -> None:
     """Remove one of the human's channels. Raises NotFoundError.
 
-    A webhook is removed at once, with all that waits for it. The account's address gets a last mail
-    that says so, and the security messages that still wait: otherwise a thief could silence it
+    All but e-mail is removed at once, with all that waits for it. The account's address gets a last
+    mail that says so, and the security messages that still wait: otherwise a thief could silence it
     first. Until then the row of an e-mail channel stays, for nothing; `forget_removed` deletes it.
     """
     with transaction.atomic():
@@ -101,12 +141,29 @@ def remove_channel(*, human: Human, channel_id: uuid.UUID, actor: Actor, now: da
             tell_security(human_id=human.pk, what=Notification.What.CHANNEL_CHANGED, now=now)
 
 
-def remove_webhooks(*, human_id: uuid.UUID, actor: Actor, now: datetime) -> None:
-    """Remove all of a human's webhooks, in the caller's transaction, which has the human locked."""
-    webhooks = NotificationChannel.objects.filter(human_id=human_id, kind=Kind.WEBHOOK)
-    for channel in webhooks.select_for_update().order_by("pk"):
+def remove_all_but_email(*, human_id: uuid.UUID, actor: Actor, now: datetime) -> None:
+    """Remove a human's webhooks and browsers, in the caller's transaction, which locked the human.
+
+    A thief may have added them; mail goes to the address of the account.
+    """
+    rows = NotificationChannel.objects.filter(human_id=human_id).exclude(kind=Kind.EMAIL)
+    for channel in rows.select_for_update().order_by("pk"):
         _record(kinds.CHANNEL_REMOVED, channel, actor, now)
         channel.delete()
+
+
+def remove_gone(*, channel: NotificationChannel, now: datetime) -> None:
+    """Remove a browser that its push service no longer knows, and tell the other channels."""
+    with transaction.atomic():
+        # The human first, as everywhere: the messages to the other channels lock those.
+        list(Human.objects.filter(pk=channel.human_id).select_for_update(no_key=True))
+        rows = NotificationChannel.objects.filter(pk=channel.pk, secret=channel.secret)
+        if (gone := rows.select_for_update().first()) is None:
+            return
+        _record(kinds.CHANNEL_REMOVED, gone, _ACTOR, now)
+        gone.delete()
+        what = Notification.What.CHANNEL_CHANGED
+        tell_security(human_id=channel.human_id, what=what, now=now)
 
 
 def forget_removed() -> int:
@@ -159,9 +216,9 @@ def _insert(
     with transaction.atomic():
         # Lock the human: two at once must not go beyond the limit.
         hold_human(channel.human)
-        mine = NotificationChannel.objects.filter(IN_USE, human=channel.human, kind=channel.kind)
-        most = MAX_WEBHOOKS if channel.kind == Kind.WEBHOOK else 1
-        if mine.count() >= most:
+        [(alike, most)] = [each for each in GROUPS.items() if channel.kind in each[0]]
+        mine = NotificationChannel.objects.filter(IN_USE, human=channel.human, kind__in=alike)
+        if mine.exclude(pk=channel.pk).count() >= most:
             raise InvalidStateError(f"The limit for this kind of channel is {most}. Remove one.")
         try:
             with transaction.atomic():
@@ -193,7 +250,7 @@ def _own(human: Human, channel_id: uuid.UUID) -> NotificationChannel:
 
 
 def _record(kind: str, channel: NotificationChannel, actor: Actor, now: datetime) -> None:
-    """Without the URL: that of a chat room is itself a secret."""
+    """Without the URL: that of a chat room or of a browser is itself a secret."""
     quiet = channel.quiet_from is not None
     record(
         kind=kind,

@@ -15,7 +15,8 @@ from django.db.models.functions import RowNumber
 
 from agentauth.protocol.errors import InvalidStateError
 from approvals.models import Notification, NotificationChannel
-from approvals.notifications import mail, webhooks
+from approvals.notifications import chat_rooms, mail, posting, push, webhooks
+from approvals.notifications.channels import GROUPS, remove_gone
 from approvals.notifications.outbox import add_waiting, is_unwanted
 from audit import kinds
 from audit.services import Actor, record
@@ -34,11 +35,19 @@ JITTER: Final = 0.25
 # may take, 10 s in all. EMAIL_TIMEOUT, also 10 s, limits each step of a mail and not their sum: a
 # mail server that is slow at every step may get the same mail twice.
 CLAIM: Final = timedelta(minutes=1)
-# Messages per run for e-mail, and as many for webhooks: mail never competes with webhooks. Each has
-# a thread of its own, so that a run with webhooks that hang takes 10 s, not a multiple of it.
+# Messages per run for e-mail, as many for webhooks and for browsers: none competes with another
+# kind. Each has a thread of its own, so that a run with webhooks that hang takes 10 s, not a
+# multiple of it.
 BATCH: Final = 20
 # The reason if the cause is a fault of ours or of the process. The log says more.
 UNEXPECTED: Final = "unexpected"
+Kind = NotificationChannel.Kind
+_COMPOSERS: Final = {
+    Kind.WEBHOOK: webhooks.compose,
+    Kind.SLACK: chat_rooms.compose,
+    Kind.TEAMS: chat_rooms.compose,
+    Kind.PUSH: push.compose,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +104,7 @@ def retry(*, notification: Notification, actor: Actor, now: datetime) -> None:
 def _claim_due(now: datetime) -> list[_Claimed]:
     _end_unwanted(now)
     claimed = []
-    for row in [row for kind in NotificationChannel.Kind for row in _due(kind, now)]:
+    for row in [row for alike in GROUPS for row in _due(alike, now)]:
         # Compare and swap: of several processes one sends it.
         mine = Notification.objects.filter(
             pk=row.pk, state=Notification.State.PENDING, due_at=row.due_at
@@ -106,7 +115,7 @@ def _claim_due(now: datetime) -> list[_Claimed]:
     return claimed
 
 
-def _due(kind: str, now: datetime) -> list[Notification]:
+def _due(alike: tuple[str, ...], now: datetime) -> list[Notification]:
     """What to send: only the oldest row of each channel, and each person in turn.
 
     So a channel that hangs, and a person with many messages, take no more of a run than another.
@@ -117,7 +126,7 @@ def _due(kind: str, now: datetime) -> list[Notification]:
         channel=OuterRef("channel"),
     )
     oldest = (F("due_at"), F("pk"))
-    heads = due.filter(~Exists(earlier), channel__kind=kind).select_related("channel__human")
+    heads = due.filter(~Exists(earlier), channel__kind__in=alike).select_related("channel__human")
     turn = Window(RowNumber(), partition_by=F("channel__human"), order_by=oldest)
     return list(heads.annotate(turn=turn).order_by("turn", *oldest)[:BATCH])
 
@@ -138,7 +147,7 @@ def _end_unwanted(now: datetime) -> None:
 
 def _way_out(row: Notification, now: datetime) -> Callable[[], None]:
     """What composes and sends the row, which has everything it needs from the database."""
-    return partial(_mail if row.channel.kind == NotificationChannel.Kind.EMAIL else _post, row, now)
+    return partial(_mail if row.channel.kind == Kind.EMAIL else _post, row, now)
 
 
 def _mail(row: Notification, _now: datetime) -> None:
@@ -146,14 +155,14 @@ def _mail(row: Notification, _now: datetime) -> None:
 
 
 def _post(row: Notification, now: datetime) -> None:
-    webhooks.send(webhooks.compose(row, now=now))
+    posting.send(_COMPOSERS[Kind(row.channel.kind)](row, now=now))
 
 
 def _attempt(each: _Claimed) -> str:
     """Send; returns why it failed, or nothing. Raises nothing, so that others are sent too."""
     try:
         each.send()
-    except (mail.MailError, webhooks.WebhookError) as error:
+    except (mail.MailError, posting.NotAcceptedError) as error:
         return str(error)[:40]
     except Exception:
         logger.exception("Notification %s was not sent; it is tried again.", each.row.pk)
@@ -168,6 +177,9 @@ def _finish(row: Notification, error: str, now: datetime) -> None:
     )
     if not error:
         mine.update(state=Notification.State.SENT, ended_at=now, error="")
+        NotificationChannel.objects.filter(pk=row.channel_id).update(last_sent_at=now)
+    elif row.channel.kind == Kind.PUSH and error in push.GONE:
+        remove_gone(channel=row.channel, now=now)
     elif row.attempts >= MAX_ATTEMPTS:
         if mine.update(state=Notification.State.DEAD, ended_at=now, error=error):
             logger.error(

@@ -16,8 +16,12 @@ _PAGES = {
 
 def link_of(row: Notification) -> str:
     """The page to look at. It takes a sign-in, and a decision there takes a passkey."""
-    page = _PAGES.get(What(row.what), "/settings/").format(row.subject)
-    return f"{settings.PUBLIC_URL}{page}"
+    return f"{settings.PUBLIC_URL}{page_of(row)}"
+
+
+def page_of(row: Notification) -> str:
+    """The path of that page."""
+    return _PAGES.get(What(row.what), "/settings/").format(row.subject)
 
 
 def sentence_of(row: Notification) -> str:

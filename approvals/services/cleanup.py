@@ -6,8 +6,8 @@ from typing import Final
 from django.contrib.sessions.models import Session
 
 from approvals.models import Notification
+from approvals.notifications.channel_secrets import encrypt_again
 from approvals.notifications.channels import forget_removed
-from approvals.notifications.webhook_secrets import encrypt_again
 from approvals.services.challenges import forget_challenges
 from approvals.services.receipt_key_backfill import fill_kids
 from approvals.services.text_erasure import erase_again, forget_ended_invitations

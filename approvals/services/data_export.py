@@ -134,17 +134,19 @@ def _passkey(row: Passkey) -> dict[str, Any]:
 
 
 def _channel(row: NotificationChannel) -> dict[str, Any]:
-    """Without the key that signs: with it, messages to the receiver could be forged."""
+    """Without its keys: with them, messages to the receiver could be forged or read."""
     return {
         "id": str(row.pk),
         "kind": row.kind,
         "target": row.target,
+        "name": row.name,
         "for_requests": row.for_requests,
         "for_confirmations": row.for_confirmations,
         "for_security": row.for_security,
         "quiet_from": row.quiet_from.isoformat() if row.quiet_from else None,
         "quiet_until": row.quiet_until.isoformat() if row.quiet_until else None,
         "created_at": _time(row.created_at),
+        "last_sent_at": _time(row.last_sent_at),
     }
 
 

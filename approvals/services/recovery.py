@@ -23,7 +23,7 @@ from agentauth.protocol.errors import (
     NotFoundError,
 )
 from approvals.models import Challenge, Notification, Recovery, RecoveryQuerySet
-from approvals.notifications.channels import remove_webhooks
+from approvals.notifications.channels import remove_all_but_email
 from approvals.notifications.outbox import tell_security
 from approvals.passkeys import creation_options
 from approvals.services.challenges import Ceremony, answering, begin, latest
@@ -223,9 +223,9 @@ def finish_recovery(
 ) -> Human:
     """Replace all passkeys with the new one and use up the recovery: all of it or nothing.
 
-    Sessions and unspent enrolment codes end, webhooks are removed (a thief may have added one; mail
-    goes to the account's address) and every grant waits for a new signature. A suspended
-    account stays suspended until an administrator signs that they resume it. Raises
+    Sessions and unspent enrolment codes end, webhooks and browsers are removed (a thief may have
+    added one; mail goes to the account's address) and every grant waits for a new signature. A
+    suspended account stays suspended until an administrator signs that they resume it. Raises
     InvalidAssertionError, ExpiredError, and InvalidStateError as `create_recovery_link`.
     """
     challenge, held = latest(_ceremony(recovery, session_key)), list[Recovery]()
@@ -251,7 +251,7 @@ def finish_recovery(
         add_passkey(
             human, verified, bytes.fromhex(challenge.data["user_handle"]), actor=by_them, now=now
         )
-        remove_webhooks(human_id=human.pk, actor=by_them, now=now)
+        remove_all_but_email(human_id=human.pk, actor=by_them, now=now)
         data = {"passkeys_removed": removed, "recovery_id": str(row.pk)}
         record(kind=kinds.HUMAN_RECOVERED, actor=by_them, at=now, human_id=human.id, data=data)
     return human

@@ -28,6 +28,13 @@ def by_webhook(
     return _told(NotificationChannel.objects.get(human=human, target=url), now), key
 
 
+def by_chat_room(human: Human, now: datetime, url: str, kind: str) -> NotificationChannel:
+    """A chat room whose first message was sent."""
+    of = NotificationChannel.Kind(kind)
+    assert add_webhook(human=human, url=url, choices=ALL, actor=TESTER, now=now, kind=of) == ""
+    return _told(NotificationChannel.objects.get(human=human, kind=kind), now)
+
+
 def outbox(**which: Any) -> list[tuple[str, str]]:
     """What is in the outbox, and its state."""
     rows = Notification.objects.filter(**which).order_by("created_at", "pk")

@@ -220,7 +220,7 @@ def test_the_page_says_how_the_last_message_fared(alice: Person, now: datetime) 
     for error, said in {
         "http_500": "it answered with an error",
         "answer_too_long": "it answered with an error",
-        "secret_unreadable": "remove the webhook and add it again",
+        "secret_unreadable": "remove it and add it again",
         "address_refused": "it could not be reached",
         "ConnectError": "it could not be reached",
     }.items():

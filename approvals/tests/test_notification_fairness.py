@@ -9,12 +9,13 @@ from django.core import mail as django_mail
 from django.db import IntegrityError
 
 from approvals.models import Notification, NotificationChannel
-from approvals.notifications import delivery, mail, webhooks
+from approvals.notifications import delivery, mail, posting
 from approvals.notifications.channels import MAX_WEBHOOKS, forget_removed
 from approvals.notifications.delivery import BATCH, MAX_ATTEMPTS, send_notifications
 from approvals.notifications.outbox import add_waiting, tell_security
 from approvals.tests.cast import Person
 from approvals.tests.notifying import by_mail, by_webhook
+from approvals.tests.push_service import by_push, push_service
 from approvals.tests.webhook_receiver import webhook_receiver
 from audit.new_ids import new_id
 from registry.models import Grant, ServiceProvider
@@ -41,8 +42,12 @@ def test_a_person_whose_webhooks_hang_delays_no_other_person_and_no_mail(
     alice: Person, bob: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With more messages than any run looks at, on as many channels as there may be."""
-    monkeypatch.setattr(webhooks, "SECONDS", 0.3)
-    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent, webhook_receiver() as box:
+    monkeypatch.setattr(posting, "SECONDS", 0.3)
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=100) as silent,
+        webhook_receiver() as box,
+        push_service() as browser,
+    ):
         hanging = f"http://127.0.0.1:{silent.getsockname()[1]}"
         for number in range(MAX_WEBHOOKS):
             channel, _ = by_webhook(alice.human, now, f"{hanging}/{number}")
@@ -50,10 +55,11 @@ def test_a_person_whose_webhooks_hang_delays_no_other_person_and_no_mail(
         for person in (alice, bob):
             by_mail(person.human, now)
         by_webhook(bob.human, now, box.url)
+        by_push(bob.human, now, browser)
         tell_security(human_id=bob.human.pk, what=What.PASSKEY_ADDED, now=now)
         fill(NotificationChannel.objects.get(human=alice.human, kind="email"), 1, now)
-        assert send_notifications(now=now) == 3
-        assert len(box.received) == 1
+        assert send_notifications(now=now) == 4
+        assert len(box.received) == len(browser.messages(now)) == 1
     assert {each.to[0] for each in django_mail.outbox} == {"alice@example.org", bob.human.email}
 
 

@@ -375,8 +375,8 @@ def test_of_two_processes_one_sends_a_message(
 ) -> None:
     real = delivery._due
 
-    def also_elsewhere(kind: str, at: datetime) -> list[Notification]:
-        found = real(kind, at)
+    def also_elsewhere(alike: tuple[str, ...], at: datetime) -> list[Notification]:
+        found = real(alike, at)
         if found:
             monkeypatch.setattr(delivery, "_due", real)
             assert send_notifications(now=now) == 1

@@ -24,8 +24,10 @@ from approvals.services.setup_and_sign_in import find_setup_code
 from approvals.sessions import stored_key
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import Person, browser
-from approvals.tests.notifying import by_mail, by_webhook
+from approvals.tests.notifying import by_chat_room, by_mail, by_webhook
+from approvals.tests.push_service import SubscribedBrowser, by_push
 from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
+from approvals.tests.webhook_receiver import Receiver
 from audit.models import Event
 from audit.services import Actor
 from registry.models import Grant, Human
@@ -61,11 +63,15 @@ def test_a_recovery_link_makes_one_new_passkey_in_the_place_of_all(
     assert done.data == {"passkeys_removed": 2, "recovery_id": str(Recovery.objects.get().pk)}
 
 
-def test_a_recovery_removes_webhooks_and_keeps_mail(alice: Person, bob: Person) -> None:
-    """A thief may have added a webhook; mail goes to the account's address."""
+def test_a_recovery_removes_all_channels_but_mail(alice: Person, bob: Person) -> None:
+    """A thief may have added them; mail goes to the account's address."""
     human, now = alice.human, timezone.now()
     mail = by_mail(human, now)
-    theirs = [by_webhook(human, now, f"https://hooks.example.org/{n}")[0].pk for n in range(2)]
+    theirs = [
+        by_webhook(human, now, "https://hooks.example.org/")[0].pk,
+        by_chat_room(human, now, "https://hooks.example.org/", "slack").pk,
+        by_push(human, now, SubscribedBrowser(Receiver(port=1))).pk,
+    ]
     other, _ = by_webhook(bob.human, now, "https://hooks.example.org/")
     recovered(ready_link(human, now))
     assert set(NotificationChannel.objects.all()) == {mail, other}

@@ -17,10 +17,10 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidRequestError
 from approvals.models import Notification, NotificationChannel
-from approvals.notifications import webhook_secrets, webhooks
+from approvals.notifications import channel_secrets, posting, webhooks
+from approvals.notifications.channel_addresses import is_public, parse_target
 from approvals.notifications.delivery import send_notifications
 from approvals.notifications.outbox import tell_security
-from approvals.notifications.webhook_addresses import is_public, parse_target
 from approvals.services.cleanup import expire_everything
 from approvals.tests.cast import Person
 from approvals.tests.notifying import by_webhook
@@ -124,7 +124,7 @@ def test_SS_8_a_receiver_that_is_down_for_a_day_leaves_a_dead_message(
 def test_SS_8_a_receiver_that_hangs_does_not_hold_up_the_others(
     request_: Any, alice: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "SECONDS", 0.5)
+    monkeypatch.setattr(posting, "SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent, webhook_receiver() as box:
         by_webhook(alice.human, now, f"http://127.0.0.1:{silent.getsockname()[1]}/")
         by_webhook(alice.human, now, box.url)
@@ -156,7 +156,7 @@ def test_an_answer_that_is_too_long_is_not_read(
     with webhook_receiver() as box:
         by_webhook(alice.human, now, box.url)
         request_(now)
-        box.statuses, box.answer = [200], b"x" * (webhooks.MAX_ANSWER_BYTES + 1)
+        box.statuses, box.answer = [200], b"x" * (posting.MAX_ANSWER_BYTES + 1)
         assert send_notifications(now=now) == 0
     assert Notification.objects.get().error == "answer_too_long"
 
@@ -170,7 +170,7 @@ def test_an_answer_that_is_too_long_is_not_read(
         "https://user@hooks.example.org/", "https://user:pw@hooks.example.org/",
         "https://hooks.example.org/#x", "https://hooks.example.org\\@127.0.0.1/",
         "https://hooks.example.org:99999/", "https://hooks.example.org/a b",
-        "https://hooks.example.org/\r\nHost: x", "https://hooks.example.org/" + "x" * 500,
+        "https://hooks.example.org/\r\nHost: x", "https://hooks.example.org/" + "x" * 1024,
         "https://①②⑦.0.0.1/", "https://bücher.example/",
     ],
 )  # fmt: skip
@@ -301,9 +301,9 @@ def test_a_proxy_of_the_environment_is_not_used(
 
 def test_a_copy_of_the_database_has_no_signing_key(alice: Person, now: datetime) -> None:
     channel, key = by_webhook(alice.human, now, "https://hooks.example.org/")
-    secret = webhook_secrets.decrypt(channel)
+    secret = channel_secrets.decrypt(channel)
     assert webhooks.shown(secret) == key
-    assert len(secret) == webhook_secrets.KEY_BYTES
+    assert len(secret) == channel_secrets.KEY_BYTES
     assert key.removeprefix("whsec_")[:12] not in channel.secret
 
 
@@ -340,12 +340,12 @@ def test_a_signing_key_survives_the_rotation_of_secret_key(
     channel, key = by_webhook(alice.human, now, "https://hooks.example.org/")
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
     settings.SECRET_KEY = "rotated-" * 10
-    assert webhooks.shown(webhook_secrets.decrypt(channel)) == key
+    assert webhooks.shown(channel_secrets.decrypt(channel)) == key
     assert expire_everything(now=now)["webhooks"] == 1
     assert expire_everything(now=now)["webhooks"] == 0
     settings.SECRET_KEY_FALLBACKS = []
     channel.refresh_from_db()
-    assert webhooks.shown(webhook_secrets.decrypt(channel)) == key
+    assert webhooks.shown(channel_secrets.decrypt(channel)) == key
 
 
 def test_keys_that_cannot_be_read_do_not_hold_up_those_that_can(
@@ -357,7 +357,7 @@ def test_keys_that_cannot_be_read_do_not_hold_up_those_that_can(
         NotificationChannel.objects.filter(pk=channel.pk).update(target=changed)
     settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
     settings.SECRET_KEY = "rotated-" * 10
-    assert [webhook_secrets.encrypt_again(limit=1) for _ in range(3)] == [1, 1, 0]
+    assert [channel_secrets.encrypt_again(limit=1) for _ in range(3)] == [1, 1, 0]
 
 
 def _trust(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
@@ -10,6 +10,7 @@ from django.views.decorators.http import require_safe
 from agentauth.protocol.capability import parse_action
 from approvals import sentences
 from approvals.services.recent_recovery import recovery_news
+from approvals.services.waiting import waiting_for
 from approvals.views.grant_descriptions import describe_permissions, grant_status
 from approvals.views.page_requests import human_of, require_sign_in
 from approvals.views.paging import page_of
@@ -23,7 +24,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     mine = Grant.objects.filter(agent__human=human).select_related("agent", "service_provider")
     waiting = list(mine.filter(pk__in=Grant.objects.waiting(now)).order_by("created_at"))
-    anew = mine.filter(pk__in=Grant.objects.to_sign_again(now))
+    anew = list(mine.filter(pk__in=Grant.objects.to_sign_again(now)))
     confirmations = [
         {
             "row": row,
@@ -39,7 +40,16 @@ def inbox(request: HttpRequest) -> HttpResponse:
             for each in [*waiting, *anew]
         ],
         "confirmations": confirmations,
+        "waiting_count": len(waiting) + len(anew) + len(confirmations),
         "history": [{"grant": grant, "status": grant_status(grant, now)} for grant in history],
         "recovery": recovery_news(human, now=now),
     } | paging
     return render(request, "inbox.html", context)
+
+
+@require_safe
+@require_sign_in
+def waiting(request: HttpRequest) -> HttpResponse:
+    """How much waits, for the badge of every page (docs/adr/0042)."""
+    found = waiting_for(human_of(request), timezone.now())
+    return JsonResponse({"waiting": found.shown if found.count else "", "state": found.state})

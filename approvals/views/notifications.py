@@ -12,13 +12,17 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from agentauth.protocol.errors import InvalidRequestError
+from approvals.models import NotificationChannel
 from approvals.notifications import channels
+from approvals.notifications.browser_names import browser_name
 from approvals.notifications.channels import Choices
+from approvals.notifications.push import parse_subscription
 from approvals.views import settings
 from approvals.views.page_requests import human_of, require_sign_in
 from approvals.views.reauthentication import require_verification
 from registry.authentication import actor_of
 
+Kind = NotificationChannel.Kind
 _HOUR_AND_MINUTE: Final = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]")
 
 
@@ -36,14 +40,42 @@ def add_email(request: HttpRequest) -> HttpResponse:
 @require_verification
 def add_webhook(request: HttpRequest) -> HttpResponse:
     """Show the key in this response only: no session and no redirect may hold it."""
+    kind = request.POST.get("kind", Kind.WEBHOOK)
+    if kind not in channels.WEBHOOKS:
+        raise InvalidRequestError("The format of a webhook must be webhook, slack or teams.")
     secret = channels.add_webhook(
         human=human_of(request),
         url=request.POST.get("url", "").strip(),
         choices=_choices(request),
         actor=actor_of(request),
         now=timezone.now(),
+        kind=Kind(kind),
     )
+    if not secret:
+        return _back(request, _("Webhook added. A first message is on its way."))
     return settings.render_page(request, webhook_secret=secret)
+
+
+@require_POST
+@require_sign_in
+@require_verification
+def add_browser(request: HttpRequest) -> HttpResponse:
+    sent = request.POST
+    subscription = parse_subscription(
+        endpoint=sent.get("endpoint", ""),
+        p256dh=sent.get("p256dh", ""),
+        auth=sent.get("auth", ""),
+        sender=sent.get("sender", ""),
+    )
+    channels.add_browser(
+        human=human_of(request),
+        subscription=subscription,
+        name=browser_name(request.headers.get("User-Agent", "")),
+        choices=_choices(request),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return _back(request, _("This browser is added. A first notification is on its way."))
 
 
 @require_POST

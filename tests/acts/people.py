@@ -8,7 +8,9 @@ from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person
 from approvals.tests.notifying import by_mail, by_webhook
+from approvals.tests.push_service import SubscribedBrowser
 from approvals.tests.recovering import begun, path_of, ready_link
+from approvals.tests.webhook_receiver import Receiver
 from audit import kinds
 from registry.models import Grant
 from registry.services.grants import suspend_grant
@@ -344,6 +346,12 @@ def a_human_switches_mail_on(world: World) -> Act:
 def a_human_adds_a_webhook(world: World) -> Act:
     fields = CHOICES_OF_A_CHANNEL | {"url": "https://hooks.example.org/alice"}
     return world.form(world.alice, "/settings/notifications/webhooks", **fields)
+
+
+@act("POST settings/notifications/browsers", kinds.HUMAN_VERIFIED, kinds.CHANNEL_ADDED)
+def a_human_adds_a_browser(world: World) -> Act:
+    fields = CHOICES_OF_A_CHANNEL | SubscribedBrowser(Receiver(port=1)).fields
+    return world.form(world.alice, "/settings/notifications/browsers", **fields)
 
 
 @act(

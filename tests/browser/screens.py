@@ -193,6 +193,14 @@ def webhook_added(theatre: Theatre) -> Page:
     return page
 
 
+def browser_to_add(theatre: Theatre) -> Page:
+    """With the form that adds this browser open."""
+    page = theatre.open(theatre.alice, "/settings/")
+    page.get_by_text("Get notifications in this browser").click()
+    expect(page.get_by_role("button", name="Switch on in this browser")).to_be_visible()
+    return page
+
+
 def forged(theatre: Theatre) -> Page:
     """A form whose CSRF token we did not issue."""
     page = theatre.open(theatre.alice, "/settings/")
@@ -389,6 +397,7 @@ SCREENS = {
     "settings": Screen(at("/settings/")),
     "settings-code-shown": Screen(code_shown),
     "settings-webhook-added": Screen(webhook_added),
+    "settings-browser-to-add": Screen(browser_to_add),
     "recoveries": Screen(recoveries),
     "recover": Screen(as_visitor("recover-link")),
     "recovered": Screen(as_visitor("/recovered/")),

@@ -412,6 +412,7 @@ def set_up(email: str) -> dict[str, str]:
         url, code = claim_link(unclaimed)
         stage.paths |= {name: urlsplit(url).path, f"{name}-code": code}
     endings(stage, cast["active"], cast["suspended"])
+    channels(stage)
     seal_audit(now=stage.now)
     return stage.paths
 
@@ -436,6 +437,22 @@ def endings(stage: Stage, *agents: Any) -> None:
         f"ending-{kind}": f"/endings/{kind}/?{'&'.join(f'id={pk}' for pk in rows)}"
         for kind, rows in chosen.items()
     }
+
+
+def channels(stage: Stage) -> None:
+    """Two browsers and a chat room; one of the browsers got a message."""
+    from approvals.models import NotificationChannel
+    from approvals.tests.notifying import by_chat_room
+    from approvals.tests.push_service import SubscribedBrowser, by_push
+    from approvals.tests.webhook_receiver import Receiver
+
+    names = {"Firefox on Windows": 20 * DAY, "Chrome on Android": 3 * DAY}
+    for port, (name, ago) in enumerate(names.items(), 1):
+        row = by_push(stage.human, stage.now - ago, SubscribedBrowser(Receiver(port=port)))
+        NotificationChannel.objects.filter(pk=row.pk).update(
+            name=name, last_sent_at=stage.now - HOUR if port == 1 else None
+        )
+    by_chat_room(stage.human, stage.now, "https://hooks.slack.example/services/T0", "slack")
 
 
 def withdraw(grant_id: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The keys that sign webhooks, encrypted under SECRET_KEY: a copy of the database has none of them.
+"""The keys of channels, encrypted under SECRET_KEY: a copy of the database has none of them.
 
 A receiver needs the same key, so a digest as for other secrets is not enough. The channel's id,
 human and address are part of what is authenticated: an attacker with the database alone can neither

@@ -1,8 +1,9 @@
-"""Where a webhook may go: https to a public host. In development also http to this host.
+"""Where messages may go: https to a public host. In development also http to this host.
 
-An address that a person types must not reach into the operator's network (SSRF). The URL's form is
-checked when it is added and again at each delivery; what its name resolves to, at each delivery,
-by the connection that uses the answer (audit/checkpoints/bounded_http_post.py).
+An address that a person types, or that their browser names, must not reach into the operator's
+network (SSRF). The URL's form is checked when it is added and again at each delivery; what its name
+resolves to, at each delivery, by the connection that uses the answer
+(audit/checkpoints/bounded_http_post.py).
 """
 
 import ipaddress
@@ -16,7 +17,8 @@ from agentauth.protocol.errors import InvalidRequestError
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-MAX_CHARACTERS: Final = 500
+# The longest address of a push service (Windows).
+MAX_CHARACTERS: Final = 1024
 # Strict, so that no two parsers can read another host in it: no user, no backslash, no fragment.
 _URL: Final = re.compile(
     r"(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?"
@@ -37,26 +39,26 @@ class Target:
 
 
 def parse_target(url: str) -> Target:
-    """The webhook's URL. Raises InvalidRequestError that says what is wrong with it."""
+    """The URL. Raises InvalidRequestError that says what is wrong with it."""
     found = _URL.fullmatch(url)
     if found is None or len(url) > MAX_CHARACTERS or int(found[3] or 443) > _MAX_PORT:
         raise InvalidRequestError(
-            "The address of a webhook must be a URL like https://hooks.example.com/path, with at "
+            "The address for messages must be a URL like https://hooks.example.com/path, with at "
             f"most {MAX_CHARACTERS} characters and without a user name or a fragment. "
             "Write an internationalized domain name in its ASCII form (xn--…)."
         )
     scheme, host = found[1], found[2].strip("[]").lower()
     if scheme == "http" and not (settings.DEVELOPMENT and _is_this_host(host)):
-        raise InvalidRequestError("The address of a webhook must begin with https://.")
+        raise InvalidRequestError("The address for messages must begin with https://.")
     if not _may_be_public(host) and not (settings.DEVELOPMENT and _is_this_host(host)):
         raise InvalidRequestError(
-            "The address of a webhook must name a host on the public internet."
+            "The address for messages must name a host on the public internet."
         )
     return Target(url, host)
 
 
 def may_connect(address: Address) -> bool:
-    """Whether a webhook may be sent to this address, to which its name resolved."""
+    """Whether a message may be sent to this address, to which its name resolved."""
     return is_public(address) or (settings.DEVELOPMENT and _unmapped(address).is_loopback)
 
 

@@ -1,0 +1,65 @@
+"""Webhooks in the formats of Slack and Microsoft Teams. The address is their only secret."""
+
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+from django.utils.translation import gettext as _
+
+from approvals.models import Notification, NotificationChannel
+from approvals.notifications.messages import link_of, sentence_of
+from approvals.notifications.posting import Outgoing, open_channel
+
+Kind = NotificationChannel.Kind
+
+
+def compose(row: Notification, *, now: datetime) -> Outgoing:
+    """The message for this row. Raises NotAcceptedError."""
+    url, _nothing = open_channel(row.channel)
+    content = FORMATS[row.channel.kind](sentence_of(row), link_of(row))
+    headers = {"Content-Type": "application/json", "User-Agent": "AgentAuth"}
+    return Outgoing(url, headers, json.dumps(content).encode())
+
+
+def slack(text: str, link: str) -> dict[str, Any]:
+    """An incoming webhook of Slack.
+
+    Slack reads `<…>` as a link or a mention, so the three characters that it gives a meaning are
+    escaped. It fetches no preview of the link.
+    """
+    return {
+        "text": f"{_slack_text(text)}\n<{_slack_text(link)}>",
+        "unfurl_links": False,
+        "unfurl_media": False,
+    }
+
+
+def teams(text: str, link: str) -> dict[str, Any]:
+    """The trigger "When a Teams webhook request is received" of a workflow: an Adaptive Card.
+
+    The text is a TextRun, in which Teams reads no Markdown, unlike in a TextBlock.
+    """
+    card = {
+        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+        "type": "AdaptiveCard",
+        "version": "1.4",
+        "body": [{"type": "RichTextBlock", "inlines": [{"type": "TextRun", "text": text}]}],
+        "actions": [{"type": "Action.OpenUrl", "title": _("Open"), "url": link}],
+    }
+    attachment = {
+        "contentType": "application/vnd.microsoft.card.adaptive",
+        "contentUrl": None,
+        "content": card,
+    }
+    return {"type": "message", "attachments": [attachment]}
+
+
+def _slack_text(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+FORMATS: Final[dict[str, Callable[[str, str], dict[str, Any]]]] = {
+    Kind.SLACK: slack,
+    Kind.TEAMS: teams,
+}

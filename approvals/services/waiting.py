@@ -1,0 +1,36 @@
+"""What waits for a human's decision: how many items, and whether they are still the same."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from agentauth.protocol.encoding import b64u_encode, sha256
+from registry.models import Grant, Human
+from verifier.services.confirmation_lifecycle import pending_for
+
+# More are shown as "99+", so that a page's badge never costs more than this many rows.
+MOST: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    # At most MOST.
+    count: int
+    # Changes whenever the newest MOST items do.
+    state: str
+
+    @property
+    def shown(self) -> str:
+        return f"{MOST - 1}+" if self.count >= MOST else str(self.count)
+
+
+def waiting_for(human: Human, now: datetime) -> Waiting:
+    """What waits for this human, in one query."""
+    mine = Grant.objects.filter(agent__human=human)
+    rows = [
+        rows.order_by().values_list("created_at", "pk")
+        for rows in (mine.waiting(now), mine.to_sign_again(now), pending_for(human, now))
+    ]
+    newest = rows[0].union(*rows[1:], all=True).order_by("-created_at", "pk")[:MOST]
+    found = [f"{at.timestamp()} {pk}" for at, pk in newest]
+    return Waiting(len(found), b64u_encode(sha256("\n".join(found).encode())))
