@@ -1,21 +1,25 @@
 """The control room's page of one row: facts, acts, related rows, and what the log says of it."""
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.utils import quote
+from django.contrib.admin.utils import label_for_field, lookup_field, quote
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from agentauth.protocol.untrusted_text import legible
 from approvals.models import Notification, Passkey, SetupCode
+from approvals.templatetags.display_filters import exact
 from approvals.views.event_sentences import describe_events
 from audit.admin import acts_on_key, acts_on_service_provider
 from audit.models import Event
@@ -23,6 +27,8 @@ from kms.models import Key, KeyCertificate
 from registry.models import Agent, Grant, Human, ServiceProvider
 
 EVENTS_SHOWN: Final = 20
+# Characters of a fact that is shown unfolded.
+_SHORT: Final = 120
 # Actions that lead to an end for good.
 _ENDS: Final = {"revoke", "disable", "delete", "forget"}
 
@@ -33,6 +39,15 @@ class Link(NamedTuple):
     label: str
     text: str
     url: str = ""
+
+
+class Fact(NamedTuple):
+    """One column of the row. A long one is folded."""
+
+    label: str
+    text: str
+    url: str = ""
+    is_long: bool = False
 
 
 class Button(NamedTuple):
@@ -267,7 +282,11 @@ class DetailPages(_ModelAdmin):
         events = None if about is None else list(about(row).order_by("-pk")[:EVENTS_SHOWN])
         words: Sequence[Event] = [row] if isinstance(row, Event) else []
         return {
-            "title": str(row),
+            "title": legible(_title(row)),
+            "facts": [
+                Fact(_("Id"), str(row.pk)),
+                *(_fact(self, row, str(name)) for name in self.get_fields(request, row)),
+            ],
             "subtitle": "",
             "buttons": self._buttons(request, row),
             "related": _RELATED[type(row)](row) if type(row) in _RELATED else [],
@@ -298,6 +317,32 @@ class DetailPages(_ModelAdmin):
             name = f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
             return HttpResponseRedirect(reverse(name, args=[quote(chosen[0])]))
         return done
+
+
+def _title(row: Model) -> str:
+    if isinstance(row, Grant):
+        return _("%(agent)s at %(at)s") % {"agent": row.agent, "at": row.service_provider}
+    return str(row)
+
+
+def _fact(model_admin: Any, row: Model, name: str) -> Fact:
+    """One column or computed value, as text."""
+    field, _attribute, value = lookup_field(name, row, model_admin)
+    label = capfirst(label_for_field(name, type(row), model_admin))
+    if value is None or value in ("", [], {}):
+        return Fact(label, "")
+    if isinstance(value, Model):
+        is_shown = model_admin.admin_site.is_registered(type(value))
+        return Fact(label, legible(str(value)), row_page(value) if is_shown else "")
+    if isinstance(value, bool):
+        return Fact(label, _("yes") if value else _("no"))
+    if isinstance(value, datetime):
+        return Fact(label, exact(value))
+    if isinstance(value, (dict, list)):
+        return Fact(label, json.dumps(value, indent=2, ensure_ascii=False), is_long=True)
+    choices = dict(field.flatchoices) if field is not None and field.flatchoices else {}
+    text = legible(str(choices.get(value, value)))
+    return Fact(label, text, is_long=len(text) > _SHORT)
 
 
 def _searched(row: Model) -> str:

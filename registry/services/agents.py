@@ -9,7 +9,7 @@ from django.db.models.functions import Coalesce
 
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from audit import kinds
-from audit.services import Actor, draft, record, record_drafts
+from audit.services import Actor, record
 from kms.change_notices import Subject, publish_change
 from registry.models import Agent, Human
 from registry.services.grants import end_pending_grants, not_yours_to_resume
@@ -70,28 +70,16 @@ def suspendable(human: Human) -> QuerySet[Agent]:
 def _suspend_next(human: Human, actor: Actor, now: datetime) -> int:
     with transaction.atomic():
         # In id order, as in every change of many agents, so that none deadlock.
-        chosen = suspendable(human).order_by("id").select_for_update(no_key=True)[:AT_ONCE]
-        ids = [agent.pk for agent in chosen]
-        rows = Agent.objects.filter(pk__in=ids)
+        rows = suspendable(human).order_by("id").select_for_update(no_key=True)
+        chosen = list(rows[:AT_ONCE])
         counted = Coalesce(F("suspensions"), Value(0)) + 1
         # What an administrator suspended is already in this state: `suspended_by_admin` stays.
-        rows.update(status=Agent.Status.SUSPENDED, suspended_by_owner=True, suspensions=counted)
-        for pk in ids:
-            publish_change(Subject.AGENT, pk, now=now)
-        record_drafts(
-            [
-                draft(
-                    kind=kinds.AGENT_SUSPENDED,
-                    actor=actor,
-                    at=now,
-                    agent_id=pk,
-                    human_id=human.pk,
-                    data={"by_admin": False},
-                )
-                for pk in ids
-            ]
+        Agent.objects.filter(pk__in=[agent.pk for agent in chosen]).update(
+            status=Agent.Status.SUSPENDED, suspended_by_owner=True, suspensions=counted
         )
-    return len(ids)
+        for agent in chosen:
+            _record(kinds.AGENT_SUSPENDED, agent, actor, now, by_admin=False)
+    return len(chosen)
 
 
 def resume_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = False) -> None:

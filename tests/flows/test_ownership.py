@@ -75,7 +75,7 @@ STAFF_ONLY = {
     "human_id": ("/recoveries/",),
     "recovery_id": ("/recoveries/", "/recovery/"),
 }
-ADMIN_ONLY = {"object_id", "content_type_id", "app_label", "url"}
+ADMIN_ONLY = {"service_provider_id", "object_id", "content_type_id", "app_label", "url"}
 # Where a signature is required first, the order of checks must not reveal whether the id exists.
 SIGNED_FOR = ("/settings/",)
 
