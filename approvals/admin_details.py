@@ -20,6 +20,7 @@ from django.utils.translation import gettext_lazy
 from agentauth.protocol.untrusted_text import legible
 from approvals.models import Notification, Passkey, SetupCode
 from approvals.templatetags.display_filters import exact
+from approvals.views.activity_search import NO_ONE
 from approvals.views.event_sentences import describe_events
 from audit.admin import acts_on_key, acts_on_service_provider
 from audit.models import Event
@@ -207,12 +208,12 @@ def _of_key(row: Key) -> list[Link]:
 def _of_event(row: Event) -> list[Link]:
     # Rows may be gone; events outlive them.
     return [
-        *_to(_("Agent"), Agent.objects.filter(pk=row.agent_id).first()),
-        *_to(_("Grant"), Grant.objects.filter(pk=row.grant_id).first()),
-        *_to(_("Human"), Human.objects.filter(pk=row.human_id).first()),
+        *_to(_("Agent"), Agent.objects.filter(pk=row.agent_id or NO_ONE).first()),
+        *_to(_("Grant"), Grant.objects.filter(pk=row.grant_id or NO_ONE).first()),
+        *_to(_("Human"), Human.objects.filter(pk=row.human_id or NO_ONE).first()),
         *_to(
             _("Service provider"),
-            ServiceProvider.objects.filter(pk=row.service_provider_id).first(),
+            ServiceProvider.objects.filter(pk=row.service_provider_id or NO_ONE).first(),
         ),
     ]
 
@@ -308,7 +309,9 @@ class DetailPages(_ModelAdmin):
         # What ends something for good comes last.
         return sorted(found, key=lambda button: button.is_end)
 
-    def response_action(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+    def response_action(  # type: ignore[override]  # the stubs have a parameter of Django 6
+        self, request: HttpRequest, queryset: Any
+    ) -> HttpResponse | None:
         """As Django's, but back to the row's page if the button was there."""
         done: HttpResponse | None = super().response_action(request, queryset)
         chosen = request.POST.getlist(ACTION_CHECKBOX_NAME)
@@ -328,7 +331,7 @@ def _title(row: Model) -> str:
 def _fact(model_admin: Any, row: Model, name: str) -> Fact:
     """One column or computed value, as text."""
     field, _attribute, value = lookup_field(name, row, model_admin)
-    label = capfirst(label_for_field(name, type(row), model_admin))
+    label = capfirst(str(label_for_field(name, type(row), model_admin)))
     if value is None or value in ("", [], {}):
         return Fact(label, "")
     if isinstance(value, Model):

@@ -149,7 +149,10 @@ class KeepSessionMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         now = int(timezone.now().timestamp())
         human = request.user
-        acted = isinstance(human, Human) and BACKGROUND_HEADER not in request.headers
-        if acted and now - int(request.session.get(_SEEN, 0)) >= SEEN_SECONDS:
+        if (
+            isinstance(human, Human)
+            and BACKGROUND_HEADER not in request.headers
+            and now - int(request.session.get(_SEEN, 0)) >= SEEN_SECONDS
+        ):
             _note_use(request, human, now)
         return self.get_response(request)
