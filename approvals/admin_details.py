@@ -198,9 +198,9 @@ def _of_provider(row: ServiceProvider) -> list[Link]:
 def _of_key(row: Key) -> list[Link]:
     certificates = list_page(KeyCertificate, issuer__id__exact=row.pk)
     found = [Link(_("Keys"), _("Of this purpose"), list_page(Key, purpose__exact=row.purpose))]
-    if row.purpose == Key.Purpose.TOKEN:
+    if Key.Purpose(row.purpose) is Key.Purpose.TOKEN:
         found.append(Link(_("Certificates"), _("Signed by this key"), certificates))
-    if row.purpose == Key.Purpose.AUDIT:
+    if Key.Purpose(row.purpose) is Key.Purpose.AUDIT:
         found.append(Link(_("Log"), _("State of the log"), reverse("admin:log")))
     return found
 

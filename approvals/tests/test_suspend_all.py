@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from agentauth.protocol.errors import InvalidStateError
@@ -167,8 +168,6 @@ def test_agents_that_need_presence_are_named_where_it_is_explained(
 def test_the_list_of_agents_takes_the_same_queries_however_many(
     alice: Person, agent: AgentClient
 ) -> None:
-    from django.db import connection
-
     def queries() -> int:
         with CaptureQueriesContext(connection) as made:
             alice.get("/agents/")
