@@ -294,7 +294,9 @@ def test_export_is_bounded_and_says_so(
     monkeypatch.setattr(admin_export, "_AT_ONCE", 1)
     for _ in range(3):
         enrolled(alice.human, now=now)
-    _head, first, second, last = exported(admin, "/admin/registry/agent/export.csv")
+    with CaptureQueriesContext(connection) as made:
+        _head, first, second, last = exported(admin, "/admin/registry/agent/export.csv")
+    assert any(query["sql"].endswith("LIMIT 3") for query in made)
     assert len(first) == len(second) > 1
     assert last == ["The list ends here: a file holds at most 2 rows. Filter by date for the rest."]
 
@@ -304,6 +306,8 @@ def test_export_is_refused_to_others_and_for_unknown_filters(admin: Person, alic
     assert alice.get(path).status_code == 302
     assert admin.client.post(path).status_code == 405
     assert_refused(admin.get(f"{path}?human__email__startswith=a"), 400, "invalid_request")
+    # Django's list answers with itself, as if there were no filter.
+    assert_refused(admin.get(f"{path}?human__id__exact=nonsense"), 400, "invalid_request")
     assert admin.get("/admin/audit/event/export.csv?salt__startswith=a").status_code == 400
 
 
