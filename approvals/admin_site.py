@@ -1,8 +1,8 @@
 """The admin site: passkey sign-in, no passwords, read-only rows, actions that call services."""
 
+import uuid
 from typing import Any
 
-from django import forms
 from django.contrib import admin, messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -12,56 +12,47 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
-from agentauth.protocol.errors import AgentAuthError, NotFoundError, TemporarilyUnavailableError
+from agentauth.protocol.errors import (
+    AgentAuthError,
+    InvalidStateError,
+    NotFoundError,
+    TemporarilyUnavailableError,
+)
 from approvals.admin import ADMINS
+from approvals.admin_details import DetailPages, row_page
+from approvals.admin_forms import (
+    ConfirmForm,
+    EnrolmentForm,
+    InvitationForm,
+    ServiceProviderChangeForm,
+    ServiceProviderForm,
+)
+from approvals.admin_lists import ListPages
 from approvals.models import Recovery
 from approvals.services.human_locking import hold_human
 from approvals.services.log_break_signing import unsigned_breaks
+from approvals.services.operations_overview import read_overview
 from approvals.services.reauthentication import acting
 from approvals.services.setup_and_sign_in import create_setup_link
-from approvals.views.log_status import log_page
+from approvals.views.log_status import describe_log, log_page
 from approvals.views.page_requests import human_of
 from approvals.views.reauthentication import check_verification
 from audit.admin import ADMINS as AUDIT_ADMINS
+from audit.verify.log_status import read_log_status
 from registry.admin import ADMINS as REGISTRY_ADMINS
 from registry.authentication import actor_of
-from registry.models import Agent, Grant, Human
+from registry.models import Grant, ServiceProvider
 from registry.refusal_recording import record_refused_request
 from registry.services.enrolment_codes import create_enrolment_code
-from registry.services.service_providers import create_service_provider
+from registry.services.service_providers import (
+    change_allowed,
+    change_audience,
+    create_service_provider,
+    end_previous_secrets,
+    rotate_secret,
+)
 
 PENDING_SHOWN = 25
-
-
-class InvitationForm(forms.Form):
-    """The human to invite."""
-
-    email = forms.EmailField(label=_("E-mail"))
-
-
-class EnrolmentForm(forms.Form):
-    """The human who gets an enrolment code."""
-
-    human = forms.ModelChoiceField(
-        Human.objects.filter(status=Human.Status.ACTIVE), label=_("Human")
-    )
-
-
-class ServiceProviderForm(forms.Form):
-    """A new service provider."""
-
-    name = forms.CharField(label=_("Name"), max_length=80)
-    audience = forms.CharField(
-        label=_("Audience URL"), max_length=255, help_text=_("https, without a final slash")
-    )
-    allowed = forms.CharField(
-        label=_("What agents may ask for"),
-        required=False,
-        widget=forms.Textarea(attrs={"rows": 4}),
-        help_text=_("One entry per line, such as read:calendar. Empty allows nothing."),
-    )
-    is_auditor = forms.BooleanField(label=_("May read the whole audit log"), required=False)
-    require_nonce = forms.BooleanField(label=_("Proofs must carry a server nonce"), required=False)
 
 
 class ControlRoom(admin.AdminSite):
@@ -81,6 +72,22 @@ class ControlRoom(admin.AdminSite):
                 "new-service-provider/",
                 self.admin_view(self.new_service_provider),
                 name="new_service_provider",
+            ),
+            *(
+                path(f"service-providers/<uuid:service_provider_id>/{place}/", view, name=name)
+                for place, name, view in (
+                    (
+                        "change",
+                        "change_service_provider",
+                        self.admin_view(self.change_service_provider),
+                    ),
+                    ("rotate-secret", "rotate_secret", self.admin_view(self.rotate_secret)),
+                    (
+                        "end-previous-secrets",
+                        "end_previous_secrets",
+                        self.admin_view(self.end_previous_secrets),
+                    ),
+                )
             ),
         ]
         # There are no passwords, so drop Django's pages to change one.
@@ -116,12 +123,10 @@ class ControlRoom(admin.AdminSite):
         waiting = Grant.objects.waiting(now).select_related(
             "agent", "agent__human", "service_provider"
         )
-        counts = {
-            status.label: Agent.objects.filter(status=status).count() for status in Agent.Status
-        }
         context = {
             "waiting": waiting.order_by("created_at")[:PENDING_SHOWN],
-            "agent_counts": counts,
+            "overview": read_overview(now),
+            "log": describe_log(read_log_status(now=now)),
             "unsigned_breaks": unsigned_breaks(),
             "recoveries": Recovery.objects.open(now).count(),
         }
@@ -137,7 +142,10 @@ class ControlRoom(admin.AdminSite):
 
         def make(form: InvitationForm) -> list[tuple[str, str]]:
             link = create_setup_link(
-                email=form.cleaned_data["email"], actor=actor_of(request), now=timezone.now()
+                email=form.cleaned_data["email"],
+                is_staff=form.cleaned_data["is_staff"],
+                actor=actor_of(request),
+                now=timezone.now(),
             )
             return [(str(_("Setup link (works once, for 72 hours)")), link.url)]
 
@@ -175,11 +183,115 @@ class ControlRoom(admin.AdminSite):
 
         return self._make(request, ServiceProviderForm, _("Create a service provider"), make)
 
-    def _make(
-        self, request: HttpRequest, form_class: type[Any], title: Any, make: Any
+    def change_service_provider(
+        self, request: HttpRequest, service_provider_id: uuid.UUID
     ) -> HttpResponse:
-        """Show the form, call the service, show its result once; the session keeps none of it."""
-        form, made = form_class(request.POST or None, label_suffix=""), None
+        """Change where a service provider is, or what agents may ask for there."""
+        provider = _service_provider(service_provider_id)
+        shown = {"audience": provider.audience, "allowed": "\n".join(provider.allowed)}
+
+        def make(form: ServiceProviderChangeForm) -> list[tuple[str, str]]:
+            data, actor, now = form.cleaned_data, actor_of(request), timezone.now()
+            if (data["shown_audience"], data["shown_allowed"].split()) != (
+                provider.audience,
+                provider.allowed,
+            ):
+                raise InvalidStateError(
+                    "Another administrator changed this service provider meanwhile. Open the page "
+                    "again."
+                )
+            suspended = change_audience(
+                service_provider=provider, audience=data["audience"], actor=actor, now=now
+            )
+            allowed = data["allowed"].split()
+            suspended += change_allowed(
+                service_provider=provider, allowed=allowed, actor=actor, now=now
+            )
+            said = _("Saved. Grants that wait for a new signature: %(count)d.")
+            messages.success(request, said % {"count": suspended})
+            return []
+
+        return self._make(
+            request,
+            ServiceProviderChangeForm,
+            _("Change a service provider"),
+            make,
+            about=provider,
+            initial=shown | {f"shown_{name}": value for name, value in shown.items()},
+            says=_(
+                "Tokens and approvals name the audience: if you change it, every grant here waits "
+                "for a new signature. If you shorten the list, so do the grants beyond it."
+            ),
+        )
+
+    def rotate_secret(self, request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
+        """Add a secret and show it once; the newest of the old ones stays valid."""
+        provider = _service_provider(service_provider_id)
+
+        def make(_form: ConfirmForm) -> list[tuple[str, str]]:
+            secret = rotate_secret(
+                service_provider=provider, actor=actor_of(request), now=timezone.now()
+            )
+            return [
+                (str(_("Client id")), str(provider.pk)),
+                (str(_("New client secret (not shown again)")), secret),
+            ]
+
+        return self._make(
+            request,
+            ConfirmForm,
+            _("Rotate the secret"),
+            make,
+            about=provider,
+            says=_(
+                "You get a second secret. The present one stays valid until you end the previous "
+                "secrets or rotate again, so that the service provider can change over without a "
+                "pause."
+            ),
+        )
+
+    def end_previous_secrets(
+        self, request: HttpRequest, service_provider_id: uuid.UUID
+    ) -> HttpResponse:
+        """End every secret but the newest."""
+        provider = _service_provider(service_provider_id)
+
+        def make(_form: ConfirmForm) -> list[tuple[str, str]]:
+            ended = end_previous_secrets(
+                service_provider=provider, actor=actor_of(request), now=timezone.now()
+            )
+            messages.success(request, _("Secrets ended: %(count)d.") % {"count": ended})
+            return []
+
+        return self._make(
+            request,
+            ConfirmForm,
+            _("End the previous secrets"),
+            make,
+            about=provider,
+            says=_(
+                "Only the newest secret stays valid. If the service provider still uses an older "
+                "one, its calls are refused from now on. This cannot be undone."
+            ),
+        )
+
+    def _make(
+        self,
+        request: HttpRequest,
+        form_class: type[Any],
+        title: Any,
+        make: Any,
+        *,
+        about: ServiceProvider | None = None,
+        **more: Any,
+    ) -> HttpResponse:
+        """Show the form, call the service, show its result once; the session keeps none of it.
+
+        If there is nothing to show, go to the page of the row that it is `about`.
+        """
+        posted = request.POST if request.method == "POST" else None
+        form = form_class(posted, label_suffix="", initial=more.get("initial"))
+        made = None
         if request.method == "POST" and form.is_valid():
             # These secrets give access, so a stolen session alone must not be able to make them.
             check_verification(request)
@@ -191,11 +303,31 @@ class ControlRoom(admin.AdminSite):
             except AgentAuthError as error:
                 record_refused_request(request, error)
                 messages.error(request, error.description)
-        context = self.each_context(request) | {"title": title, "form": form, "made": made}
+            else:
+                if about is not None and not made:
+                    return HttpResponseRedirect(row_page(about))
+        context = self.each_context(request) | {
+            "title": title,
+            "form": form,
+            "made": made,
+            "about": about,
+            "back": row_page(about) if about else reverse("admin:index"),
+            "says": more.get("says", ""),
+        }
         return TemplateResponse(request, "admin/make.html", context)
 
 
 site = ControlRoom(name="admin")
+
+
+def _service_provider(pk: uuid.UUID) -> ServiceProvider:
+    found = ServiceProvider.objects.filter(pk=pk).first()
+    if found is None:
+        raise NotFoundError
+    return found
+
+
 _ADMINS: list[tuple[Any, Any]] = [*ADMINS, *REGISTRY_ADMINS, *AUDIT_ADMINS]
 for _model, _model_admin in _ADMINS:
-    site.register(_model, _model_admin)
+    _bases = (ListPages, DetailPages, _model_admin)
+    site.register(_model, type(_model_admin.__name__, _bases, {}))

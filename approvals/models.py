@@ -88,6 +88,21 @@ class SetupCode(Sealed):
         return super().giving().filter(used_at=None, expires_at__gt=timezone.now())
 
 
+class HumanSession(models.Model):
+    """Which sessions are a human's. What is shown of a session is in the session's own data.
+
+    No foreign key to the session: release 4 deletes sessions without knowing this table.
+    """
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    # As in the session's row: a digest (approvals/sessions.py).
+    session_key = models.CharField(max_length=40, unique=True)
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
 class RecoveryQuerySet(models.QuerySet["Recovery"]):
     def open(self, now: datetime) -> "RecoveryQuerySet":
         """Not used, not cancelled and not expired."""

@@ -15,6 +15,7 @@ from django.utils.functional import cached_property
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
+from audit import kinds
 from audit.log.event_writing import KINDS
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
 
@@ -22,7 +23,22 @@ from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
 LAST_EVENTS: Final = 50_000
 # A list counts its events up to this number and no further.
 MOST_COUNTED: Final = 10_000
+# Acts on one service provider or key that a list finds.
+MOST_ACTS: Final = 1_000
 _INDEXED: Final = ("id", "agent_id", "human_id", "grant_id")
+# No index has the service provider or the key of an event. The acts on them are few: the index of
+# the kinds finds them.
+PROVIDER_ACTS: Final = (
+    kinds.SERVICE_PROVIDER_CREATED,
+    kinds.SERVICE_PROVIDER_SECRET_ROTATED,
+    kinds.SERVICE_PROVIDER_SECRETS_ENDED,
+    kinds.SERVICE_PROVIDER_AUDIENCE_CHANGED,
+    kinds.SERVICE_PROVIDER_ALLOWED_CHANGED,
+    kinds.SERVICE_PROVIDER_SUSPENDED,
+    kinds.SERVICE_PROVIDER_RESUMED,
+    kinds.SERVICE_PROVIDER_REVOKED,
+)
+KEY_ACTS: Final = (kinds.KEY_PUBLISHED, kinds.KEY_ACTIVATED, kinds.KEY_DISABLED)
 
 _M = TypeVar("_M", bound=Model)
 
@@ -116,11 +132,33 @@ class EventAdmin(ReadOnlyAdmin[Event]):
         try:
             found = uuid.UUID(text)
         except ValueError:
+            about_key = acts_on_key(text)
+            if about_key.exists():
+                return queryset.filter(pk__in=about_key), False
             return _among_the_last(queryset, text), False
         for column in _INDEXED:
             if Event.objects.filter(**{column: found}).exists():
                 return queryset.filter(**{column: found}), False
+        about_provider = acts_on_service_provider(found)
+        if about_provider.exists():
+            return queryset.filter(pk__in=about_provider), False
         return _among_the_last(queryset, text), False
+
+
+def acts_on_service_provider(pk: uuid.UUID) -> QuerySet[Event]:
+    """What was done to a service provider, without what agents did there."""
+    return _newest_acts(Event.objects.filter(kind__in=PROVIDER_ACTS, service_provider_id=pk))
+
+
+def acts_on_key(kid: str) -> QuerySet[Event]:
+    """The events of a signing key's life."""
+    return _newest_acts(Event.objects.filter(kind__in=KEY_ACTS, data__kid=kid))
+
+
+def _newest_acts(rows: QuerySet[Event]) -> QuerySet[Event]:
+    # Read without an order: for one, PostgreSQL might read the whole log backwards instead.
+    ids = sorted(rows.order_by().values_list("pk", flat=True))
+    return Event.objects.filter(pk__in=ids[-MOST_ACTS:])
 
 
 def _among_the_last(events: QuerySet[Event], text: str) -> QuerySet[Event]:

@@ -142,6 +142,10 @@ class GrantAdmin(ReadOnlyAdmin[Grant]):
     ordering = ("-created_at",)
     actions = ("deny", "suspend", "resume", "revoke")
 
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        # A human's page links to the grants of their agents.
+        return lookup == "agent__human__id__exact" or super().lookup_allowed(lookup, value, request)
+
     @admin.action(description=_("Deny the pending requests (you sign for each)"))
     def deny(self, request: HttpRequest, rows: QuerySet[Grant]) -> HttpResponse:
         return sign_each("/denials/", rows, Q(status=Grant.Status.PENDING))

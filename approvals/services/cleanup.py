@@ -10,6 +10,7 @@ from approvals.notifications.channel_secrets import encrypt_again
 from approvals.notifications.channels import forget_removed
 from approvals.services.challenges import forget_challenges
 from approvals.services.receipt_key_backfill import fill_kids
+from approvals.services.session_management import ended_sessions
 from approvals.services.text_erasure import erase_again, forget_ended_invitations
 from registry.services.database_time import not_ahead
 from registry.services.expiry import forget
@@ -31,6 +32,7 @@ def expire_everything(*, now: datetime) -> dict[str, int]:
     now = not_ahead(now)
     # Every visitor to the sign-in page gets a session.
     sessions = forget(Session.objects.filter(expire_date__lt=now))
+    forget(ended_sessions())
     return {
         "challenges": forget_challenges(now=now),
         "sessions": sessions,

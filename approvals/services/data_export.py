@@ -13,6 +13,7 @@ from django.db.models import Q, QuerySet
 
 from agentauth.protocol.encoding import b64u_encode, sha256, timestamp
 from approvals.models import IN_USE, Challenge, NotificationChannel, Passkey, Receipt
+from approvals.services.session_management import ListedSession, sessions_of
 from approvals.services.text_erasure import receipts_about
 from audit import kinds
 from audit.log.event_encoding import event_with_openings
@@ -48,6 +49,7 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
 
     lists: dict[str, Iterable[Mapping[str, Any]]] = {
         "passkeys": _each(Passkey.objects.filter(human=human), _passkey),
+        "sessions": (_session(each) for each in sessions_of(human, session_key="", now=now)),
         "notification_channels": _each(
             NotificationChannel.objects.filter(IN_USE, human=human), _channel
         ),
@@ -130,6 +132,15 @@ def _passkey(row: Passkey) -> dict[str, Any]:
         "backed_up": row.backed_up,
         "created_at": _time(row.created_at),
         "last_used_at": _time(row.last_used_at),
+    }
+
+
+def _session(each: ListedSession) -> dict[str, Any]:
+    return {
+        "browser": each.facts.browser,
+        "address": each.facts.address,
+        "signed_in_at": _time(each.facts.began),
+        "last_used_at": _time(each.facts.used),
     }
 
 

@@ -12,6 +12,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from approvals.models import Challenge, Recovery, RecoveryQuerySet, SetupCode
 from approvals.services.passkey_management import remove_all_passkeys
 from approvals.services.recovery import cancel_all, taken_part_in
+from approvals.services.session_management import forget_sessions_of
 from approvals.services.setup_and_sign_in import end_invitations, invitations_of
 from approvals.services.text_erasure import erase_texts
 from audit.services import Actor
@@ -57,6 +58,7 @@ def delete_human(
         _bar_ways_in(human, actor=actor, now=now)
         remove_all_passkeys(human=human, reason="human_deleted", actor=actor, now=now)
         humans.delete_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
+        forget_sessions_of(human)
         # Last, because the events recorded above have openings too.
         erase_texts(human=human, email=email, actor=actor, now=now)
 

@@ -36,7 +36,12 @@ from approvals.services.passkey_management import (
     verify_new,
 )
 from approvals.services.recent_recovery import RECENT, recent_recovery
-from approvals.services.setup_and_sign_in import SETUP_CODE_BYTES, SetupLink, setup_digest
+from approvals.services.setup_and_sign_in import (
+    SETUP_CODE_BYTES,
+    SetupLink,
+    recently_invited,
+    setup_digest,
+)
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
@@ -101,8 +106,9 @@ def confirm_recovery(*, recovery: Recovery, admin: Human, actor: Actor, now: dat
     """A second administrator decides: the recovery is ready at once.
 
     Raises InvalidStateError if they started it or it is their own account, if nothing is left to
-    decide, or if either administrator was recovered within 14 days (otherwise one administrator
-    could recover another account and use it as their second); and what `start_recovery` raises.
+    decide, or if within 14 days either administrator was recovered, or became one by another's
+    invitation (otherwise one administrator could make an account and use it as their second); and
+    what `start_recovery` raises.
     """
     with transaction.atomic():
         row = _hold_open(recovery, now)
@@ -117,6 +123,11 @@ def confirm_recovery(*, recovery: Recovery, admin: Human, actor: Actor, now: dat
                     "The account of an administrator who takes part was recovered within "
                     f"{RECENT.days} days:"
                     " another one must decide."
+                )
+            if each is not None and recently_invited(each, now=now):
+                raise InvalidStateError(
+                    "An administrator who takes part was invited by another one within "
+                    f"{RECENT.days} days: another one must decide."
                 )
         _check_administrators(row)
         _check_account(row)

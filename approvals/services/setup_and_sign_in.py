@@ -25,6 +25,7 @@ from approvals.passkeys import creation_options, request_options
 from approvals.services.challenges import Ceremony, answering, begin, check_signature, latest
 from approvals.services.passkey_management import USER_HANDLE_BYTES, add_passkey, verify_new
 from approvals.services.presence_lease import end_presence
+from approvals.services.recent_recovery import RECENT
 from approvals.sessions import stored_key
 from audit import kinds
 from audit.models import Event
@@ -107,6 +108,21 @@ def invitations_of(human: Human, *, now: datetime) -> QuerySet[SetupCode]:
         kind=SetupCode.Kind.INVITATION, used_at=None, expires_at__gt=now
     )
     return codes.filter(created_at__in=recent)
+
+
+def recently_invited(human: Human, *, now: datetime) -> bool:
+    """Whether another administrator made this human one within 14 days; an operator does not count.
+
+    The log says who made the invitation; a code without its event counts as an administrator's.
+    """
+    codes = SetupCode.objects.filter(human=human, is_staff=True, used_at__gt=now - RECENT)
+    invited = codes.filter(kind=SetupCode.Kind.INVITATION)
+    for made in invited.values_list("created_at", flat=True):
+        events = Event.objects.filter(kind=kinds.SETUP_CODE_CREATED, at=made, human_id=None)
+        by = set(events.values_list("actor_kind", flat=True))
+        if not by or "human" in by:
+            return True
+    return False
 
 
 def end_invitations(*, by: Human, now: datetime) -> None:

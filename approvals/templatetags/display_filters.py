@@ -17,7 +17,10 @@ from approvals import sentences
 register = template.Library()
 register.filter("fingerprint", sentences.fingerprint)
 register.filter("quoted", in_quotes)
+register.filter("money", sentences.money)
 MOMENT = timedelta(minutes=1)
+# From here on, a rate needs no digit after the point.
+_WHOLE_FROM = 10
 _QUOTED = re.compile("(“[^”]*”)")
 _ESCAPE = re.compile(r"(\\\\)|\\(?:u\{[0-9a-f]+\}|x[0-9a-f]{2}|[nrt])")
 
@@ -73,6 +76,12 @@ def when(at: datetime | None) -> SafeString | str:
 def grouped(number: int) -> str:
     """A whole number as the reader groups its digits."""
     return formats.number_format(number, force_grouping=True)
+
+
+@register.filter
+def rate(number: float) -> str:
+    """Events per minute: one digit after the point below ten, none above."""
+    return formats.number_format(number, 1 if 0 < number < _WHOLE_FROM else 0, force_grouping=True)
 
 
 @register.filter

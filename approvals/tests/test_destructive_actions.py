@@ -366,7 +366,7 @@ def test_SA_8_an_administrator_who_is_none_any_more_ends_nothing(
     elif loss == "no longer staff":
         Human.objects.filter(pk=human.pk).update(is_staff=False)
     else:
-        admin.client.post("/settings/sessions/end")
+        admin.client.post("/sign-out/")
     before = state()
     assert press().status_code in {401, 404}
     assert state() == before

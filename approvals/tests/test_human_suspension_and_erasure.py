@@ -239,6 +239,8 @@ def test_every_foreign_key_to_a_human_is_thought_of() -> None:
         "approvals.recovery",
         # Deleted, with its outbox.
         "approvals.notificationchannel",
+        # Deleted, with the session.
+        "approvals.humansession",
         "approvals.setupcode",
         "approvals.challenge",
         "approvals.receipt",

@@ -311,13 +311,6 @@ def test_settings_make_a_code_once_and_save_the_zone(alice: Person) -> None:
     )
 
 
-def test_ending_all_sessions_ends_the_others_too(alice: Person) -> None:
-    other: Any = Person(device=alice.device)
-    other.sign_in()
-    alice.client.post("/settings/sessions/end")
-    assert other.get("/approvals/").status_code == 302
-
-
 @pytest.mark.django_db(transaction=True)
 def test_DJ_24_a_setup_link_used_many_times_at_once_makes_one_human(now: datetime) -> None:
     path = create_setup_link(email="bob@example.org", actor=TESTER, now=now).url.removeprefix(

@@ -36,7 +36,7 @@ _FORMULA: Final = tuple("=+-@\t\r\n＝＋－＠")
 # also behind spaces and quotes.
 _INNER_FORMULA: Final = re.compile(r"([;|\t\r\n])(?=[\s\"]*[=+\-@＝＋－＠])")
 # So that spreadsheets read the file as UTF-8.
-_BYTE_ORDER_MARK: Final = "\ufeff"
+BYTE_ORDER_MARK: Final = "\ufeff"
 COLUMNS: Final = (
     "time", "sentence", "by", "agent", "service", "outcome", "reason", "type", "resource",
     "amount", "currency", "payee", "arguments", "log_number", "event_id", "agent_id",
@@ -110,12 +110,12 @@ def _described(events: list[Event]) -> Iterator[Row]:
 
 def _csv(search: ActivitySearch) -> Iterator[str]:
     zone = ZoneInfo(search.human.time_zone)
-    yield _BYTE_ORDER_MARK + _csv_line(COLUMNS)
+    yield BYTE_ORDER_MARK + csv_line(COLUMNS)
     for row in _rows(search):
         if isinstance(row, Cut):
-            yield _csv_line([_ending(row, zone)])
+            yield csv_line([_ending(row, zone)])
         else:
-            yield _csv_line(_cells(row, zone))
+            yield csv_line(_cells(row, zone))
 
 
 def _ending(cut: Cut, zone: ZoneInfo) -> str:
@@ -161,7 +161,8 @@ def _cells(row: Row, zone: ZoneInfo) -> list[Any]:
     ]
 
 
-def _csv_line(cells: Any) -> str:
+def csv_line(cells: Any) -> str:
+    """One line of a CSV file that no spreadsheet takes for formulas."""
     text = StringIO()
     csv.writer(text, quoting=csv.QUOTE_ALL).writerow([neutral(each) for each in cells])
     return text.getvalue()

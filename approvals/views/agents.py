@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import ngettext
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.behavioural_envelope import parse_envelope
@@ -27,6 +28,8 @@ from registry.models import Agent, Grant, Human
 from registry.services import agents
 
 _EVENTS = 20
+# Names on the page that asks before all agents are suspended, and under "I'm here".
+_NAMED = 20
 
 
 @require_safe
@@ -45,7 +48,44 @@ def index(request: HttpRequest) -> HttpResponse:
         }
         for agent in mine
     ]
-    return render(request, "agents.html", {"rows": rows} | paging)
+    context = {"rows": rows, "dependent": _dependent(human_of(request), now), "named": _NAMED}
+    return render(request, "agents.html", context | paging)
+
+
+def _dependent(human: Human, now: datetime) -> list[str]:
+    """Names of agents with a grant in force that needs the person's presence; one may follow."""
+    needing = Grant.objects.live(now).filter(
+        agent__human=human, envelope__requires_human_online=True
+    )
+    chosen = Agent.objects.filter(pk__in=needing.values("agent_id"))
+    names = chosen.order_by("name", "pk").values_list("name", flat=True)
+    return [quoted(name) for name in names[: _NAMED + 1]]
+
+
+@require_safe
+@require_sign_in
+def suspend_all_page(request: HttpRequest) -> HttpResponse:
+    """Ask once before all of the person's agents are suspended."""
+    chosen = agents.suspendable(human_of(request))
+    context = {
+        "count": chosen.count(),
+        "names": list(chosen.order_by("-pk").values_list("name", flat=True)[:_NAMED]),
+    }
+    return render(request, "suspend_all.html", context)
+
+
+@require_POST
+@require_sign_in
+def suspend_all(request: HttpRequest) -> HttpResponse:
+    human, actor = human_of(request), actor_of(request)
+    count = agents.suspend_all_agents(human=human, actor=actor, now=timezone.now())
+    said = ngettext(
+        "%(count)d agent suspended. To bring it back, open it and resume it with your passkey.",
+        "%(count)d agents suspended. To bring one back, open it and resume it with your passkey.",
+        count,
+    )
+    messages.success(request, said % {"count": count})
+    return HttpResponseRedirect("/agents/")
 
 
 @require_safe

@@ -100,6 +100,22 @@ _WORDS: Final = {
     kinds.CONFIRMATION_CONFIRMED: gettext_lazy("Confirmed one payment of %(agent)s at %(at)s"),
     kinds.CONFIRMATION_DENIED: gettext_lazy("Denied one payment of %(agent)s at %(at)s"),
     kinds.CONFIRMATION_EXPIRED: gettext_lazy("A confirmation for %(agent)s at %(at)s expired"),
+    # On an administrator's pages alone.
+    kinds.SERVICE_PROVIDER_CREATED: gettext_lazy("%(at)s was created"),
+    kinds.SERVICE_PROVIDER_SECRET_ROTATED: gettext_lazy("%(at)s got a new secret"),
+    kinds.SERVICE_PROVIDER_SECRETS_ENDED: gettext_lazy("Secrets of %(at)s were ended"),
+    kinds.SERVICE_PROVIDER_AUDIENCE_CHANGED: gettext_lazy("%(at)s moved to another URL"),
+    kinds.SERVICE_PROVIDER_ALLOWED_CHANGED: gettext_lazy(
+        "What agents may ask for at %(at)s was changed"
+    ),
+    kinds.SERVICE_PROVIDER_SUSPENDED: gettext_lazy("%(at)s was suspended"),
+    kinds.SERVICE_PROVIDER_RESUMED: gettext_lazy("%(at)s was resumed"),
+    kinds.SERVICE_PROVIDER_REVOKED: gettext_lazy("%(at)s was revoked"),
+    kinds.KEY_PUBLISHED: gettext_lazy("A signing key was published"),
+    kinds.KEY_ACTIVATED: gettext_lazy("A signing key began to sign"),
+    kinds.KEY_DISABLED: gettext_lazy("A signing key was disabled"),
+    kinds.KEY_CERTIFIED: gettext_lazy("A process’s key was certified"),
+    kinds.KEY_CERTIFICATE_REVOKED: gettext_lazy("The certificate of a process’s key was revoked"),
     kinds.PRESENCE_BEGUN: gettext_lazy("Switched “I'm here” on"),
     kinds.PRESENCE_ENDED: gettext_lazy("Switched “I'm here” off"),
 }

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from approvals.models import Passkey
 from approvals.notifications.shown_channels import notifications_of
-from approvals.services import data_export, passkey_management
+from approvals.services import data_export, passkey_management, session_management
 from approvals.services.recent_recovery import recovery_news
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.sessions import keep_session
@@ -105,20 +105,37 @@ def data(request: HttpRequest) -> StreamingHttpResponse:
 
 @require_POST
 @require_sign_in
-def sessions_end(request: HttpRequest) -> HttpResponse:
-    end_sessions(human=human_of(request), actor=actor_of(request), now=timezone.now())
-    return HttpResponseRedirect("/sign-in/")
+def session_end(request: HttpRequest, session_id: uuid.UUID) -> HttpResponse:
+    session_management.end_session(
+        human=human_of(request),
+        session_id=session_id,
+        session_key=session_key_of(request),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return _back(request, _("Signed out there"))
+
+
+@require_POST
+@require_sign_in
+def sessions_end_others(request: HttpRequest) -> HttpResponse:
+    human = human_of(request)
+    end_sessions(human=human, actor=actor_of(request), now=timezone.now())
+    keep_session(request, human)
+    return _back(request, _("Signed out everywhere else. Your presence has ended too."))
 
 
 def render_page(request: HttpRequest, **more: object) -> HttpResponse:
     """The settings page. `more`: what is shown once, such as a new code."""
-    human = human_of(request)
+    human, now = human_of(request), timezone.now()
+    key = session_key_of(request)
     context = {
         "human": human,
+        "sessions": session_management.sessions_of(human, session_key=key, now=now),
         "passkeys": list(Passkey.objects.filter(human=human).order_by("created_at")),
         **notifications_of(human),
         "zones": sorted(available_timezones()),
-        "recovery": recovery_news(human, now=timezone.now()),
+        "recovery": recovery_news(human, now=now),
     }
     return render(request, "settings.html", context | more)
 

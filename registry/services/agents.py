@@ -1,15 +1,21 @@
 """An agent's life after registration: suspended, resumed, revoked. Claims: agent_claims.py."""
 
 from datetime import datetime
+from typing import Final
 
 from django.db import transaction
+from django.db.models import F, Q, QuerySet, Value
+from django.db.models.functions import Coalesce
 
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from audit import kinds
 from audit.services import Actor, record
 from kms.change_notices import Subject, publish_change
-from registry.models import Agent
+from registry.models import Agent, Human
 from registry.services.grants import end_pending_grants, not_yours_to_resume
+
+# Agents that one transaction of `suspend_all_agents` locks: their decisions wait for its commit.
+AT_ONCE: Final = 200
 
 
 def suspend_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = False) -> None:
@@ -37,6 +43,43 @@ def suspend_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool =
         )
         _record(kinds.AGENT_SUSPENDED, agent, actor, now, by_admin=by_admin)
     agent.refresh_from_db()
+
+
+def suspend_all_agents(*, human: Human, actor: Actor, now: datetime) -> int:
+    """Suspend every agent that its owner could suspend; returns how many.
+
+    AT_ONCE in each transaction, with one event each. If one fails, those before it stay suspended,
+    and the same call continues with the rest.
+    """
+    suspended = 0
+    while done := _suspend_next(human, actor, now):
+        suspended += done
+    return suspended
+
+
+def suspendable(human: Human) -> QuerySet[Agent]:
+    """The human's agents that `suspend_agent` would suspend for them."""
+    states = Agent.Status
+    only_by_admin = Q(status=states.SUSPENDED, suspended_by_admin=True) & ~Q(
+        suspended_by_owner=True
+    )
+    able = Q(status__in=[states.ACTIVE, states.EXPIRED]) | only_by_admin
+    return Agent.objects.filter(able, human=human)
+
+
+def _suspend_next(human: Human, actor: Actor, now: datetime) -> int:
+    with transaction.atomic():
+        # In id order, as in every change of many agents, so that none deadlock.
+        rows = suspendable(human).order_by("id").select_for_update(no_key=True)
+        chosen = list(rows[:AT_ONCE])
+        counted = Coalesce(F("suspensions"), Value(0)) + 1
+        # What an administrator suspended is already in this state: `suspended_by_admin` stays.
+        Agent.objects.filter(pk__in=[agent.pk for agent in chosen]).update(
+            status=Agent.Status.SUSPENDED, suspended_by_owner=True, suspensions=counted
+        )
+        for agent in chosen:
+            _record(kinds.AGENT_SUSPENDED, agent, actor, now, by_admin=False)
+    return len(chosen)
 
 
 def resume_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = False) -> None:

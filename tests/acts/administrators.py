@@ -12,7 +12,7 @@ from audit import kinds
 from registry.models import Human
 from registry.services.agents import suspend_agent
 from registry.services.grants import suspend_grant
-from registry.services.service_providers import suspend_service_provider
+from registry.services.service_providers import rotate_secret, suspend_service_provider
 from registry.tests.cast import TESTER
 from tests.acts.world import Act, World, act
 
@@ -258,6 +258,44 @@ def an_admin_deletes_a_human(world: World) -> Act:
 @act("POST admin/enrolment-code/", kinds.HUMAN_VERIFIED, kinds.ENROLMENT_CODE_CREATED)
 def an_admin_makes_an_enrolment_code(world: World) -> Act:
     return world.form(world.admin, "/admin/enrolment-code/", human=str(world.alice.human.pk))
+
+
+PROVIDERS = "POST admin/service-providers/<uuid:service_provider_id>/"
+
+
+@act(
+    f"{PROVIDERS}change/",
+    kinds.HUMAN_VERIFIED,
+    kinds.SERVICE_PROVIDER_AUDIENCE_CHANGED,
+    kinds.SERVICE_PROVIDER_ALLOWED_CHANGED,
+)
+def an_admin_moves_a_service_provider_and_lets_agents_ask_for_more(world: World) -> Act:
+    row = world.provider
+    shown = "\n".join(row.allowed)
+    return world.form(
+        world.admin,
+        f"/admin/service-providers/{row.pk}/change/",
+        audience="https://acme.example",
+        allowed=f"{shown}\nread:files",
+        shown_audience=row.audience,
+        shown_allowed=shown,
+    )
+
+
+@act(f"{PROVIDERS}rotate-secret/", kinds.HUMAN_VERIFIED, kinds.SERVICE_PROVIDER_SECRET_ROTATED)
+def an_admin_rotates_the_secret_of_a_service_provider(world: World) -> Act:
+    return world.form(world.admin, f"/admin/service-providers/{world.provider.pk}/rotate-secret/")
+
+
+@act(
+    f"{PROVIDERS}end-previous-secrets/",
+    kinds.HUMAN_VERIFIED,
+    kinds.SERVICE_PROVIDER_SECRETS_ENDED,
+)
+def an_admin_ends_the_previous_secrets_of_a_service_provider(world: World) -> Act:
+    rotate_secret(service_provider=world.provider, actor=TESTER, now=world.now)
+    path = f"/admin/service-providers/{world.provider.pk}/end-previous-secrets/"
+    return world.form(world.admin, path)
 
 
 @act("POST admin/new-service-provider/", kinds.HUMAN_VERIFIED, kinds.SERVICE_PROVIDER_CREATED)

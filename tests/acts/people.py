@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from approvals.models import Passkey
+from approvals.models import HumanSession, Passkey
 from approvals.services.continue_after_restore import continue_after_restore
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
@@ -239,6 +239,13 @@ def _restored(world: World) -> str:
     return f"/restores/{done.log}/"
 
 
+@act("POST agents/suspend-all/suspend", kinds.AGENT_SUSPENDED)
+def a_human_suspends_all_their_agents(world: World) -> Act:
+    assert world.agent
+    alice = world.alice
+    return lambda: alice.post("/agents/suspend-all/suspend")
+
+
 @act("POST agents/<uuid:agent_id>/suspend", kinds.AGENT_SUSPENDED)
 def a_human_suspends_their_agent(world: World) -> Act:
     return _of_agent(world, "suspend")
@@ -385,10 +392,18 @@ def a_human_downloads_their_data(world: World) -> Act:
     return world.form(world.alice, "/settings/data")
 
 
-@act("POST settings/sessions/end", kinds.HUMAN_SESSIONS_ENDED)
-def a_human_signs_out_everywhere(world: World) -> Act:
+@act("POST settings/sessions/end-others", kinds.HUMAN_SESSIONS_ENDED)
+def a_human_signs_out_everywhere_else(world: World) -> Act:
     alice = world.alice
-    return lambda: alice.post("/settings/sessions/end")
+    return lambda: alice.post("/settings/sessions/end-others")
+
+
+@act("POST settings/sessions/<uuid:session_id>/end", kinds.HUMAN_SIGNED_OUT)
+def a_human_signs_another_browser_out(world: World) -> Act:
+    alice = world.alice
+    Person(device=alice.device).sign_in()
+    other = HumanSession.objects.filter(human=alice.human).latest("pk")
+    return lambda: alice.post(f"/settings/sessions/{other.pk}/end")
 
 
 @act("POST presence/options")

@@ -220,6 +220,21 @@ def made(theatre: Theatre) -> Page:
     return page
 
 
+def row_of(rows: str, then: str = "") -> Way:
+    """The control room's page of the first row of a list, and a page of its acts."""
+
+    def way(theatre: Theatre) -> Page:
+        page = theatre.open(theatre.alice, f"/admin/{rows}/")
+        page.locator("#result_list tbody th a").first.click()
+        for folded in page.locator("main summary").all():
+            folded.click()
+        if then:
+            page.get_by_role("link", name=then).click()
+        return page
+
+    return way
+
+
 def refused_form(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "/admin/new-service-provider/")
     page.get_by_label("Name").fill("Beta Mail")
@@ -369,6 +384,8 @@ SCREENS = {
     "confirmation-denied": Screen(at("confirmation-denied")),
     "confirmation-expired": Screen(at("confirmation-expired")),
     "agents": Screen(at("/agents/")),
+    "suspend-all": Screen(at("/agents/suspend-all/")),
+    "suspend-all-empty": Screen(as_bob("/agents/suspend-all/")),
     "agent-active": Screen(at("agent-active")),
     "agent-new": Screen(at("agent-new")),
     "agent-look-alike": Screen(at("agent-look-alike")),
@@ -415,6 +432,16 @@ SCREENS = {
     "control-room-grants": Screen(at("/admin/registry/grant/")),
     "control-room-events": Screen(at("/admin/audit/event/?outcome=denied")),
     "control-room-keys": Screen(at("/admin/kms/key/")),
+    "control-room-agent": Screen(row_of("registry/agent")),
+    "control-room-grant": Screen(row_of("registry/grant")),
+    "control-room-human": Screen(row_of("registry/human")),
+    "control-room-key": Screen(row_of("kms/key")),
+    "control-room-event": Screen(row_of("audit/event")),
+    "control-room-provider": Screen(row_of("registry/serviceprovider")),
+    "control-room-change": Screen(
+        row_of("registry/serviceprovider", "Change audience or allow-list")
+    ),
+    "control-room-rotate": Screen(row_of("registry/serviceprovider", "Rotate secret")),
     "control-room-make": Screen(at("/admin/new-service-provider/")),
     "control-room-refused": Screen(refused_form),
     "control-room-made": Screen(made),

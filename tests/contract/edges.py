@@ -32,7 +32,7 @@ def end(stage: Stage) -> None:
 
 
 PAGES: dict[str, Callable[[Stage], Any]] = {
-    "sign_in_required": lambda _: browser().post("/settings/sessions/end"),
+    "sign_in_required": lambda _: browser().post("/settings/sessions/end-others"),
     "verification_required": lambda stage: stage.person.post("/settings/passkeys/options"),
     "csrf_failed": lambda _: Client().post("/sign-out/"),
     "confirmation_required": lambda stage: stage.person.statement(

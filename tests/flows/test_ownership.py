@@ -15,7 +15,7 @@ import pytest
 from django.core import signing
 from pytest_django.plugin import DjangoDbBlocker
 
-from approvals.models import Passkey
+from approvals.models import HumanSession, Passkey
 from approvals.tests.cast import Person, browser, invited, signed_in
 from approvals.tests.notifying import by_mail
 from audit.kinds import CONFIRMATION_REQUESTED
@@ -50,7 +50,15 @@ def _each_refusal_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 # What each URL parameter names. A new parameter must be listed here, and so enters the sweep.
-OWNED = {"grant_id", "agent_id", "confirmation_id", "passkey_id", "event_id", "channel_id"}
+OWNED = {
+    "grant_id",
+    "agent_id",
+    "confirmation_id",
+    "passkey_id",
+    "event_id",
+    "channel_id",
+    "session_id",
+}
 SECRETS = {"code", "secret"}
 KNOWN_TO_ALL_AGENTS = {"reference"}
 # `shown` is the fingerprint of what a page showed, and opens nothing.
@@ -67,7 +75,7 @@ STAFF_ONLY = {
     "human_id": ("/recoveries/",),
     "recovery_id": ("/recoveries/", "/recovery/"),
 }
-ADMIN_ONLY = {"object_id", "content_type_id", "app_label", "url"}
+ADMIN_ONLY = {"service_provider_id", "object_id", "content_type_id", "app_label", "url"}
 # Where a signature is required first, the order of checks must not reveal whether the id exists.
 SIGNED_FOR = ("/settings/",)
 
@@ -142,6 +150,7 @@ def _parties(now: datetime) -> Cast:
         "confirmation_id": str(confirmation.pk),
         "event_id": str(Event.objects.get(kind=CONFIRMATION_REQUESTED).pk),
         "channel_id": str(by_mail(people[0].human, now).pk),
+        "session_id": str(HumanSession.objects.get(human=people[0].human).pk),
     }
     return Cast(
         provider=provider,

@@ -261,6 +261,7 @@ SERVICES = [
     # No token exists for an agent that was unclaimed.
     Row(agent_claims.claim_agent, None, World.unclaimed, "agent"),
     Row(agents.suspend_agent, the_agent),
+    Row(agents.suspend_all_agents, the_agent),
     Row(agents.resume_agent, the_agent, suspended_agent),
     Row(agents.revoke_agent, the_agent),
     Row(barred_keys.bar_disclosed_key, the_agent),

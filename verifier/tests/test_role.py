@@ -70,7 +70,8 @@ EXPECTED = {
     "verifier_streamcursor": "INSERT, SELECT, UPDATE (told)",
 } | dict.fromkeys(
     [
-        *("approvals_challenge", "approvals_notification", "approvals_notificationchannel"),
+        *("approvals_challenge", "approvals_humansession", "approvals_notification"),
+        "approvals_notificationchannel",
         *("approvals_passkey", "approvals_recovery", "approvals_setupcode"),
         *("audit_checkpoint", "audit_checkpointcopy", "audit_cosignature", "audit_droppedmonth"),
         *(

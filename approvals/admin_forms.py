@@ -1,0 +1,58 @@
+"""The forms of the control room. What they create or change goes through services."""
+
+from django import forms
+from django.utils.translation import gettext_lazy as _
+
+from registry.models import Human
+
+
+class InvitationForm(forms.Form):
+    """The human to invite."""
+
+    email = forms.EmailField(label=_("E-mail"))
+    is_staff = forms.BooleanField(
+        label=_("As an administrator: can do everything in the control room"), required=False
+    )
+
+
+class EnrolmentForm(forms.Form):
+    """The human who gets an enrolment code."""
+
+    human = forms.ModelChoiceField(
+        Human.objects.filter(status=Human.Status.ACTIVE), label=_("Human")
+    )
+
+
+_ALLOWED = forms.CharField(
+    label=_("What agents may ask for"),
+    required=False,
+    widget=forms.Textarea(attrs={"rows": 4}),
+    help_text=_("One entry per line, such as read:calendar. Empty allows nothing."),
+)
+_AUDIENCE = forms.CharField(
+    label=_("Audience URL"), max_length=255, help_text=_("https, without a final slash")
+)
+
+
+class ServiceProviderForm(forms.Form):
+    """A new service provider."""
+
+    name = forms.CharField(label=_("Name"), max_length=80)
+    audience = _AUDIENCE
+    allowed = _ALLOWED
+    is_auditor = forms.BooleanField(label=_("May read the whole audit log"), required=False)
+    require_nonce = forms.BooleanField(label=_("Proofs must carry a server nonce"), required=False)
+
+
+class ServiceProviderChangeForm(forms.Form):
+    """What can change of a service provider."""
+
+    audience = _AUDIENCE
+    allowed = _ALLOWED
+    # What the form was filled with: a change made meanwhile by someone else is not undone.
+    shown_audience = forms.CharField(widget=forms.HiddenInput)
+    shown_allowed = forms.CharField(widget=forms.HiddenInput, required=False)
+
+
+class ConfirmForm(forms.Form):
+    """No fields: the act is confirmed with the passkey alone."""

@@ -1,0 +1,186 @@
+"""An administrator works in the control room, and a person stops their agents and sessions."""
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import pytest
+from playwright.sync_api import Browser, CDPSession, Page, expect
+
+from tests.browser import steps
+from tests.browser.conftest import add_authenticator
+from tests.browser.test_keyboard import tab_to
+from tests.live import LiveRegistry
+
+pytestmark = [pytest.mark.browser, pytest.mark.flow]
+
+
+@dataclass
+class Device:
+    """A browser and its authenticator."""
+
+    page: Page
+    session: CDPSession
+    authenticator: str
+
+    @classmethod
+    def opened(cls, chromium: Browser) -> Self:
+        context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin")
+        context.set_default_timeout(10_000)
+        page = context.new_page()
+        session = context.new_cdp_session(page)
+        return cls(page, session, add_authenticator(page, session))
+
+    def take_passkeys(self, other: "Device") -> None:
+        """As a provider syncs the passkeys of one device to another."""
+        found = other.session.send(
+            "WebAuthn.getCredentials", {"authenticatorId": other.authenticator}
+        )
+        for credential in found["credentials"]:
+            body = {"authenticatorId": self.authenticator, "credential": credential}
+            self.session.send("WebAuthn.addCredential", body)
+
+
+@pytest.fixture(scope="module")
+def device(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Device]:
+    """Of the first administrator, whose agents are staged."""
+    device = Device.opened(chromium)
+    steps.become_admin(device.page, sqlite_registry)
+    steps.stage(sqlite_registry, "set_up", "alice@example.org")
+    yield device
+    device.page.context.close()
+
+
+@pytest.fixture
+def alice(device: Device) -> Page:
+    return device.page
+
+
+def open_row(page: Page, registry: LiveRegistry, rows: str, name: str) -> None:
+    """From the first page through the list to the page of a row, as a person does."""
+    page.goto(registry.url + "/admin/")
+    page.get_by_role("link", name=rows, exact=True).click()
+    page.get_by_role("textbox").first.fill(name)
+    page.get_by_role("button", name="Search").click()
+    page.locator("#result_list tbody").get_by_role("link").first.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(name)
+
+
+def test_administrator_changes_rotates_suspends_and_resumes_a_service_provider(
+    alice: Page, sqlite_registry: LiveRegistry
+) -> None:
+    open_row(alice, sqlite_registry, "Service providers", "Harbour Files")
+    alice.get_by_role("link", name="Change audience or allow-list").click()
+    allowed = alice.get_by_label("What agents may ask for")
+    allowed.fill(allowed.input_value() + "\nread:archive")
+    alice.get_by_role("button", name="Change a service provider").click()
+    expect(alice.get_by_text("Saved. Grants that wait for a new signature: 0.")).to_be_visible()
+    alice.get_by_role("link", name="Rotate secret").click()
+    alice.get_by_role("button", name="Rotate the secret").click()
+    expect(alice.get_by_text("New client secret (not shown again)")).to_be_visible()
+    alice.get_by_role("link", name="Back to the service provider").click()
+    expect(alice.get_by_role("cell", name="valid")).to_have_count(2)
+    alice.get_by_role("link", name="End previous secrets").click()
+    alice.get_by_role("button", name="End the previous secrets").click()
+    expect(alice.get_by_text("Secrets ended: 1.")).to_be_visible()
+    expect(alice.get_by_role("cell", name="valid")).to_have_count(1)
+    alice.get_by_role("button", name="Suspend service provider").click()
+    expect(alice.get_by_text("Done for 1.")).to_be_visible()
+    alice.get_by_role("button", name="Resume service provider").click()
+    alice.get_by_role("button", name="Resume with passkey").click()
+    expect(alice).to_have_url(re.compile("/admin/registry/serviceprovider/.*/change/"))
+    history = alice.locator(".history")
+    for words in ("was resumed", "was suspended", "Secrets of", "got a new secret"):
+        expect(history.get_by_role("link", name=re.compile(words)).first).to_be_visible()
+
+
+def test_administrator_suspends_an_agent_and_follows_its_links_and_history(
+    alice: Page, sqlite_registry: LiveRegistry
+) -> None:
+    open_row(alice, sqlite_registry, "Agents", "Research Assistant")
+    agent_page = alice.url.partition("?")[0]
+    alice.get_by_role("button", name="Suspend agent").click()
+    expect(alice).to_have_url(agent_page)
+    alice.locator(".history").get_by_role("link").first.click()
+    expect(alice.get_by_text("was suspended").first).to_be_visible()
+    alice.get_by_role("link", name="Research Assistant").click()
+    expect(alice).to_have_url(agent_page)
+    alice.get_by_role("link", name="All events").click()
+    expect(alice.get_by_role("heading", name="Events")).to_be_visible()
+    alice.goto(agent_page)
+    alice.get_by_role("button", name="Resume agent").click()
+    alice.get_by_role("button", name="Resume with passkey").click()
+    expect(alice).to_have_url(agent_page)
+    alice.get_by_role("link", name="Requests and grants").click()
+    expect(alice.get_by_role("heading", name="Grants")).to_be_visible()
+
+
+def test_administrator_exports_a_filtered_list(
+    alice: Page, sqlite_registry: LiveRegistry, tmp_path: Path
+) -> None:
+    alice.goto(sqlite_registry.url + "/admin/registry/agent/")
+    alice.get_by_role("link", name="Revoked").click()
+    with alice.expect_download() as started:
+        alice.get_by_role("link", name="Export as CSV").click()
+    file = tmp_path / "agents.csv"
+    started.value.save_as(file)
+    _head, *rows = csv.reader(file.read_text(encoding="utf-8-sig").splitlines())
+    assert {row[2] for row in rows} == {"revoked"}
+
+
+def test_administrator_invites_a_second_one(
+    alice: Page, chromium: Browser, sqlite_registry: LiveRegistry
+) -> None:
+    alice.goto(sqlite_registry.url + "/admin/invite/")
+    alice.get_by_label("E-mail").fill("second@example.org")
+    alice.get_by_role("checkbox", name="As an administrator").check()
+    alice.get_by_role("button", name="Invite a human").click()
+    link = alice.get_by_text(re.compile("/setup/")).inner_text()
+    context = chromium.new_context()
+    second = context.new_page()
+    add_authenticator(second)
+    second.goto(link)
+    second.get_by_role("textbox", name="Your name").fill("Second")
+    second.get_by_role("button", name="Create passkey").click()
+    second.get_by_role("link", name="Control room").click()
+    expect(second.get_by_role("heading", name="Control room")).to_be_visible()
+    context.close()
+
+
+def test_person_signs_out_another_browser(
+    device: Device, alice: Page, chromium: Browser, sqlite_registry: LiveRegistry
+) -> None:
+    phone = Device.opened(chromium)
+    phone.take_passkeys(device)
+    steps.sign_in(phone.page, sqlite_registry)
+    suggestion = phone.page.get_by_role("link", name="Add a second passkey")
+    expect(suggestion).to_be_visible()
+    phone.page.reload()
+    expect(suggestion).to_have_count(0)
+    alice.goto(sqlite_registry.url + "/settings/")
+    alice.get_by_role("button", name="Sign out this one").click()
+    expect(alice.get_by_role("status")).to_contain_text("Signed out there")
+    expect(alice.get_by_text("You are signed in nowhere else.")).to_be_visible()
+    phone.page.reload()
+    expect(phone.page.get_by_role("button", name="Sign in with passkey")).to_be_visible()
+    phone.page.context.close()
+
+
+def test_all_agents_are_suspended_from_any_page_without_a_mouse(
+    alice: Page, sqlite_registry: LiveRegistry
+) -> None:
+    alice.goto(sqlite_registry.url + "/activity/")
+    tab_to(alice, alice.get_by_role("link", name="Suspend all agents"))
+    alice.keyboard.press("Enter")
+    press = alice.get_by_role("button", name=re.compile(r"Suspend \d+ agents"))
+    expect(press).to_be_visible()
+    tab_to(alice, press)
+    alice.keyboard.press("Enter")
+    expect(alice.get_by_role("status")).to_contain_text("resume it with your passkey")
+    expect(alice.locator(".state-active")).to_have_count(0)
+    tab_to(alice, alice.get_by_role("link", name="What “I’m here” means"))
+    alice.keyboard.press("Enter")
+    expect(alice.get_by_role("heading", name="What “I’m here” means")).to_be_in_viewport()
