@@ -76,10 +76,9 @@ def wrong_claim_code(theatre: Theatre) -> Page:
 
 def as_asked(theatre: Theatre, where: str) -> Page:
     """An approval page without what was typed there before."""
-    page = theatre.open(theatre.alice, where)
+    page = theatre.open(theatre.alice, "/approvals/")
     page.evaluate("sessionStorage.clear()")
-    page.reload()
-    return page
+    return theatre.open(page, where)
 
 
 def narrowed(theatre: Theatre) -> Page:
