@@ -1,0 +1,30 @@
+"""Messages that another person decided."""
+
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [
+        ("approvals", "0014_human_sessions"),
+    ]
+
+    operations = [
+        migrations.AlterField(
+            model_name="notification",
+            name="what",
+            field=models.CharField(
+                choices=[
+                    ("request", "Request"),
+                    ("request_ends", "Request Ends"),
+                    ("confirmation", "Confirmation"),
+                    ("decided", "Decided"),
+                    ("decided_payment", "Decided Payment"),
+                    ("passkey_added", "Passkey Added"),
+                    ("passkey_removed", "Passkey Removed"),
+                    ("recovery_begun", "Recovery Begun"),
+                    ("channel_changed", "Channel Changed"),
+                ],
+                max_length=16,
+            ),
+        ),
+    ]
