@@ -7,7 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from django.db import transaction
@@ -17,6 +17,7 @@ from approvals.models import Notification, NotificationChannel
 from approvals.notifications.outbox import quiet_end, tell_channels
 from audit import kinds
 from audit.models import Event
+from audit.new_ids import first_id_at
 from audit.services import SYSTEM, record
 from registry.models import Agent, Grant, Human
 from registry.services.approver_routing import Cause, Route, Step
@@ -30,6 +31,8 @@ from verifier.services.confirmation_lifecycle import (
 
 What = Notification.What
 _KINDS: Final = (kinds.REQUEST_ROUTED, kinds.REQUEST_PASSED_ON)
+# What waits was asked within the hour; the clocks of hosts differ by seconds.
+_READ_BACK: Final = timedelta(hours=2)
 # Texts of an agent that no list shows.
 _UNSEEN: Final = ("agent__manifest", "agent__public_jwk", "agent__description")
 
@@ -75,7 +78,7 @@ def tell_approvers(*, now: datetime) -> int:
     if rosters is None:
         return 0
     waiting = [*_waiting_grants(now, rosters), *_waiting_confirmations(now, rosters)]
-    known = _known_steps({each.grant.pk for each in waiting})
+    known = _known_steps({each.grant.pk for each in waiting}, now)
     for each in waiting:
         if known[each.subject] < len(each.route.steps):
             _record_steps(each, now)
@@ -135,10 +138,14 @@ def _waiting_confirmations(now: datetime, rosters: Rosters) -> Iterator[_Waiting
             )
 
 
-def _known_steps(grants: Iterable[Any]) -> Counter[uuid.UUID]:
-    """How many steps the log has, by the id of the request or of the transaction."""
+def _known_steps(grants: Iterable[Any], now: datetime) -> Counter[uuid.UUID]:
+    """How many steps the log has, by the id of the request or of the transaction.
+
+    A grant may have many events: only those of the time for which something waits are read.
+    """
     found: Counter[uuid.UUID] = Counter()
-    events = Event.objects.filter(grant_id__in=list(grants), kind__in=_KINDS)
+    recent = Event.objects.filter(pk__gte=first_id_at(now - _READ_BACK))
+    events = recent.filter(grant_id__in=list(grants), kind__in=_KINDS)
     for grant_id, data in events.values_list("grant_id", "data"):
         found[uuid.UUID(data.get("confirmation_id") or str(grant_id))] += 1
     return found
@@ -148,7 +155,7 @@ def _record_steps(each: _Waiting, now: datetime) -> None:
     with transaction.atomic():
         if not lock_waiting(each.grant, each.confirmation, now):
             return
-        known = _known_steps([each.grant.pk])[each.subject]
+        known = _known_steps([each.grant.pk], now)[each.subject]
         for step in each.route.steps[known:]:
             _record_step(each, step, now)
 
@@ -185,7 +192,9 @@ def _tell(waiting: Iterable[_Waiting], now: datetime) -> int:
         by_human.setdefault(str(channel.human_id), []).append(channel)
     told = set(
         Notification.objects.filter(
-            channel__human_id__in=deciders, what__in=[What.REQUEST, What.CONFIRMATION]
+            channel__human_id__in=deciders,
+            what__in=[What.REQUEST, What.CONFIRMATION],
+            subject__in=[each.subject for each in waiting],
         ).values_list("channel_id", "what", "subject")
     )
     sent = 0
