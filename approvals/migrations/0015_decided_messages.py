@@ -4,6 +4,9 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
+    beside_older_code = (
+        "Only the list of choices changes, not the column; release 4 has no such table."
+    )
     dependencies = [
         ("approvals", "0014_human_sessions"),
     ]

@@ -106,7 +106,7 @@ def test_a_group_that_something_names_is_not_removed(admin: Person) -> None:
     last = made(admin, name="Directors")
     first = made(admin, next=str(last.pk))
     refused = admin.client.post(f"/approvers/groups/{last.pk}/remove")
-    assert (refused.status_code, "passes requests on to it" in refused.content.decode()) == (
+    assert (refused.status_code, "passes requests on to this one" in refused.content.decode()) == (
         400,
         True,
     )

@@ -7,6 +7,7 @@ import uuid
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Max, Q
 
@@ -269,7 +270,9 @@ def _make_place(before: ApprovalRule | None) -> int:
 def _require_sealed(row: _S) -> _S:
     # Otherwise a service would seal what was written into the database.
     if not row.is_sealed():
-        raise InvalidStateError(f"“{row}” was not written by the registry. Run `verify_audit`.")
+        raise InvalidStateError(
+            f"“{row}” was not written by the registry. Run `{settings.COMMAND} verify_audit`."
+        )
     return row
 
 
