@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     beside_older_code = (
-        "Only the list of choices changes, not the column; release 4 has no such table."
+        "The column stays, only its choices change. Release 4 has no such table."
     )
     dependencies = [
         ("approvals", "0014_human_sessions"),
