@@ -4,9 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    beside_older_code = (
-        "The column stays, only its choices change. Release 4 has no such table."
-    )
+    beside_older_code = "The column stays, only its choices change. Release 4 has no such table."
     dependencies = [
         ("approvals", "0014_human_sessions"),
     ]
