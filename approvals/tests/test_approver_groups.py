@@ -337,6 +337,11 @@ def test_the_receipt_verifies_offline_and_names_the_rule_and_the_owner(
     assert (found["group"], found["decided_as"]) == (f"Finance ({rule.group_id})", "member")
 
 
+def questions(seen: CaptureQueriesContext) -> int:
+    """The queries, without the one that each process asks once a second."""
+    return sum("verifier_home" not in each["sql"] for each in seen.captured_queries)
+
+
 def test_1000_waiting_requests_cost_as_many_queries_as_one(
     alice: Person, bob: Person, rule: ApprovalRule, paying: Grant, now: datetime
 ) -> None:
@@ -361,7 +366,7 @@ def test_1000_waiting_requests_cost_as_many_queries_as_one(
     with CaptureQueriesContext(connection) as many:
         page = bob.get("/approvals/").content.decode()
     took = time.monotonic() - began
-    assert len(many) == len(few)
+    assert questions(many) == questions(few)
     assert "1000 decisions wait for you" in page
     assert "950 more requests wait. The oldest are shown." in page
     assert took < within(2)
