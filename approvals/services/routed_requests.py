@@ -49,11 +49,14 @@ class Routed:
         return len(self.grants) + len(self.confirmations)
 
 
+NOTHING: Final = Routed()
+
+
 def routed_to(human: Human, now: datetime) -> Routed:
     """What this person may decide for others. At most seven queries, whatever waits."""
     rosters = read_rosters(now)
     if rosters is None or str(human.pk) not in rosters.people:
-        return Routed()
+        return NOTHING
     return Routed(
         [
             grant

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from agentauth.protocol.encoding import b64u_encode, sha256
-from approvals.services.routed_requests import Routed
+from approvals.services.routed_requests import NOTHING, Routed
 from registry.models import Grant, Human
 from verifier.services.confirmation_lifecycle import pending_for
 
@@ -25,7 +25,7 @@ class Waiting:
         return f"{MOST - 1}+" if self.count >= MOST else str(self.count)
 
 
-def waiting_for(human: Human, now: datetime, routed: Routed) -> Waiting:
+def waiting_for(human: Human, now: datetime, routed: Routed = NOTHING) -> Waiting:
     """What waits for this human, with what rules sent to them, in one query."""
     mine = Grant.objects.filter(agent__human=human)
     rows = [
