@@ -33,7 +33,8 @@ def waiting_for(human: Human, now: datetime, routed: Routed = NOTHING) -> Waitin
         for rows in (mine.waiting(now), mine.to_sign_again(now), pending_for(human, now))
     ]
     newest = rows[0].union(*rows[1:], all=True).order_by("-created_at", "pk")[:MOST]
-    others = [(each.created_at, each.pk) for each in (*routed.grants, *routed.confirmations)]
+    others = [(each.created_at, each.pk) for each in routed.grants]
+    others += [(each.created_at, each.pk) for each in routed.confirmations]
     every = sorted([*newest, *others], reverse=True)[:MOST]
     found = [f"{at.timestamp()} {pk}" for at, pk in every]
     return Waiting(len(found), b64u_encode(sha256("\n".join(found).encode())))
