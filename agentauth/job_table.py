@@ -17,6 +17,7 @@ from agentauth.startup_checks import START
 from approvals.notifications.delivery import send_notifications
 from approvals.services import cleanup
 from approvals.services.recovery_alert_mail import send_notices
+from approvals.services.routed_requests import tell_approvers
 from audit.archive.segment_writing import archive_due
 from audit.checkpoints.cosigning import cosign_log
 from audit.checkpoints.signing import checkpoint_log
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two runs of a job. Slow jobs may run late: each use of a record checks its expiry.
 EACH_SECOND: Final = 1.0
+SOON: Final = 5.0
 SLOWLY: Final = 30.0
 # A failed job that waits for other systems is retried after this long, or it would log an error
 # each second.
@@ -119,6 +121,7 @@ JOBS: Final = (
     Job(registry_expiry.expire_everything, SLOWLY),
     Job(verifier_expiry.expire_everything, SLOWLY),
     Job(cleanup.expire_everything, SLOWLY),
+    Job(tell_approvers, SOON),
     Job(send_notices, SLOWLY, waits=True),
     Job(send_notifications, EACH_SECOND, waits=True),
     Job(checkpoint_log, EACH_SECOND, waits=True, holds=True),

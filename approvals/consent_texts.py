@@ -1,7 +1,8 @@
 """The texts that a human signs: one line per sentence, made of the sentences that pages show."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from django.utils.translation import gettext as _
 
@@ -29,6 +30,42 @@ def parties(agent: str, service_provider: str, audience: str) -> list[str]:
     return [agent_line(agent), service_line(service_provider, audience)]
 
 
+def routing_lines(routing: Mapping[str, Any] | None) -> list[str]:
+    """For whom the signer decides and why, as the statement's member `routing` says; or nothing."""
+    if routing is None:
+        return []
+    parts = {"rule": quoted(routing["rule"]["name"]), "owner": quoted(routing["for"]["name"])}
+    if routing["as"] == "owner":
+        return [
+            _(
+                "You decide on your own request: the rule %(rule)s sends it to a group, and no one "
+                "else can decide."
+            )
+            % parts
+        ]
+    if routing["as"] == "administrator":
+        return [
+            _(
+                "You decide for %(owner)s as an administrator: the rule %(rule)s sends this to a "
+                "group that has not decided."
+            )
+            % parts
+        ]
+    parts["group"] = quoted(routing["group"]["name"])
+    line = (
+        _(
+            "You decide for %(owner)s, because the rule %(rule)s sends this to a group that passed "
+            "it on to the group %(group)s."
+        )
+        if routing["passed_on"]
+        else _(
+            "You decide for %(owner)s, because the rule %(rule)s sends this to the group %(group)s."
+        )
+    )
+    deputy = [_("You are there as a deputy.")] if routing["as"] == "deputy" else []
+    return [line % parts, *deputy]
+
+
 def approval_text(
     *,
     agent: str,
@@ -39,9 +76,10 @@ def approval_text(
     valid_until: datetime,
     zone: str,
     warnings: Sequence[str] = (),
+    routing: Mapping[str, Any] | None = None,
 ) -> str:
     """The consent text of an approval; `warnings` are sentences about the agent's name."""
-    lines = [*parties(agent, service_provider, audience), *warnings]
+    lines = [*parties(agent, service_provider, audience), *routing_lines(routing), *warnings]
     lines += sentences.permissions(service_provider, capabilities, envelope)
     lines += sentences.limits(envelope)
     lines += sentences.unasked_total(capabilities, envelope)
@@ -49,9 +87,16 @@ def approval_text(
     return "\n".join(lines)
 
 
-def denial_text(*, agent: str, service_provider: str, audience: str, reason: str) -> str:
+def denial_text(
+    *,
+    agent: str,
+    service_provider: str,
+    audience: str,
+    reason: str,
+    routing: Mapping[str, Any] | None = None,
+) -> str:
     """The consent text of a denial."""
-    lines = parties(agent, service_provider, audience)
+    lines = [*parties(agent, service_provider, audience), *routing_lines(routing)]
     lines.append(_("The agent may not do what it asked for."))
     if reason:
         lines.append(_("Reason given to the agent: %(reason)s") % {"reason": quoted(reason)})
@@ -114,9 +159,10 @@ def confirmation_text(
     action: Action,
     confirmed: bool,
     warnings: Sequence[str] = (),
+    routing: Mapping[str, Any] | None = None,
 ) -> str:
     """The consent text of a confirmation, with `warnings` about the name, or of its denial."""
-    lines = parties(agent, service_provider, audience)
+    lines = [*parties(agent, service_provider, audience), *routing_lines(routing)]
     parts = {"act": sentences.act(action, service_provider)}
     if confirmed:
         lines += [*warnings, _("The agent may %(act)s, once, within ten minutes.") % parts]

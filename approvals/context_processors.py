@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from approvals.models import Recovery
 from approvals.services.waiting import waiting_for
+from approvals.views.routed import routed_of
 from registry.models import Human
 from verifier.services import presence_leases
 
@@ -25,7 +26,7 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
     return {
         "me": human,
         "command": settings.COMMAND,
-        "waits": waiting_for(human, now),
+        "waits": waiting_for(human, now, routed_of(request)),
         "is_here": presence_leases.is_online(human.pk, now),
         "my_recovery": Recovery.objects.open(now).filter(human=human).first(),
         "section": request.path.split("/")[1],

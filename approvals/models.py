@@ -356,6 +356,9 @@ class Notification(models.Model):
         REQUEST = "request"
         REQUEST_ENDS = "request_ends"
         CONFIRMATION = "confirmation"
+        # Another person decided for the owner of the agent: on a request, on a transaction.
+        DECIDED = "decided"
+        DECIDED_PAYMENT = "decided_payment"
         PASSKEY_ADDED = "passkey_added"
         PASSKEY_REMOVED = "passkey_removed"
         RECOVERY_BEGUN = "recovery_begun"

@@ -10,6 +10,7 @@ from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidClientError, NotFoundError
 from agentauth.protocol.identifiers import parse_id
 from approvals.services.signed_acts import receipt_of
+from approvals.services.text_erasure import is_for_another
 from registry.api.base_view import NativeView
 from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication
 from registry.models import Agent, Grant, Human, ServiceProvider
@@ -52,8 +53,10 @@ class ReceiptView(NativeView):
         receipt = receipt_of("approval", str(grant.pk))
         # A receipt holds the signer's passkey. An administrator may have denied the request, and
         # agents must not learn that person's passkey.
-        of_owner = receipt is not None and receipt.human_id == grant.agent.human_id
-        if receipt is None or (isinstance(reader, Agent) and not of_owner):
+        for_agent = receipt is not None and (
+            receipt.human_id == grant.agent.human_id or is_for_another(receipt)
+        )
+        if receipt is None or (isinstance(reader, Agent) and not for_agent):
             raise NotFoundError("This request has no receipt yet.")
         return Response(
             {
@@ -76,7 +79,7 @@ def readable_grant(grant_id: str, reader: object) -> Grant:
         grant = None
     allowed = grant is not None and (
         (isinstance(reader, Agent) and grant.agent_id == reader.pk)
-        or (isinstance(reader, Human) and grant.agent.human_id == reader.pk)
+        or (isinstance(reader, Human) and reader.pk in {grant.agent.human_id, grant.human_id})
         or (isinstance(reader, ServiceProvider) and reader.may_audit)
     )
     if grant is None or not allowed:

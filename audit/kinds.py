@@ -88,6 +88,18 @@ GRANT_RELEASED = "registry.grant.released"
 GRANT_REVOKED = "registry.grant.revoked"
 GRANT_EXPIRED = "registry.grant.expired"
 
+# Who decides for whom: groups of approvers and their members, the rules that name a group,
+# absences and deputies.
+APPROVER_GROUP_CREATED = "registry.approver_group.created"
+APPROVER_GROUP_CHANGED = "registry.approver_group.changed"
+APPROVER_GROUP_REMOVED = "registry.approver_group.removed"
+APPROVER_ADDED = "registry.approver.added"
+APPROVER_REMOVED = "registry.approver.removed"
+APPROVAL_RULE_CREATED = "registry.approval_rule.created"
+APPROVAL_RULE_ENDED = "registry.approval_rule.ended"
+ABSENCE_SET = "registry.absence.set"
+ABSENCE_ENDED = "registry.absence.ended"
+
 TOKEN_ISSUED = "registry.token.issued"  # noqa: S105 — the name of an event
 TOKEN_REVOKED = "registry.token.revoked"  # noqa: S105 — the name of an event
 
@@ -153,5 +165,8 @@ BREAK_SIGNED = "approvals.break.signed"
 HUMAN_EXPORTED = "approvals.human.exported"
 # A fresh passkey signature for one sensitive act.
 HUMAN_VERIFIED = "approvals.human.verified"
+# A rule sent a request to a group, or to the administrators; it was passed on from there.
+REQUEST_ROUTED = "approvals.request.routed"
+REQUEST_PASSED_ON = "approvals.request.passed_on"
 # The second explicit step before a dangerous permission is signed.
 SECOND_STEP_TAKEN = "approvals.second_step.taken"

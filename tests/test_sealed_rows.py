@@ -13,10 +13,12 @@ from django.core.management import call_command
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.money import Money
 from approvals.models import Challenge, Passkey, Recovery, SetupCode
 from approvals.services.passkey_management import remove_passkey
 from approvals.services.recovery import cancel_recovery
 from approvals.services.setup_and_sign_in import create_setup_link, use_code
+from approvals.tests import forged_approvers
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from approvals.tests.conftest import admin, alice, bob, keys
@@ -26,7 +28,28 @@ from kms.models import Key
 from kms.row_seals import Sealed
 from kms.seal_backfill import sealed_models, unsealed_rows
 from kms.services import disable_key, evidence_keys, public_jwks, rotate_key, signer
-from registry.models import Agent, BarredKey, Grant, Human, ServiceProvider, ServiceProviderSecret
+from registry.models import (
+    Absence,
+    Agent,
+    ApprovalRule,
+    ApproverGroup,
+    BarredKey,
+    Grant,
+    GroupMember,
+    Human,
+    ServiceProvider,
+    ServiceProviderSecret,
+)
+from registry.services.approvers import (
+    add_member,
+    change_group,
+    create_group,
+    create_rule,
+    end_absence,
+    end_rule,
+    remove_member,
+    set_absence,
+)
 from registry.services.service_providers import (
     change_allowed,
     create_service_provider,
@@ -70,8 +93,34 @@ class World:
         create_setup_link(email="zoe@example.org", actor=TESTER, now=now)
         begun(bob.human, now)
         self.agent = enrolled(alice.human, now=now)
+        last = create_group(
+            name="Directors", wait_minutes=9, next_group=None, actor=TESTER, now=now
+        )
+        self.group = create_group(
+            name="Finance", wait_minutes=5, next_group=last, actor=TESTER, now=now
+        )
+        self.rule = create_rule(
+            name="Large payments",
+            group=self.group,
+            service_provider=self.provider,
+            action_type="transact",
+            above=Money(100_000, "EUR"),
+            actor=TESTER,
+            now=now,
+        )
         self.rows: dict[type[Sealed], Any] = {
+            Absence: set_absence(
+                human=alice.human,
+                starts_at=now,
+                ends_at=now + timedelta(days=1),
+                deputy=bob.human,
+                actor=TESTER,
+                now=now,
+            ),
             Agent: self.agent.agent(),
+            ApprovalRule: self.rule,
+            ApproverGroup: self.group,
+            GroupMember: add_member(group=self.group, human=bob.human, actor=TESTER, now=now),
             Human: admin.human,
             Key: Key.objects.get(purpose="receipt"),
             Passkey: Passkey.objects.get(human=alice.human),
@@ -91,6 +140,8 @@ def another(value: Any) -> Any:
     """A different value of the same kind."""
     if isinstance(value, bool):
         return not value
+    if isinstance(value, int):
+        return value + 1
     if isinstance(value, datetime):
         return value + timedelta(days=1)
     if isinstance(value, uuid.UUID):
@@ -138,6 +189,11 @@ def test_DJ_17_no_field_that_gives_a_right_changes_alone(
         **dict.fromkeys(("begun_by_id", "confirmed_by_id", "human_id"), world.admin.human.pk),
         "link_expires_at": world.now,
         "service_provider_id": _elsewhere(world).pk,
+        "group_id": ApproverGroup.objects.get(name="Directors").pk,
+        "next_id": None,
+        "deputy_id": None,
+        "starts_at": world.now + timedelta(hours=1),
+        "ended_at": world.now,
     }
     value = fixed.get(name, another(getattr(row, name)))
     write(row, **{name: value})
@@ -281,7 +337,11 @@ def a_key(world: World) -> None:
 
 
 FORGED: dict[type[Sealed], Callable[[World], None]] = {
+    Absence: forged_approvers.an_approver,
     Agent: an_agents_key,
+    ApprovalRule: forged_approvers.a_rule,
+    ApproverGroup: forged_approvers.a_group,
+    GroupMember: forged_approvers.an_approver,
     Human: an_administrator,
     Key: a_key,
     Passkey: a_passkey,
@@ -328,7 +388,20 @@ def _end_provider(world: World) -> None:
 
 
 SET_BACK: dict[type[Sealed], Callable[[World], Any]] = {
+    Absence: lambda world: end_absence(absence=world.rows[Absence], actor=TESTER, now=world.now),
     Agent: _end_agents_key,
+    ApprovalRule: lambda world: end_rule(rule=world.rule, actor=TESTER, now=world.now),
+    ApproverGroup: lambda world: change_group(
+        group=world.group,
+        name="Finance",
+        wait_minutes=6,
+        next_group=None,
+        actor=TESTER,
+        now=world.now,
+    ),
+    GroupMember: lambda world: remove_member(
+        member=world.rows[GroupMember], actor=TESTER, now=world.now
+    ),
     Human: _end_human,
     Key: _end_key,
     Passkey: _end_passkey,

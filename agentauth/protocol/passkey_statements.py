@@ -15,6 +15,7 @@ from .capability import GRAVE_TYPES, Action, Capability, parse_action, parse_cap
 from .encoding import b64u_encode, canonical_json, sha256, timestamp
 from .errors import InvalidRequestError
 from .json_fields import INTEGER_LIMIT, integer, items, members, text
+from .routing_member import ROUTED, check_routing, routing_json
 from .untrusted_text import MAX_NAME, check_host
 
 # Hashed before the statement, so that a signature over one kind cannot be shown as another.
@@ -64,6 +65,8 @@ _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "release": (*_WHO, "name", "size", "root", "grants"),
     "resume": (*_WHO, "subject", "party", "suspension"),
 }  # fmt: skip
+# Left out, not null, where it does not apply: earlier receipts have none.
+_OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = dict.fromkeys(ROUTED, ("routing",))
 
 # Receipts are kept for ever: a registry that tightens its limits must still read old ones.
 _ANY_MAXIMA: Final = Maxima(**dict.fromkeys(DEFAULT_MAXIMA.to_json(), INTEGER_LIMIT - 1))
@@ -158,6 +161,7 @@ def approval_statement(
     valid_until: datetime,
     second_step: bool,
     deny_reason: str | None = None,
+    routing: Mapping[str, object] | None = None,
 ) -> Statement:
     """Approve or deny a grant (section 6): the terms as granted; when denied, as requested.
 
@@ -177,6 +181,7 @@ def approval_statement(
             "second_step": second_step,
             "deny_reason": deny_reason,
         }
+        | routing_json(routing)
     )
 
 
@@ -190,6 +195,7 @@ def confirmation_statement(
     service_provider: ServiceProviderRef,
     action: Action,
     idempotency_key: str,
+    routing: Mapping[str, object] | None = None,
 ) -> Statement:
     """Confirm or deny one transaction: the whole action and the agent's key of this operation.
 
@@ -206,6 +212,7 @@ def confirmation_statement(
             "action": action.to_json(),
             "idempotency_key": idempotency_key,
         }
+        | routing_json(routing)
     )
 
 
@@ -280,7 +287,7 @@ def parse_statement(obj: object) -> Statement:
     kind = obj.get("kind") if isinstance(obj, dict) else None
     if not isinstance(kind, str) or kind not in _MEMBERS:
         raise InvalidRequestError(f"statement.kind: must be one of {', '.join(_MEMBERS)}.")
-    body = members(obj, "statement", required=_MEMBERS[kind])
+    body = members(obj, "statement", required=_MEMBERS[kind], optional=_OPTIONAL.get(kind, ()))
     if body["decision"] not in DECISIONS[kind]:
         raise InvalidRequestError(
             f"statement.decision: must be one of {', '.join(DECISIONS[kind])}."
@@ -308,6 +315,8 @@ def _check_common(body: Mapping[str, object]) -> None:
     fields.bytes32(body["nonce"], "statement.nonce")
     fields.matching(body["consent_sha256"], fields.HEX_SHA256, "statement.consent_sha256")
     fields.matching(body["language"], fields.LANGUAGE, "statement.language")
+    if "routing" in body:
+        check_routing(body["routing"], body["human_id"])
 
 
 def _check_agent(body: Mapping[str, object]) -> None:

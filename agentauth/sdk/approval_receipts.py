@@ -68,6 +68,7 @@ def summary(receipt: VerifiedReceipt) -> dict[str, object]:
         "decision": statement.get("decision"),
         "issuer": statement.get("issuer"),
         "human_id": receipt.human_id,
+        **_routed(statement.get("routing")),
         "agent": _name(statement.get("agent")),
         "service_provider": _name(statement.get("service_provider")),
         "grant_id": statement.get("grant_id"),
@@ -86,6 +87,18 @@ def _issuer_claimed(compact: str) -> str:
         "statement"
     )
     return str(statement.get("issuer")) if isinstance(statement, dict) else ""
+
+
+def _routed(routing: object) -> dict[str, object]:
+    """For whom the signer decided and by which rule; empty if they are the agent's owner."""
+    if not isinstance(routing, Mapping):
+        return {}
+    return {
+        "decided_for": _name(routing.get("for")),
+        "decided_as": routing.get("as"),
+        "rule": _name(routing.get("rule")),
+        "group": _name(routing.get("group")),
+    }
 
 
 def _name(party: object) -> object:

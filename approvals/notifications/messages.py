@@ -10,6 +10,8 @@ _PAGES = {
     What.REQUEST: "/approvals/{}/",
     What.REQUEST_ENDS: "/approvals/{}/",
     What.CONFIRMATION: "/confirmations/{}/",
+    What.DECIDED: "/approvals/{}/",
+    What.DECIDED_PAYMENT: "/confirmations/{}/",
     What.RECOVERY_BEGUN: "/recovery/",
 }
 
@@ -30,6 +32,8 @@ def sentence_of(row: Notification) -> str:
         What.REQUEST: _("A request is waiting for your decision."),
         What.REQUEST_ENDS: _("A request that is waiting for your decision expires soon."),
         What.CONFIRMATION: _("A transaction is waiting for your confirmation."),
+        What.DECIDED: _("A request of your agent was decided for you."),
+        What.DECIDED_PAYMENT: _("A transaction of your agent was decided for you."),
         What.PASSKEY_ADDED: _("A passkey was added to your account."),
         What.PASSKEY_REMOVED: _("A passkey was removed from your account."),
         What.RECOVERY_BEGUN: _("A recovery of your account was started."),

@@ -32,6 +32,8 @@ def change_sentence(name: str, old: object, new: object) -> str:
         "party": _("This page now lifts a different party’s suspension."),
         "vkeys": _("The keys of the log have changed."),
         "text": _("The text to sign is not the one that was shown."),
+        "routing": _("Other people decide on this now."),
+        "reader": _("This page was drawn for another person."),
         "likenesses": _("The warnings about the agent’s name have changed."),
     }
     if name.startswith("grant."):

@@ -11,11 +11,13 @@ from agentauth.protocol.errors import (
     InvalidStateError,
 )
 from approvals import consent_texts
-from approvals.models import Challenge, Receipt
+from approvals.models import Challenge, Notification, Receipt
 from approvals.services.challenges import Ceremony
+from approvals.services.grant_decisions import Routed, page_routing
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Page
 from approvals.services.recent_recovery import recovery_marks
+from approvals.services.routed_requests import tell_owner
 from approvals.services.signed_acts import accept_signature, ask_signature
 from approvals.services.statement_builders import confirmation as confirmation_statement
 from audit.services import Actor
@@ -26,10 +28,12 @@ from verifier.services.confirmation_lifecycle import confirm, deny, obstacle
 DECISIONS = ("confirm", "deny")
 
 
-def confirmation_page(row: Confirmation, human: Human, *, now: datetime) -> Page:
+def confirmation_page(
+    row: Confirmation, human: Human, *, now: datetime, routing: Routed = None
+) -> Page:
     """What the confirmation page shows of the act, and the texts of its two buttons."""
     agent, provider = row.grant.agent, row.grant.service_provider
-    warnings, marks = name_warnings(agent, human), recovery_marks(human, now=now)
+    warnings, marks = name_warnings(agent, agent.human), recovery_marks(human, now=now)
     shown = {
         "agent_name": agent.name,
         "agent_key": agent.jkt,
@@ -46,15 +50,23 @@ def confirmation_page(row: Confirmation, human: Human, *, now: datetime) -> Page
                 action=parse_action(row.action),
                 confirmed=decision == "confirm",
                 warnings=[*warnings, *marks],
+                routing=routing and routing.member,
             )
             for decision in DECISIONS
         },
     }
-    return Page(Challenge.Purpose.CONFIRMATION, str(row.pk), shown)
+    return Page(Challenge.Purpose.CONFIRMATION, str(row.pk), shown | page_routing(routing))
 
 
 def begin_confirmation(
-    *, row: Confirmation, human: Human, decision: str, drawn: str, session_key: str, now: datetime
+    *,
+    row: Confirmation,
+    human: Human,
+    decision: str,
+    drawn: str,
+    session_key: str,
+    now: datetime,
+    routing: Routed = None,
 ) -> dict[str, Any]:
     """Make the statement of a `confirm` or `deny` and ask for its signature.
 
@@ -70,7 +82,7 @@ def begin_confirmation(
         raise InvalidStateError("This request was already decided.")
     if decision == "confirm" and (why := obstacle(row, now)):
         raise GrantChangedError(why)
-    page = confirmation_page(row, human, now=now)
+    page = confirmation_page(row, human, now=now, routing=routing)
     text = page.shown["text"][decision]
     statement = confirmation_statement(
         row=row,
@@ -78,6 +90,7 @@ def begin_confirmation(
         decision="confirm" if decision == "confirm" else "deny",
         consent_text=text,
         now=now,
+        routing=routing and routing.member,
     )
     return ask_signature(
         _ceremony(row, human, session_key),
@@ -98,6 +111,7 @@ def finish_confirmation(
     credential: object,
     actor: Actor,
     now: datetime,
+    routing: Routed = None,
 ) -> Receipt:
     """Carry out the signed yes or no.
 
@@ -107,14 +121,18 @@ def finish_confirmation(
     def act(challenge: Challenge) -> None:
         decided = confirm if challenge.statement["decision"] == "confirm" else deny
         decided(confirmation=row, human=human, actor=actor, now=now)
+        owner, what = row.grant.agent.human, Notification.What.DECIDED_PAYMENT
+        if owner is not None and owner.pk != human.pk:
+            tell_owner(owner=owner, what=what, subject=row.pk, now=now)
 
     return accept_signature(
         _ceremony(row, human, session_key),
         human=human,
         credential=credential,
         now=now,
-        page=lambda _challenge: confirmation_page(row, human, now=now),
+        page=lambda _challenge: confirmation_page(row, human, now=now, routing=routing),
         act=act,
+        routing=routing and routing.member,
     )
 
 

@@ -14,12 +14,12 @@ from django.db.models import Q, QuerySet
 from agentauth.protocol.encoding import b64u_encode, sha256, timestamp
 from approvals.models import IN_USE, Challenge, NotificationChannel, Passkey, Receipt
 from approvals.services.session_management import ListedSession, sessions_of
-from approvals.services.text_erasure import receipts_about
+from approvals.services.text_erasure import is_for_another, receipts_about
 from audit import kinds
 from audit.log.event_encoding import event_with_openings
 from audit.models import Event, Leaf
 from audit.services import Actor, record
-from registry.models import Agent, Grant, Human
+from registry.models import Absence, Agent, Grant, GroupMember, Human
 from verifier.models import Confirmation
 
 VERSION: Final = 1
@@ -43,7 +43,7 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
         theirs = (
             row.human_id != human.pk
             or row.subject in subjects
-            or row.kind == Challenge.Purpose.CONFIRMATION
+            or (row.kind == Challenge.Purpose.CONFIRMATION and not is_for_another(row))
         )
         return _receipt(row) if theirs else _receipt_about_others(row)
 
@@ -63,6 +63,10 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
         "confirmations": _each(
             Confirmation.objects.filter(grant__agent__human=human), _confirmation
         ),
+        "approver_groups": _each(
+            GroupMember.objects.filter(human=human).select_related("group"), _membership
+        ),
+        "absences": _each(Absence.objects.filter(human=human), _absence),
         # Each query uses an index. Events from before an agent was claimed name only the agent.
         "events": chain(
             _events(Q(human_id=human.pk)),
@@ -213,9 +217,27 @@ def _receipt(row: Receipt) -> dict[str, Any]:
 
 
 def _receipt_about_others(row: Receipt) -> dict[str, Any]:
-    """A receipt the human signed as an administrator, without the texts of those it is about."""
+    """A receipt the human signed for another or as an administrator, without the others' texts."""
     digest = b64u_encode(sha256(row.compact.encode()))
     return _receipt(row) | {"consent_text": None, "receipt": None, "receipt_sha256": digest}
+
+
+def _membership(row: GroupMember) -> dict[str, Any]:
+    return {
+        "id": str(row.pk),
+        "group": {"id": str(row.group_id), "name": row.group.name},
+        "created_at": _time(row.created_at),
+    }
+
+
+def _absence(row: Absence) -> dict[str, Any]:
+    """Without the deputy, who is another person."""
+    return {
+        "id": str(row.pk),
+        "starts_at": _time(row.starts_at),
+        "ends_at": _time(row.ends_at),
+        "created_at": _time(row.created_at),
+    }
 
 
 def _confirmation(row: Confirmation) -> dict[str, Any]:

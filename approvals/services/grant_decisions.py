@@ -19,12 +19,14 @@ from agentauth.protocol.errors import (
     InvalidStateError,
 )
 from agentauth.protocol.passkey_statements import MAX_REASON
+from agentauth.protocol.untrusted_text import quoted
 from approvals import consent_texts, sentences
-from approvals.models import Challenge, Receipt
+from approvals.models import Challenge, Notification, Receipt
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn
 from approvals.services.recent_recovery import recovery_marks
+from approvals.services.routed_requests import tell_owner
 from approvals.services.signed_acts import accept_signature, ask_signature
 from approvals.services.statement_builders import approval
 from approvals.services.term_choices import Terms, asked_terms, changes, chosen_terms, offered_terms
@@ -32,7 +34,11 @@ from approvals.services.total_reach import Total, other_grants, total_reach
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Grant, Human
+from registry.services.decision_routing import Routing
 from registry.services.grants import approve_grant, deny_grant
+
+# None for the owner as without groups, and for an administrator who denies.
+Routed = Routing | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ class Denial:
     sentences: list[str]
 
 
-def approval_page(grant: Grant, text: str | None = None) -> Page:
+def approval_page(grant: Grant, text: str | None = None, *, routing: Routed = None) -> Page:
     """Everything on the approval page that a decision rests on; `text` is what would be signed."""
     agent, provider = grant.agent, grant.service_provider
     shown = {
@@ -90,63 +96,84 @@ def approval_page(grant: Grant, text: str | None = None) -> Page:
     }
     # Only its digest, because the token travels with every request of the page.
     signed = {} if text is None else {"text": hashlib.sha256(text.encode()).hexdigest()}
-    return Page(Challenge.Purpose.APPROVAL, str(grant.pk), shown | signed)
+    # Not without groups: the previous release, which may run beside this one, draws pages too.
+    routed = page_routing(routing)
+    return Page(Challenge.Purpose.APPROVAL, str(grant.pk), shown | signed | routed)
 
 
-def check_unchanged(grant: Grant, drawn: str, *, now: datetime) -> Drawn:
+def page_routing(routing: Routed) -> dict[str, Any]:
+    """What a page's token holds of the routing, and for whom it was drawn."""
+    if routing is None:
+        return {}
+    return {"routing": dict(routing.member), "reader": routing.human_id}
+
+
+def check_unchanged(grant: Grant, drawn: str, *, now: datetime, routing: Routed = None) -> Drawn:
     """Check that the request is still the one on the page and still waits for a decision.
 
     Raises ExpiredError, InvalidStateError if it was decided, and what `check_drawn` raises.
     """
-    page = _undecided_page(grant, now)
+    page = _undecided_page(grant, now, routing)
     check_drawn(page, drawn)
     return read_drawn(drawn, page.purpose, page.subject)
 
 
-def draw_approval(grant: Grant, human: Human, *, now: datetime) -> DrawnApproval:
+def draw_approval(
+    grant: Grant, human: Human, *, now: datetime, routing: Routed = None
+) -> DrawnApproval:
     """What the approval page shows of the text to sign, and its token.
 
     The text is empty if manifest and allow-list no longer cover any of it.
     """
     terms = offered_terms(grant, now)
-    text = _text(grant, human, terms, now) if terms.capabilities else ""
+    text = _text(grant, human, terms, now, routing) if terms.capabilities else ""
     return DrawnApproval(
-        drawn=drawn_token(approval_page(grant, text), now=now),
+        drawn=drawn_token(approval_page(grant, text, routing=routing), now=now),
         lines=_lines(grant, terms, text),
     )
 
 
-def draw_denial(grant: Grant, reason: str, *, now: datetime) -> Denial:
+def draw_denial(grant: Grant, reason: str, *, now: datetime, routing: Routed = None) -> Denial:
     """The text that denies the request for this reason, as a page shows it."""
-    text = _denial(grant, _plain(reason))
-    return Denial(drawn_token(approval_page(grant, text), now=now), text.splitlines())
+    text = _denial(grant, _plain(reason), routing)
+    page = approval_page(grant, text, routing=routing)
+    return Denial(drawn_token(page, now=now), text.splitlines())
 
 
-def review_denial(*, grant: Grant, reason: str, drawn: str, now: datetime) -> Denial:
+def review_denial(
+    *, grant: Grant, reason: str, drawn: str, now: datetime, routing: Routed = None
+) -> Denial:
     """As `draw_denial`, for a reason typed on the page with the token `drawn`. Changes nothing.
 
     Raises what `check_unchanged` raises.
     """
-    return draw_denial(grant, reason, now=check_unchanged(grant, drawn, now=now).at)
+    at = check_unchanged(grant, drawn, now=now, routing=routing).at
+    return draw_denial(grant, reason, now=at, routing=routing)
 
 
 def review_choices(
-    *, grant: Grant, human: Human, choices: Mapping[str, str], drawn: str, now: datetime
+    *,
+    grant: Grant,
+    human: Human,
+    choices: Mapping[str, str],
+    drawn: str,
+    now: datetime,
+    routing: Routed = None,
 ) -> Review:
     """What these choices would grant and how that differs from the request. Changes nothing.
 
     Its token is that of the page as it shows this. Raises what `check_unchanged` and `chosen_terms`
     raise.
     """
-    at = check_unchanged(grant, drawn, now=now).at
+    at = check_unchanged(grant, drawn, now=now, routing=routing).at
     terms = _terms_of_choices(grant, human, choices, at=at, now=now)
-    text = _text(grant, human, terms, now)
+    text = _text(grant, human, terms, now, routing)
     return Review(
         lines=_lines(grant, terms, text),
         changes=changes(offered_terms(grant, at), terms, at=grant.service_provider.name, now=at),
         totals=total_reach(grant, terms, other_grants(grant, now)),
         dangerous=_dangerous(grant, terms),
-        drawn=drawn_token(approval_page(grant, text), now=at),
+        drawn=drawn_token(approval_page(grant, text, routing=routing), now=at),
     )
 
 
@@ -159,12 +186,13 @@ def take_second_step(
     drawn: str,
     actor: Actor,
     now: datetime,
+    routing: Routed = None,
 ) -> None:
     """Record that the human saw exactly these dangerous permissions and went on.
 
     Valid for five minutes. Raises what `review_choices` raises.
     """
-    terms, _signed = _shown_terms(grant, human, choices, drawn=drawn, now=now)
+    terms, _signed = _shown_terms(grant, human, choices, drawn=drawn, now=now, routing=routing)
     with transaction.atomic():
         begin(_second(grant, human, session_key), now=now, challenge=_danger_digest(grant, terms))
         record(
@@ -187,13 +215,14 @@ def begin_approval(
     choices: Mapping[str, str],
     drawn: str,
     now: datetime,
+    routing: Routed = None,
 ) -> dict[str, Any]:
     """Make the statement of an approval from the choices, and ask for its signature.
 
     Raises what `review_choices` raises; ConfirmationRequiredError (with `dangerous`, sentences) if
     the second step for exactly these permissions was not taken in this session.
     """
-    terms, text = _shown_terms(grant, human, choices, drawn=drawn, now=now)
+    terms, text = _shown_terms(grant, human, choices, drawn=drawn, now=now, routing=routing)
     if terms.dangerous:
         _use_second_step(grant, human, session_key, terms, now)
     statement = approval(
@@ -204,31 +233,39 @@ def begin_approval(
         second_step=bool(terms.dangerous),
         consent_text=text,
         now=now,
+        routing=routing and routing.member,
     )
     return ask_signature(
         _ceremony(grant, human, session_key),
         human=human,
         statement=statement,
         consent_text=text,
-        page=approval_page(grant, text),
+        page=approval_page(grant, text, routing=routing),
         drawn=drawn,
         now=now,
     )
 
 
 def begin_denial(
-    *, grant: Grant, human: Human, session_key: str, reason: str, drawn: str, now: datetime
+    *,
+    grant: Grant,
+    human: Human,
+    session_key: str,
+    reason: str,
+    drawn: str,
+    now: datetime,
+    routing: Routed = None,
 ) -> dict[str, Any]:
     """Make the statement of a denial, and ask for its signature.
 
     Raises what `check_unchanged` raises; GrantChangedError if the page showed another reason;
     InvalidStateError if the grant is not pending.
     """
-    check_unchanged(grant, drawn, now=now)
+    check_unchanged(grant, drawn, now=now, routing=routing)
     if grant.status != Grant.Status.PENDING:
         raise InvalidStateError("Only a pending request can be denied. Revoke the grant instead.")
     reason = _plain(reason)
-    text = _denial(grant, reason)
+    text = _denial(grant, reason, routing)
     statement = approval(
         grant=grant,
         human=human,
@@ -238,20 +275,28 @@ def begin_denial(
         consent_text=text,
         deny_reason=reason or None,
         now=now,
+        routing=routing and routing.member,
     )
     return ask_signature(
         _ceremony(grant, human, session_key),
         human=human,
         statement=statement,
         consent_text=text,
-        page=approval_page(grant, text),
+        page=approval_page(grant, text, routing=routing),
         drawn=drawn,
         now=now,
     )
 
 
 def decide(
-    *, grant: Grant, human: Human, session_key: str, credential: object, actor: Actor, now: datetime
+    *,
+    grant: Grant,
+    human: Human,
+    session_key: str,
+    credential: object,
+    actor: Actor,
+    now: datetime,
+    routing: Routed = None,
 ) -> Receipt:
     """Carry out the signed decision. Posting the same assertion again returns the same receipt.
 
@@ -264,6 +309,7 @@ def decide(
         if body["decision"] == "deny":
             reason = body["deny_reason"] or ""
             deny_grant(grant=grant, human=human, reason=reason, actor=actor, now=now)
+            _tell(grant, human, now)
             return
         approve_grant(
             grant=grant,
@@ -274,15 +320,23 @@ def decide(
             actor=actor,
             now=now,
         )
+        _tell(grant, human, now)
 
     return accept_signature(
         _ceremony(grant, human, session_key),
         human=human,
         credential=credential,
         now=now,
-        page=lambda _row: _undecided_page(grant, now),
+        page=lambda _row: _undecided_page(grant, now, routing),
         act=act,
+        routing=routing and routing.member,
     )
+
+
+def _tell(grant: Grant, human: Human, now: datetime) -> None:
+    owner = grant.agent.human
+    if owner is not None and owner.pk != human.pk:
+        tell_owner(owner=owner, what=Notification.What.DECIDED, subject=grant.pk, now=now)
 
 
 def _plain(reason: str) -> str:
@@ -290,13 +344,20 @@ def _plain(reason: str) -> str:
     return " ".join(reason.split())[:MAX_REASON]
 
 
-def _undecided_page(grant: Grant, now: datetime) -> Page:
+def _undecided_page(grant: Grant, now: datetime, routing: Routed) -> Page:
     status = grant.status_at(now)
     if status == Grant.Status.EXPIRED:
         raise ExpiredError("This request has expired. The agent may ask again.")
     if status in {Grant.Status.APPROVED, Grant.Status.DENIED, Grant.Status.REVOKED}:
-        raise InvalidStateError("This request was already decided.")
-    return approval_page(grant)
+        raise InvalidStateError(_already(grant, routing))
+    return approval_page(grant, routing=routing)
+
+
+def _already(grant: Grant, routing: Routed) -> str:
+    """That it is decided; for a person who decides for another also by whom."""
+    if routing is None or grant.human is None:
+        return "This request was already decided."
+    return f"{quoted(grant.human.name)} already decided this request."
 
 
 def _ceremony(grant: Grant, human: Human, session_key: str) -> Ceremony:
@@ -360,13 +421,19 @@ def _terms_of_choices(
 
 
 def _shown_terms(
-    grant: Grant, human: Human, choices: Mapping[str, str], *, drawn: str, now: datetime
+    grant: Grant,
+    human: Human,
+    choices: Mapping[str, str],
+    *,
+    drawn: str,
+    now: datetime,
+    routing: Routed,
 ) -> tuple[Terms, str]:
     """The terms of these choices and their text, checked against the one the page shows."""
-    at = check_unchanged(grant, drawn, now=now).at
+    at = check_unchanged(grant, drawn, now=now, routing=routing).at
     terms = _terms_of_choices(grant, human, choices, at=at, now=now)
-    text = _text(grant, human, terms, now)
-    check_drawn(approval_page(grant, text), drawn)
+    text = _text(grant, human, terms, now, routing)
+    check_drawn(approval_page(grant, text, routing=routing), drawn)
     return terms, text
 
 
@@ -385,16 +452,17 @@ def _lines(grant: Grant, terms: Terms, text: str) -> list[Line]:
     return lines
 
 
-def _denial(grant: Grant, reason: str) -> str:
+def _denial(grant: Grant, reason: str, routing: Routed) -> str:
     return consent_texts.denial_text(
         agent=grant.agent.name,
         service_provider=grant.service_provider.name,
         audience=grant.service_provider.audience,
         reason=reason,
+        routing=routing and routing.member,
     )
 
 
-def _text(grant: Grant, human: Human, terms: Terms, now: datetime) -> str:
+def _text(grant: Grant, human: Human, terms: Terms, now: datetime, routing: Routed) -> str:
     return consent_texts.approval_text(
         agent=grant.agent.name,
         service_provider=grant.service_provider.name,
@@ -403,5 +471,9 @@ def _text(grant: Grant, human: Human, terms: Terms, now: datetime) -> str:
         envelope=terms.envelope,
         valid_until=terms.valid_until,
         zone=human.time_zone,
-        warnings=[*name_warnings(grant.agent, human), *recovery_marks(human, now=now)],
+        warnings=[
+            *name_warnings(grant.agent, grant.agent.human),
+            *recovery_marks(human, now=now),
+        ],
+        routing=routing and routing.member,
     )

@@ -18,6 +18,7 @@ from approvals.services.text_erasure import erase_texts
 from audit.services import Actor
 from registry.models import Human
 from registry.services import humans
+from registry.services.approvers import erase_approver
 
 # Each retry needs an act of theirs, with a passkey signature, that commits between two statements
 # of one transaction.
@@ -59,6 +60,8 @@ def delete_human(
         remove_all_passkeys(human=human, reason="human_deleted", actor=actor, now=now)
         humans.delete_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
         forget_sessions_of(human)
+        # Their row is locked: no one can add them to a group any more.
+        erase_approver(human_id=human.pk, actor=actor, now=now)
         # Last, because the events recorded above have openings too.
         erase_texts(human=human, email=email, actor=actor, now=now)
 

@@ -21,8 +21,17 @@ from audit.checkpoints.ending_copies import Ending
 from audit.services import Actor
 from kms.process_key_certificates import revoke_certificate
 from kms.services import disable_key
-from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret
+from registry.models import (
+    Absence,
+    Agent,
+    Grant,
+    GroupMember,
+    Human,
+    ServiceProvider,
+    ServiceProviderSecret,
+)
 from registry.services.agents import revoke_agent, suspend_agent
+from registry.services.approvers import end_absence, remove_member
 from registry.services.barred_keys import DISCLOSED, bar_key
 from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.key_rotation import ROTATED
@@ -115,6 +124,8 @@ ENDS: Final[Mapping[str, _End]] = {
     kinds.GRANT_SUSPENDED: _row(
         Grant.objects.all(), "grant", partial(suspend_grant, by_admin=True)
     ),
+    kinds.APPROVER_REMOVED: _row(GroupMember.objects.all(), "member", remove_member),
+    kinds.ABSENCE_ENDED: _row(Absence.objects.all(), "absence", end_absence),
     kinds.SERVICE_PROVIDER_REVOKED: _row(
         ServiceProvider.objects.all(), "service_provider", revoke_service_provider
     ),

@@ -2,15 +2,15 @@
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from django.db import transaction
 
 from agentauth.protocol.approval_receipt import build_receipt
 from agentauth.protocol.encoding import canonical_json
-from agentauth.protocol.errors import AgentAuthError
+from agentauth.protocol.errors import AgentAuthError, InvalidAssertionError
 from agentauth.protocol.passkey_statements import Statement, parse_statement
 from approvals.models import Challenge, Passkey, Receipt
 from approvals.passkeys import VerifiedAssertion
@@ -28,6 +28,9 @@ from approvals.services.page_token import Page, check_drawn
 from audit.fault_injection import fault_point
 from kms.services import signer
 from registry.models import Human
+
+# Where the statement of each kind names what it is about.
+_SUBJECTS: Final = {"approval": "grant_id", "confirmation": "confirmation_id"}
 
 
 def ask_signature(
@@ -67,11 +70,14 @@ def accept_signature(
     page: Callable[[Challenge], Page],
     act: Callable[[Challenge], None],
     first: Callable[[], object] = lambda: None,
+    routing: Mapping[str, Any] | None = None,
 ) -> Receipt:
     """Verify the signature, run `act` and store the receipt: all of it or nothing.
 
     `page` describes the page as it would be drawn now, so that nothing that changed since is signed
-    for. `first` takes the locks that every act takes before a challenge.
+    for. `first` takes the locks that every act takes before a challenge. `routing` is the
+    statement's member as it would be made now: no other is signed into a receipt, because it lets a
+    person decide for another.
 
     The same assertion again, by a double click or a retry, returns the same receipt and does
     nothing twice. Raises InvalidAssertionError; NotFoundError if the human was suspended or their
@@ -90,6 +96,7 @@ def accept_signature(
             fault_point("approve.after_signature")
             # A challenge of the previous release may have no token; its page must then be reloaded.
             check_drawn(page(row), row.data.get("drawn", ""))
+            _check_statement(row, routing)
             act(row)
             hold_human(human)
             return _keep_receipt(row, human, passkey, verified, fingerprint, now=now)
@@ -100,6 +107,21 @@ def accept_signature(
             return repeated
         spend(row, now=now)
         raise
+
+
+def _check_statement(row: Challenge, routing: Mapping[str, Any] | None) -> None:
+    """Check that the challenge's statement is of this ceremony, about its subject, and so routed.
+
+    The row is not sealed. Without this check, one UPDATE of it would make a person's own ceremony
+    sign a decision on another person's request.
+    """
+    body = row.statement
+    subject = _SUBJECTS.get(row.purpose)
+    is_ours = body.get("kind") == row.purpose and (
+        subject is None or body.get(subject) == row.subject
+    )
+    if not is_ours or body.get("routing") != (None if routing is None else dict(routing)):
+        raise InvalidAssertionError("This signature was made for something else. Try again.")
 
 
 def _keep_receipt(
@@ -130,7 +152,8 @@ def _keep_receipt(
         human=human,
         challenge=bytes(row.challenge),
         assertion=fingerprint,
-        passkey_name=passkey.name,
+        # Kept when its signer is deleted, if it is another person's (text_erasure.py).
+        passkey_name="" if row.statement.get("routing") else passkey.name,
         consent_text=row.consent_text,
         compact=compact,
         kid=key.kid,

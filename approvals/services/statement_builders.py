@@ -1,8 +1,9 @@
 """Builds statements, whose hash a passkey signs, from rows (docs/protocol.md section 6)."""
 
 import secrets
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from django.conf import settings
 from django.utils.translation import get_language
@@ -33,6 +34,7 @@ def approval(
     consent_text: str,
     now: datetime,
     deny_reason: str | None = None,
+    routing: Mapping[str, Any] | None = None,
 ) -> Statement:
     """The statement of an approval or a denial of exactly these terms."""
     return approval_statement(
@@ -46,6 +48,7 @@ def approval(
         valid_until=terms.valid_until,
         second_step=second_step,
         deny_reason=deny_reason,
+        routing=routing,
     )
 
 
@@ -56,6 +59,7 @@ def confirmation(
     decision: Literal["confirm", "deny"],
     consent_text: str,
     now: datetime,
+    routing: Mapping[str, Any] | None = None,
 ) -> Statement:
     """The statement of one confirmed or denied transaction."""
     return confirmation_statement(
@@ -67,6 +71,7 @@ def confirmation(
         service_provider=_provider(row.grant.service_provider),
         action=parse_action(row.action),
         idempotency_key=row.idempotency_key,
+        routing=routing,
     )
 
 

@@ -15,9 +15,10 @@ from django.db.models import Q, QuerySet
 
 from agentauth.protocol.approval_receipt import MAX_RECEIPT_BYTES
 from agentauth.protocol.encoding import b64u_encode, read_object
-from agentauth.protocol.errors import InvalidStateError
+from agentauth.protocol.errors import AgentAuthError, InvalidStateError
 from agentauth.protocol.identifiers import ENTROPY_BYTES, uuid7_text
 from agentauth.protocol.jose import parse_compact
+from agentauth.protocol.routing_member import owner_id
 from approvals.models import Challenge, Receipt, SetupCode
 from approvals.notifications.channels import erase_channels
 from audit import kinds
@@ -74,7 +75,8 @@ def erase_texts(
     The event holds what the log cannot know by itself. With `since`, only openings of later events
     are erased, and what the first run recorded is not recorded again. `late`: an earlier release
     deleted the human, and erased their invitation without recording which event that was. A receipt
-    keeps its row (signer, subject, time, hash of what was signed); the event has its hash.
+    keeps its row (signer, subject, time, hash of what was signed); the event has its hash. A yes
+    that the human signed for another person keeps its text: that person's grant rests on it.
     """
     with transaction.atomic():
         agents = registry_forgetting.agents_of(human.pk)
@@ -87,7 +89,11 @@ def erase_texts(
         Challenge.objects.filter(Q(human=human) | Q(purpose=Challenge.Purpose.RELEASE)).delete()
         for part in _parts(subjects):
             Challenge.objects.filter(subject__in=part).delete()
-        receipts = {str(row.pk): _sha256(row.compact) for row in _receipts(human, subjects, grants)}
+        receipts = {
+            str(row.pk): _sha256(row.compact)
+            for row in _receipts(human, subjects, grants)
+            if not _is_relied_on(row, human)
+        }
         _blank(receipts)
         erase_channels(human_id=human.pk)
         registry_forgetting.erase_texts(human_id=human.pk, agent_ids=agents)
@@ -201,6 +207,27 @@ def _receipts(
         statement = str(read_object(jws.payload)["statement"])
         if any(grant in statement and grant not in row.consent_text for grant in grants):
             yield row
+
+
+def is_for_another(row: Receipt) -> bool:
+    """Whether the person who signed this receipt decided for another, by a rule."""
+    try:
+        jws = parse_compact(row.compact, max_bytes=MAX_RECEIPT_BYTES)
+        statement = read_object(jws.payload, max_bytes=MAX_RECEIPT_BYTES)["statement"]
+    except AgentAuthError:
+        # Blanked before, or written by no service.
+        return False
+    assert isinstance(statement, dict)
+    return "routing" in statement and owner_id(statement) != statement["human_id"]
+
+
+def _is_relied_on(row: Receipt, human: Human) -> bool:
+    """Whether another person's grant rests on this receipt, which has no word of the deleted human.
+
+    Nor of their passkey: `approvals.services.signed_acts` leaves out its name.
+    """
+    approves = row.decision in {"approve", "confirm"}
+    return row.human_id == human.pk and approves and is_for_another(row)
 
 
 def _blank(receipts: Collection[str]) -> None:

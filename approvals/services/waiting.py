@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from agentauth.protocol.encoding import b64u_encode, sha256
+from approvals.services.routed_requests import NOTHING, Routed
 from registry.models import Grant, Human
 from verifier.services.confirmation_lifecycle import pending_for
 
@@ -24,13 +25,16 @@ class Waiting:
         return f"{MOST - 1}+" if self.count >= MOST else str(self.count)
 
 
-def waiting_for(human: Human, now: datetime) -> Waiting:
-    """What waits for this human, in one query."""
+def waiting_for(human: Human, now: datetime, routed: Routed = NOTHING) -> Waiting:
+    """What waits for this human, with what rules sent to them, in one query."""
     mine = Grant.objects.filter(agent__human=human)
     rows = [
         rows.order_by().values_list("created_at", "pk")
         for rows in (mine.waiting(now), mine.to_sign_again(now), pending_for(human, now))
     ]
     newest = rows[0].union(*rows[1:], all=True).order_by("-created_at", "pk")[:MOST]
-    found = [f"{at.timestamp()} {pk}" for at, pk in newest]
+    others = [(each.created_at, each.pk) for each in routed.grants]
+    others += [(each.created_at, each.pk) for each in routed.confirmations]
+    every = sorted([*newest, *others], reverse=True)[:MOST]
+    found = [f"{at.timestamp()} {pk}" for at, pk in every]
     return Waiting(len(found), b64u_encode(sha256("\n".join(found).encode())))

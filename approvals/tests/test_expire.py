@@ -19,7 +19,7 @@ def test_ended_challenges_and_sessions_are_deleted(alice: Person, now: datetime)
     living = Session.objects.exclude(session_key="ended").count()
     assert living
     nothing = {"challenges": 0, "invitations": 0, "people": 0, "receipts": 0}
-    nothing |= {"notifications": 0, "channels": 0, "webhooks": 0}
+    nothing |= {"notifications": 0, "channels": 0, "webhooks": 0, "absences": 0}
     assert expire_everything(now=now) == {**nothing, "sessions": 1}
     assert Session.objects.count() == living
     made = Challenge.objects.count()

@@ -103,7 +103,8 @@ def test_the_badge_costs_as_many_queries_for_any_number(alice: Person, reading: 
         with CaptureQueriesContext(connection) as queries:
             assert alice.get(WAITING).status_code == 200
         counts.append(sum("verifier_home" not in each["sql"] for each in queries.captured_queries))
-    assert counts[0] == counts[1] == counts[2] <= 3
+    # One of them finds that no rule sends this person anything.
+    assert counts[0] == counts[1] == counts[2] <= 4
 
 
 def test_every_page_has_the_number_in_its_title_and_badge(alice: Person, reading: Grant) -> None:

@@ -46,9 +46,18 @@ KINDS: Final = {
 }
 # The beginnings of the kinds of events behind the choices that are not acts.
 _BEGINNINGS: Final = {
-    "permission": ("registry.grant.", "verifier.confirmation.", "approvals.second_step."),
+    "permission": (
+        "registry.grant.",
+        "verifier.confirmation.",
+        "approvals.request.",
+        "approvals.second_step.",
+    ),
     "agent": ("registry.agent.", "registry.token.", "registry.enrolment_code."),
     "account": (
+        "registry.absence.",
+        "registry.approval_rule.",
+        "registry.approver.",
+        "registry.approver_group.",
         "registry.human.",
         "approvals.channel.",
         "approvals.human.",

@@ -90,6 +90,21 @@ _WORDS: Final = {
     kinds.GRANT_RESUMED: gettext_lazy("The grant of %(agent)s at %(at)s was resumed"),
     kinds.GRANT_REVOKED: gettext_lazy("The grant of %(agent)s at %(at)s was revoked"),
     kinds.GRANT_EXPIRED: gettext_lazy("A request or a grant of %(agent)s at %(at)s expired"),
+    kinds.APPROVER_GROUP_CREATED: gettext_lazy("A group of approvers was created"),
+    kinds.APPROVER_GROUP_CHANGED: gettext_lazy("A group of approvers was changed"),
+    kinds.APPROVER_GROUP_REMOVED: gettext_lazy("A group of approvers was removed"),
+    kinds.APPROVER_ADDED: gettext_lazy("Added to a group of approvers"),
+    kinds.APPROVER_REMOVED: gettext_lazy("Removed from a group of approvers"),
+    kinds.APPROVAL_RULE_CREATED: gettext_lazy("A rule for approvals was added"),
+    kinds.APPROVAL_RULE_ENDED: gettext_lazy("A rule for approvals was ended"),
+    kinds.ABSENCE_SET: gettext_lazy("An absence was set"),
+    kinds.ABSENCE_ENDED: gettext_lazy("An absence was removed"),
+    kinds.REQUEST_ROUTED: gettext_lazy(
+        "A rule sent the request of %(agent)s at %(at)s to a group of approvers"
+    ),
+    kinds.REQUEST_PASSED_ON: gettext_lazy(
+        "The request of %(agent)s at %(at)s was passed on to the next approvers"
+    ),
     kinds.TOKEN_ISSUED: gettext_lazy("%(agent)s received an access token for %(at)s"),
     kinds.TOKEN_REVOKED: gettext_lazy("An access token of %(agent)s for %(at)s was revoked"),
     kinds.DECISION_ALLOWED: gettext_lazy("%(at)s allowed an action of %(agent)s"),

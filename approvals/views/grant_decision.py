@@ -17,6 +17,12 @@ from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.encoding import canonical_json, sha256
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
 from approvals.services import grant_decisions
+from approvals.services.deciding import (
+    Case,
+    decided_by,
+    find_case,
+    find_open_case,
+)
 from approvals.services.differences_since_signing import moved_since_signed
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.offered_capabilities import offer
@@ -52,41 +58,38 @@ WORDS = {"approve": "Approved", "deny": "Denied"}
 NEW_AGENT_SECONDS = 86_400
 
 
-def find_own_grant(grant_id: uuid.UUID, human: Human) -> Grant:
-    """A grant requested of this human. Raises NotFoundError, whether unknown or another's."""
-    grant = (
-        Grant.objects.select_related("agent", "agent__human", "service_provider")
-        .filter(pk=grant_id, agent__human=human)
-        .first()
-    )
-    if grant is None:
-        raise NotFoundError
-    return grant
-
-
 @require_safe
 @require_sign_in
 def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
-    grant = find_own_grant(grant_id, human)
+    case = find_case(grant_id, human, now)
+    grant, routing = case.grant, case.routing
     status = grant_status(grant, now)
     anew = grant.waits_for_signature(now)
     context: dict[str, Any] = {
         "grant": grant,
         "agent": grant.agent,
         "provider": grant.service_provider,
+        "is_mine": case.is_mine,
+        "decides": case.decider is not None,
     }
     if status != Grant.Status.PENDING and not anew:
         receipt = receipt_of("approval", str(grant.pk))
         context |= {"status": status, "receipt": receipt, "lines": describe_grant(grant)}
+        context |= {"decided_by": decided_by(receipt, human)}
         context |= _use(grant, human, status, now)
         return render(request, "decided.html", context)
-    asked, terms = grant_decisions.draw_approval(grant, human, now=now), offered_terms(grant, now)
-    others = other_grants(grant, now)
+    asked = grant_decisions.draw_approval(grant, human, now=now, routing=routing)
+    terms, others = offered_terms(grant, now), other_grants(grant, now)
     permissions = permission_fields(terms)
     context |= {
+        "routed": case.who(),
         "drawn": asked.drawn,
-        "statement": [(each.text, _given(each, permissions)) for each in asked.lines],
+        # Others decide: the owner reads the terms and signs none of them.
+        "statement": [
+            (each.text, _given(each, permissions)) for each in asked.lines if case.decider
+        ],
+        "terms": [each.text for each in asked.lines],
         "anew": anew,
         "moved": moved_since_signed(grant, offer(grant).lost) if anew else [],
         "lost": describe_lost(grant),
@@ -97,9 +100,9 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "may_require_presence": not terms.envelope.requires_human_online,
         "totals": total_reach(grant, terms, others),
         "kept_as": _kept_as(grant, terms),
-        "denial": grant_decisions.draw_denial(grant, "", now=now),
+        "denial": grant_decisions.draw_denial(grant, "", now=now, routing=routing),
         "elsewhere": elsewhere(others),
-        "warnings": name_warnings(grant.agent, human),
+        "warnings": name_warnings(grant.agent, grant.agent.human),
         "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,
     }
     return render(request, "approval.html", context)
@@ -131,13 +134,15 @@ def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, An
 @require_POST
 @require_sign_in
 def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human = read_posted_json(request), human_of(request)
+    body, human, now = read_posted_json(request), human_of(request), timezone.now()
+    case = _case(grant_id, human, body, now)
     found = grant_decisions.review_choices(
-        grant=find_own_grant(grant_id, human),
+        grant=case.grant,
         human=human,
         choices=read_choices(body.get("choices")),
         drawn=member(body, "drawn"),
-        now=timezone.now(),
+        now=now,
+        routing=case.routing,
     )
     return answer(
         lines=[[each.text, each.place] for each in found.lines],
@@ -151,9 +156,14 @@ def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    grant, body = find_own_grant(grant_id, human_of(request)), read_posted_json(request)
+    body, now = read_posted_json(request), timezone.now()
+    case = _case(grant_id, human_of(request), body, now)
     found = grant_decisions.review_denial(
-        grant=grant, reason=member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
+        grant=case.grant,
+        reason=member(body, "reason"),
+        drawn=member(body, "drawn"),
+        now=now,
+        routing=case.routing,
     )
     return answer(sentences=found.sentences, drawn=found.drawn)
 
@@ -161,15 +171,18 @@ def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human = read_posted_json(request), human_of(request)
+    body, human, now = read_posted_json(request), human_of(request), timezone.now()
+    case = _case(grant_id, human, body, now)
+    case.require_decider()
     grant_decisions.take_second_step(
-        grant=find_own_grant(grant_id, human),
+        grant=case.grant,
         human=human,
         session_key=session_key_of(request),
         choices=read_choices(body.get("choices")),
         drawn=member(body, "drawn"),
         actor=actor_of(request),
-        now=timezone.now(),
+        now=now,
+        routing=case.routing,
     )
     return answer(status="Continue")
 
@@ -178,18 +191,21 @@ def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, human, now = read_posted_json(request), human_of(request), timezone.now()
-    grant, choices = find_own_grant(grant_id, human), read_choices(body.get("choices"))
-    session_key, drawn = session_key_of(request), member(body, "drawn")
+    case, choices = _case(grant_id, human, body, now), read_choices(body.get("choices"))
     decision = member(body, "decision")
+    asked: dict[str, Any] = {
+        "grant": case.grant,
+        "human": human,
+        "session_key": session_key_of(request),
+        "drawn": member(body, "drawn"),
+        "now": now,
+        "routing": case.routing,
+    }
     if decision == "approve":
-        options = grant_decisions.begin_approval(
-            grant=grant, human=human, session_key=session_key, choices=choices, drawn=drawn, now=now
-        )
+        case.require_decider()
+        options = grant_decisions.begin_approval(choices=choices, **asked)
     elif decision == "deny":
-        reason = choices.get("reason", "")
-        options = grant_decisions.begin_denial(
-            grant=grant, human=human, session_key=session_key, reason=reason, drawn=drawn, now=now
-        )
+        options = grant_decisions.begin_denial(reason=choices.get("reason", ""), **asked)
     else:
         raise InvalidRequestError("The decision must be approve or deny.")
     return answer(publicKey=options)
@@ -198,23 +214,33 @@ def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human = read_posted_json(request), human_of(request)
+    body, human, now = read_posted_json(request), human_of(request), timezone.now()
+    case = find_open_case(grant_id, human, now)
     receipt = grant_decisions.decide(
-        grant=find_own_grant(grant_id, human),
+        grant=case.grant,
         human=human,
         session_key=session_key_of(request),
         credential=body.get("credential"),
         actor=actor_of(request),
-        now=timezone.now(),
+        now=now,
+        routing=case.routing,
     )
     fault_point("approve.before_delivery")
     return answer(status=WORDS[receipt.decision], next=f"/approvals/{grant_id}/")
 
 
+def _case(grant_id: uuid.UUID, human: Human, body: dict[str, object], now: datetime) -> Case:
+    """The request of a page whose script asks, with the page's token in `body`."""
+    drawn = body.get("drawn")
+    return find_open_case(grant_id, human, now, drawn=drawn if isinstance(drawn, str) else None)
+
+
 @require_safe
 @require_sign_in
 def receipt(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    grant = find_own_grant(grant_id, human_of(request))
+    human = human_of(request)
+    case = find_case(grant_id, human, timezone.now())
+    grant = case.grant
     found = receipt_of("approval", str(grant.pk))
     if found is None:
         raise NotFoundError("There is no receipt for this request.")
@@ -228,5 +254,6 @@ def receipt(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "agent": grant.agent,
         "provider": grant.service_provider,
         "receipt": found,
+        "decided_by": decided_by(found, human),
     }
     return render(request, "receipt.html", context | {"word": WORDS[found.decision]})

@@ -14,14 +14,18 @@ from approvals.services.waiting import waiting_for
 from approvals.views.grant_descriptions import describe_permissions, grant_status
 from approvals.views.page_requests import human_of, require_sign_in
 from approvals.views.paging import page_of
+from approvals.views.routed import routed_of
 from registry.models import Grant
 from verifier.services.confirmation_lifecycle import pending_for
+
+# Requests of others on one page, the oldest. Each takes a millisecond to describe.
+SHOWN = 50
 
 
 @require_safe
 @require_sign_in
 def inbox(request: HttpRequest) -> HttpResponse:
-    human, now = human_of(request), timezone.now()
+    human, now, routed = human_of(request), timezone.now(), routed_of(request)
     mine = Grant.objects.filter(agent__human=human).select_related("agent", "service_provider")
     waiting = list(mine.filter(pk__in=Grant.objects.waiting(now)).order_by("created_at"))
     anew = list(mine.filter(pk__in=Grant.objects.to_sign_again(now)))
@@ -30,17 +34,22 @@ def inbox(request: HttpRequest) -> HttpResponse:
             "row": row,
             "act": sentences.act(parse_action(row.action), row.grant.service_provider.name),
         }
-        for row in pending_for(human, now)
+        for row in [*pending_for(human, now), *routed.confirmations[:SHOWN]]
     ]
     history, paging = page_of(mine.exclude(status=Grant.Status.PENDING), request)
     context: dict[str, Any] = {
         # Riskiest first: the page shortens this list and must not leave out the dangerous.
         "waiting": [
             {"grant": each, "permits": describe_permissions(each, riskiest_first=True)}
-            for each in [*waiting, *anew]
+            for each in [*waiting, *anew, *routed.grants[:SHOWN]]
         ],
+        "more": max(len(routed.grants) - SHOWN, 0) + max(len(routed.confirmations) - SHOWN, 0),
         "confirmations": confirmations,
-        "waiting_count": len(waiting) + len(anew) + len(confirmations),
+        "waiting_count": len(waiting)
+        + len(anew)
+        + len(confirmations)
+        + len(routed.grants)
+        + max(len(routed.confirmations) - SHOWN, 0),
         "history": [{"grant": grant, "status": grant_status(grant, now)} for grant in history],
         "recovery": recovery_news(human, now=now),
     } | paging
@@ -51,5 +60,5 @@ def inbox(request: HttpRequest) -> HttpResponse:
 @require_sign_in
 def waiting(request: HttpRequest) -> HttpResponse:
     """How much waits, for the badge of every page (docs/adr/0042)."""
-    found = waiting_for(human_of(request), timezone.now())
+    found = waiting_for(human_of(request), timezone.now(), routed_of(request))
     return JsonResponse({"waiting": found.shown if found.count else "", "state": found.state})

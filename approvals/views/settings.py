@@ -19,6 +19,7 @@ from approvals.services import data_export, passkey_management, session_manageme
 from approvals.services.recent_recovery import recovery_news
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.sessions import keep_session
+from approvals.views.approver_descriptions import own_absences
 from approvals.views.page_requests import answer, human_of, read_posted_json, require_sign_in
 from approvals.views.reauthentication import check_verification, require_verification
 from registry.authentication import actor_of
@@ -125,7 +126,7 @@ def sessions_end_others(request: HttpRequest) -> HttpResponse:
     return _back(request, _("Signed out everywhere else. Your presence has ended too."))
 
 
-def render_page(request: HttpRequest, **more: object) -> HttpResponse:
+def render_page(request: HttpRequest, *, status: int = 200, **more: object) -> HttpResponse:
     """The settings page. `more`: what is shown once, such as a new code."""
     human, now = human_of(request), timezone.now()
     key = session_key_of(request)
@@ -136,8 +137,9 @@ def render_page(request: HttpRequest, **more: object) -> HttpResponse:
         **notifications_of(human),
         "zones": sorted(available_timezones()),
         "recovery": recovery_news(human, now=now),
+        "absences": own_absences(human, now),
     }
-    return render(request, "settings.html", context | more)
+    return render(request, "settings.html", context | more, status=status)
 
 
 def _back(request: HttpRequest, word: str) -> HttpResponse:

@@ -10,6 +10,7 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.capability import parse_action
 from approvals import sentences
 from approvals.services import confirmations
+from approvals.services.deciding import decided_by, find_confirmation
 from approvals.services.page_token import drawn_token
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.services.signed_acts import receipt_of
@@ -21,7 +22,7 @@ from approvals.views.page_requests import (
     require_sign_in,
 )
 from registry.authentication import actor_of
-from verifier.services.confirmation_lifecycle import find_for_human, obstacle
+from verifier.services.confirmation_lifecycle import obstacle
 
 WORDS = {"confirm": "Confirmed", "deny": "Denied"}
 
@@ -29,17 +30,23 @@ WORDS = {"confirm": "Confirmed", "deny": "Denied"}
 @require_safe
 @require_sign_in
 def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
-    row = find_for_human(confirmation_id, human_of(request))
-    now, provider = timezone.now(), row.grant.service_provider
-    shown = confirmations.confirmation_page(row, human_of(request), now=timezone.now())
+    human, now = human_of(request), timezone.now()
+    case = find_confirmation(confirmation_id, human, now)
+    row, provider = case.row, case.row.grant.service_provider
+    shown = confirmations.confirmation_page(row, human, now=now, routing=case.routing)
+    receipt = receipt_of("confirmation", str(row.pk))
     context = {
+        "is_mine": case.is_mine,
+        "decides": case.decides,
+        "routed": case.who(),
+        "decided_by": decided_by(receipt, human),
         "confirmation": row,
         "agent": row.grant.agent,
         "provider": provider,
         "act": sentences.act(parse_action(row.action), provider.name),
         "status": row.status_at(now),
         "obstacle": obstacle(row, now),
-        "receipt": receipt_of("confirmation", str(row.pk)),
+        "receipt": receipt,
         "warnings": shown.shown["likenesses"],
         "texts": {decision: text.splitlines() for decision, text in shown.shown["text"].items()},
         "drawn": drawn_token(shown, now=now),
@@ -50,14 +57,22 @@ def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def statement(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
-    human, body = human_of(request), read_posted_json(request)
+    human, body, now = human_of(request), read_posted_json(request), timezone.now()
+    drawn = body.get("drawn")
+    case = find_confirmation(
+        confirmation_id, human, now, drawn=drawn if isinstance(drawn, str) else None
+    )
+    decision = member(body, "decision")
+    if decision == "confirm":
+        case.require_decider()
     options = confirmations.begin_confirmation(
-        row=find_for_human(confirmation_id, human),
+        row=case.row,
         human=human,
-        decision=member(body, "decision"),
+        decision=decision,
         drawn=member(body, "drawn"),
         session_key=session_key_of(request),
-        now=timezone.now(),
+        now=now,
+        routing=case.routing,
     )
     return answer(publicKey=options)
 
@@ -65,13 +80,15 @@ def statement(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def decide(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
-    human = human_of(request)
+    human, now = human_of(request), timezone.now()
+    case = find_confirmation(confirmation_id, human, now)
     receipt = confirmations.finish_confirmation(
-        row=find_for_human(confirmation_id, human),
+        row=case.row,
         human=human,
         session_key=session_key_of(request),
         credential=read_posted_json(request).get("credential"),
         actor=actor_of(request),
-        now=timezone.now(),
+        now=now,
+        routing=case.routing,
     )
     return answer(status=WORDS[receipt.decision], next=f"/confirmations/{confirmation_id}/")

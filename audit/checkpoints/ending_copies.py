@@ -36,6 +36,8 @@ ENDINGS: Final[Mapping[str, str]] = {
     # Only if an administrator suspended it: after a restore, all other grants wait for their
     # person.
     kinds.GRANT_SUSPENDED: "grant_id",
+    kinds.APPROVER_REMOVED: "data.member_id",
+    kinds.ABSENCE_ENDED: "data.absence_id",
     kinds.SERVICE_PROVIDER_REVOKED: "service_provider_id",
     kinds.SERVICE_PROVIDER_SUSPENDED: "service_provider_id",
     kinds.SERVICE_PROVIDER_SECRET_ROTATED: "data.secrets",

@@ -43,6 +43,8 @@ _LESS: Final[Mapping[str, Rights]] = {
     "kms_sealspending": ("DELETE", "SELECT"),
     # The version of a pair's `sub` never changes.
     "registry_pairwisesubject": ("INSERT", "SELECT"),
+    # Without a rule, an agent's owner decides alone: a rule ends, and its row stays.
+    "registry_approvalrule": ("INSERT", "SELECT", "UPDATE"),
     # The recorded settings may be changed, never deleted.
     "registry_installation": ("INSERT", "SELECT", "UPDATE"),
     "django_migrations": ("SELECT",),

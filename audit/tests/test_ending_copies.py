@@ -53,6 +53,7 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
         kinds.RECOVERY_NOTICE_SENT, kinds.RECOVERY_NOTICE_FAILED, kinds.HUMAN_EXPORTED,
         kinds.SECOND_STEP_TAKEN, kinds.CHANNEL_ADDED, kinds.CHANNEL_CHANGED, kinds.CHANNEL_REMOVED,
         kinds.NOTIFICATION_RETRIED,
+        kinds.APPROVER_ADDED, kinds.ABSENCE_SET, kinds.REQUEST_ROUTED, kinds.REQUEST_PASSED_ON,
     }),
     "Continuing after a restore ends sessions, codes, links, recoveries and requests.": frozenset({
         kinds.RECOVERY_CANCELLED, kinds.HUMAN_SESSIONS_ENDED, kinds.HUMAN_SIGNED_OUT,
@@ -67,6 +68,11 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
         kinds.DECISIONS_LOST,
         kinds.CONFIRMATION_REQUESTED, kinds.CONFIRMATION_CONFIRMED, kinds.CONFIRMATION_DENIED,
         kinds.CONFIRMATION_EXPIRED,
+    }),
+    "Groups and rules are as they were at the backup. An administrator checks them before anyone"
+    " signs (docs/restore.md).": frozenset({
+        kinds.APPROVER_GROUP_CREATED, kinds.APPROVER_GROUP_CHANGED, kinds.APPROVER_GROUP_REMOVED,
+        kinds.APPROVAL_RULE_CREATED, kinds.APPROVAL_RULE_ENDED,
     }),
     "Its row says when it ends.": frozenset({
         kinds.AGENT_EXPIRED, kinds.AGENT_DELETED, kinds.GRANT_EXPIRED,

@@ -2,13 +2,14 @@
 
 Read them in this order: `humans` (who approves), `agents` (whose program acts, with its enrolment
 codes and barred keys), `service_providers` (whose API it calls, with their secrets), `grants` (what
-was asked and approved) and `tokens` (what was issued). `pairwise_subjects` keeps a person's `sub`
-at a service provider, `replay_protection` spent proofs, `idempotency` answers, and
-`recorded_settings` the settings that all processes must share. Constraints and triggers enforce
-what a row may become; services change rows, and no other app does.
+was asked and approved), `approvers` (who decides for whom) and `tokens` (what was issued).
+`pairwise_subjects` keeps a person's `sub` at a service provider, `replay_protection` spent proofs,
+`idempotency` answers, and `recorded_settings` the settings that all processes must share.
+Constraints and triggers enforce what a row may become; services change rows, and no other app does.
 """
 
 from registry.models.agents import Agent, BarredKey, EnrolmentCode
+from registry.models.approvers import Absence, ApprovalRule, ApproverGroup, GroupMember
 from registry.models.grants import Grant
 from registry.models.humans import Human
 from registry.models.idempotency import IdempotencyRecord
@@ -19,10 +20,14 @@ from registry.models.service_providers import ServiceProvider, ServiceProviderSe
 from registry.models.tokens import Token
 
 __all__ = [
+    "Absence",
     "Agent",
+    "ApprovalRule",
+    "ApproverGroup",
     "BarredKey",
     "EnrolmentCode",
     "Grant",
+    "GroupMember",
     "Human",
     "IdempotencyRecord",
     "Installation",

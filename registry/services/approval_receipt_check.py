@@ -21,6 +21,7 @@ from agentauth.protocol.capability import GRAVE_TYPES
 from agentauth.protocol.encoding import canonical_json, parse_timestamp, sha256, timestamp
 from agentauth.protocol.errors import EncodingError, InvalidReceiptError
 from agentauth.protocol.keys import PublicKey
+from agentauth.protocol.routing_member import owner_id
 from audit.db.prebuilt_sql import select
 from audit.db.role_rights import may_read_log
 from kms.row_seals import DEMAND, ENDED
@@ -277,12 +278,16 @@ def _covers(body: Mapping[str, Any], terms: Terms) -> bool:
     key or manifest that needs no new signature. A new key needs one for grants that move money or
     delete (`registry.services.grants_after_change`). For all others, the seal suffices: it proves
     that a key rotation at this registry wrote the key.
+
+    The owner signed, or a person to whom a rule sent it: then the statement names that rule and the
+    owner. The registry signs such a receipt only for a person whom sealed rows let decide on this
+    very request (`approvals.services.signed_acts`, ADR 44).
     """
     agent, provider, capabilities = body["agent"], body["service_provider"], body["capabilities"]
     grave = any(each["type"] in GRAVE_TYPES for each in capabilities)
     return (
         body["grant_version"] <= terms.version
-        and body["human_id"] == terms.human_id
+        and owner_id(body) == terms.human_id
         and agent["id"] == terms.agent_id
         and terms.is_key_ours
         and (terms.jkt in {None, agent["jkt"]} or not grave)

@@ -23,6 +23,7 @@ from audit.fault_injection import fault_point
 from audit.services import Actor, record
 from kms.change_notices import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.decision_routing import refuse_decider, route_now, routing_ids
 from registry.services.token_size import check_token_fits
 
 _STATEMENT_LIFE = timedelta(minutes=5)
@@ -73,15 +74,18 @@ def approve_grant(
 
     Approvals calls this with a verified signature over exactly these terms. 1. Agent and service
     provider are locked and as the caller read them: key, manifest, audience and allow-list cannot
-    change before the commit. 2. The agent is the human's; both are active, and so is the service
-    provider. 3. The terms only narrow the request. 4. Manifest and allow-list still cover them.
-    5. Compare and swap on state and version: of two decisions, one wins. The version stays, because
-    it was signed. Raises NotFoundError if the agent is another's, InvalidRequestError if the terms
-    widen, GrantChangedError if anything changed since the page was rendered.
+    change before the commit. 2. The human may decide: the agent's owner, or a person to whom a rule
+    sent the request. Agent, owner and service provider are active. 3. The terms only narrow the
+    request. 4. Manifest and allow-list still cover them. 5. Compare and swap on state and version:
+    of two decisions, one wins. The version stays, because it was signed. Raises NotFoundError if it
+    is another's to decide, InvalidRequestError if the terms widen, GrantChangedError if anything
+    changed since the page was rendered.
     """
     with transaction.atomic():
         _hold(grant)  # 1
-        _check_decidable(grant, human, now)  # 2
+        _check_decidable(grant, now)  # 2
+        route = route_now(grant, now)
+        refuse_decider(route, human)
         _check_narrows(grant, capabilities, envelope, valid_until, now)  # 3
         check_within_bounds(grant, capabilities)  # 4
         # Narrower terms can be longer: one resource split into many.
@@ -98,7 +102,7 @@ def approve_grant(
             capabilities=[capability.to_json() for capability in capabilities],
             envelope=envelope.to_json(),
         )
-        data = _requested_fields(grant) | _granted_fields(grant)
+        data = _requested_fields(grant) | _granted_fields(grant) | routing_ids(route, human)
         personal = _texts(grant) | {"capabilities": grant.capabilities}
         _record(kinds.GRANT_APPROVED, grant, actor, now, data=data, personal=personal)
         fault_point("approve.before_commit")
@@ -107,12 +111,14 @@ def approve_grant(
 
 
 def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: datetime) -> None:
-    """Deny a pending grant. Approvals calls this with a denial signed by its owner or an admin.
+    """Deny a pending grant. Approvals calls this with a signed denial.
 
-    Raises NotFoundError, GrantChangedError as for approval.
+    By its owner, an administrator, or a person who may decide. Raises NotFoundError,
+    GrantChangedError as for approval.
     """
+    route = route_now(grant, now)
     if grant.agent.human_id != human.pk and not human.is_administrator:
-        raise NotFoundError
+        refuse_decider(route, human)
     if grant.status_at(now) != Grant.Status.PENDING:
         raise GrantChangedError(_CHANGED)
     with transaction.atomic():
@@ -125,9 +131,8 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
             deny_reason=reason,
         )
         personal = _texts(grant) | ({"deny_reason": reason} if reason else {})
-        _record(
-            kinds.GRANT_DENIED, grant, actor, now, data=_requested_fields(grant), personal=personal
-        )
+        data = _requested_fields(grant) | routing_ids(route, human)
+        _record(kinds.GRANT_DENIED, grant, actor, now, data=data, personal=personal)
 
 
 def revoke_grant(*, grant: Grant, actor: Actor, now: datetime) -> None:
@@ -347,9 +352,9 @@ def _check_narrows(
         raise InvalidRequestError("You can only bring the end forward.")
 
 
-def _check_decidable(grant: Grant, human: Human, now: datetime) -> None:
+def _check_decidable(grant: Grant, now: datetime) -> None:
     agent, service_provider = grant.agent, grant.service_provider
-    if agent.human_id != human.pk or not human.is_active:
+    if agent.human is None or not agent.human.is_active:
         raise NotFoundError
     status = grant.status_at(now)
     open_ = status == Grant.Status.PENDING or grant.waits_for_signature(now)

@@ -20,7 +20,15 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import kinds
 from audit.models import CheckpointCopy, Event, Opening, RefusalCount
 from audit.tests.tampering import execute
-from tests.acts import administrators, agents, operators, people, restores, service_providers
+from tests.acts import (
+    administrators,
+    agents,
+    approvers,
+    operators,
+    people,
+    restores,
+    service_providers,
+)
 from tests.acts.world import ROWS, Row, World
 from tests.endpoints import writing
 from tests.rows import rows
@@ -37,6 +45,8 @@ SAYINGS = {
     kinds.HUMAN_VERIFIED,
     kinds.HUMAN_EXPORTED,
     kinds.SECOND_STEP_TAKEN,
+    kinds.REQUEST_ROUTED,
+    kinds.REQUEST_PASSED_ON,
     kinds.CLOCK_OFF,
 }
 # Done on the occasion of a request, which succeeds without it:
@@ -61,7 +71,7 @@ BATCH = "POST v1/verify/batch"
 # connection, and with it the transaction that would roll the test back. A token's row and event are
 # one statement that needs no transaction: if it fails, PostgreSQL refuses all that follows in one.
 TRANSACTIONAL = {BATCH, "POST v1/tokens"}
-TABLES = (agents, people, service_providers, administrators, operators, restores)
+TABLES = (agents, people, service_providers, administrators, approvers, operators, restores)
 
 
 @pytest.fixture

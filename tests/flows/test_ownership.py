@@ -8,7 +8,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from audit.kinds import CONFIRMATION_REQUESTED
 from audit.models import Event
 from kms.services import ensure_key
 from registry.models import Agent, Grant, ServiceProvider
+from registry.services.approvers import set_absence
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import (
     PAY,
@@ -58,6 +59,7 @@ OWNED = {
     "event_id",
     "channel_id",
     "session_id",
+    "absence_id",
 }
 SECRETS = {"code", "secret"}
 KNOWN_TO_ALL_AGENTS = {"reference"}
@@ -65,8 +67,8 @@ KNOWN_TO_ALL_AGENTS = {"reference"}
 OPEN_TO_ALL = {"level", "tile", "shown"}
 # On staff pages with tests of their own (approvals/tests/test_continue_after_restore.py,
 # test_resuming.py, test_denials.py, test_destructive_actions.py,
-# test_recovery_administrators.py). The account's owner may cancel a recovery too
-# (test_recovery.py).
+# test_recovery_administrators.py, test_approver_pages.py). The account's owner may cancel a
+# recovery too (test_recovery.py).
 STAFF_ONLY = {
     "name": ("/restores/",),
     "kind": ("/resume/", "/endings/"),
@@ -74,6 +76,7 @@ STAFF_ONLY = {
     "request_id": ("/denials/",),
     "human_id": ("/recoveries/",),
     "recovery_id": ("/recoveries/", "/recovery/"),
+    **dict.fromkeys(("group_id", "member_id", "rule_id", "away_id"), ("/approvers/",)),
 }
 ADMIN_ONLY = {"service_provider_id", "object_id", "content_type_id", "app_label", "url"}
 # Where a signature is required first, the order of checks must not reveal whether the id exists.
@@ -144,6 +147,13 @@ def _parties(now: datetime) -> Cast:
         agents[0], provider, now=now, capabilities=[{"type": "write", "resource": "files"}]
     )
     confirmation = confirmation_of(agents[0], provider, secret, now=now)
+    absence = set_absence(
+        human=people[0].human,
+        starts_at=now,
+        ends_at=now + timedelta(days=1),
+        actor=TESTER,
+        now=now,
+    )
     common = {
         "agent_id": str(agents[0].agent().pk),
         "passkey_id": str(Passkey.objects.get(human=people[0].human).pk),
@@ -151,6 +161,7 @@ def _parties(now: datetime) -> Cast:
         "event_id": str(Event.objects.get(kind=CONFIRMATION_REQUESTED).pk),
         "channel_id": str(by_mail(people[0].human, now).pk),
         "session_id": str(HumanSession.objects.get(human=people[0].human).pk),
+        "absence_id": str(absence.pk),
     }
     return Cast(
         provider=provider,

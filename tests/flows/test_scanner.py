@@ -169,7 +169,7 @@ def forms(client: Client, paths: list[str]) -> Iterator[tuple[str, dict[str, str
 
 
 # Pages with a search of their own.
-SEARCHED = {"/recoveries/", "/activity/"}
+SEARCHED = {"/recoveries/", "/activity/", "/approvers/"}
 
 
 def test_AP_31_no_form_acts_by_get(admin: Person, links: list[str]) -> None:

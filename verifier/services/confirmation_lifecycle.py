@@ -21,6 +21,15 @@ from agentauth.protocol.hours_and_periods import seconds_until
 from audit import kinds
 from audit.services import SYSTEM, Actor, record
 from registry.models import Agent, Grant, Human
+from registry.services.approver_routing import Route
+from registry.services.decision_routing import (
+    Rosters,
+    decider_of,
+    read_rosters,
+    refuse_decider,
+    route_action,
+    routing_ids,
+)
 from verifier.models import Confirmation
 from verifier.services.signed_confirmations import is_signed
 
@@ -32,11 +41,14 @@ _CHANGED = "The grant has changed since the agent asked. It must ask again."
 
 
 def pending_for(human: Human, now: datetime) -> QuerySet[Confirmation]:
-    """What this human can decide, oldest first: pending, in time, grant version unchanged."""
+    """What waits for this human's agents, oldest first: in time, grant version unchanged."""
+    return _pending(now).filter(grant__agent__human=human)
+
+
+def _pending(now: datetime) -> QuerySet[Confirmation]:
     return (
         Confirmation.objects.waiting(now)
         .filter(
-            grant__agent__human=human,
             grant__status=Grant.Status.APPROVED,
             grant__valid_until__gt=now,
             grant_version=F("grant__version"),
@@ -46,9 +58,43 @@ def pending_for(human: Human, now: datetime) -> QuerySet[Confirmation]:
     )
 
 
-def find_for_human(confirmation_id: uuid.UUID, human: Human) -> Confirmation:
-    """The confirmation that asks `human`. Raises NotFoundError if unknown or another human's."""
-    return _require_row(Confirmation.objects.filter(pk=confirmation_id, grant__agent__human=human))
+def find_for_human(
+    confirmation_id: uuid.UUID, human: Human, now: datetime
+) -> tuple[Confirmation, Route, Rosters | None]:
+    """The confirmation that asks `human` or is about their agent, and who may decide.
+
+    Also after the decision. Raises NotFoundError if unknown or another human's.
+    """
+    row = _require_row(Confirmation.objects.filter(pk=confirmation_id))
+    at = min(now, row.decided_at or row.expires_at)
+    rosters = read_rosters(at)
+    route = route_confirmation(row, at, rosters)
+    theirs = human.pk in {row.grant.agent.human_id, row.human_id}
+    if not theirs and decider_of(route, human) is None:
+        raise NotFoundError
+    return row, route, rosters
+
+
+def route_confirmation(row: Confirmation, now: datetime, rosters: Rosters | None) -> Route:
+    """Who may confirm this transaction at `now`."""
+    return route_action(row.grant, row.action, row.created_at, now, rosters)
+
+
+def routed_elsewhere(human: Human | None, now: datetime) -> QuerySet[Confirmation]:
+    """What a rule could send to this human: as `pending_for`, of others' agents. None: of all."""
+    rows = _pending(now).filter(grant__agent__human__status=Human.Status.ACTIVE)
+    if human is not None:
+        rows = rows.exclude(grant__agent__human=human)
+    unseen = ("grant__agent__manifest", "grant__agent__public_jwk")
+    return rows.select_related("grant__agent__human").defer(*unseen)
+
+
+def lock_waiting(grant: Grant, confirmation: Confirmation | None, now: datetime) -> bool:
+    """Lock the grant until the caller commits; whether the request or transaction still waits."""
+    held = Grant.objects.select_for_update(no_key=True).get(pk=grant.pk)
+    if confirmation is None:
+        return held.status_at(now) == Grant.Status.PENDING
+    return Confirmation.objects.waiting(now).filter(pk=confirmation.pk).exists()
 
 
 def asked_for(agent: Agent) -> QuerySet[Confirmation]:
@@ -66,10 +112,10 @@ def confirm(
 ) -> Confirmation:
     """Allow this one transaction for 10 minutes (docs/protocol.md section 8).
 
-    The caller must have verified the human's signature over the statement. Raises NotFoundError if
-    it does not ask this human, InvalidStateError if it was decided, ExpiredError if its hour is
-    over, GrantChangedError if the grant has changed since, or the agent or its service provider may
-    not act.
+    The caller must have verified the human's signature over the statement. Raises NotFoundError or
+    GrantChangedError if it does not ask this human, InvalidStateError if it was decided,
+    ExpiredError if its hour is over, GrantChangedError if the grant has changed since, or the agent
+    or its service provider may not act.
     """
     return _decide(
         confirmation,
@@ -226,10 +272,12 @@ def _decide(
         # between. Agent and service provider are read after the wait: a join would return them
         # as they were before it.
         grant = Grant.objects.select_for_update(no_key=True).get(pk=confirmation.grant_id)
-        if grant.agent.human_id != human.pk:
-            raise NotFoundError
         current = Confirmation.objects.get(pk=confirmation.pk)
         current.grant = grant
+        route = route_confirmation(current, now, read_rosters(now))
+        # The owner may always refuse.
+        if kind == kinds.CONFIRMATION_CONFIRMED or grant.agent.human_id != human.pk:
+            refuse_decider(route, human)
         _check_open(current, now)
         if kind == kinds.CONFIRMATION_CONFIRMED and (why := obstacle(current, now)):
             raise GrantChangedError(why)
@@ -238,8 +286,8 @@ def _decide(
         ).update(human=human, decided_at=now, **change)
         if not swapped:
             raise InvalidStateError("This was already decided.")
-        _record(kind, current, actor, now)
-    return find_for_human(confirmation.pk, human)
+        _record(kind, current, actor, now, routing_ids(route, human))
+    return _require_row(Confirmation.objects.filter(pk=confirmation.pk))
 
 
 def _check_open(confirmation: Confirmation, now: datetime) -> None:
@@ -263,7 +311,13 @@ def _is_current(confirmation: Confirmation, now: datetime) -> bool:
     return live and grant.version == confirmation.grant_version
 
 
-def _record(kind: str, confirmation: Confirmation, actor: Actor, now: datetime) -> None:
+def _record(
+    kind: str,
+    confirmation: Confirmation,
+    actor: Actor,
+    now: datetime,
+    more: Mapping[str, object] | None = None,
+) -> None:
     grant = confirmation.grant
     record(
         kind=kind,
@@ -273,5 +327,9 @@ def _record(kind: str, confirmation: Confirmation, actor: Actor, now: datetime) 
         human_id=grant.agent.human_id,
         service_provider_id=grant.service_provider_id,
         grant_id=grant.pk,
-        data={"confirmation_id": str(confirmation.pk), "grant_version": confirmation.grant_version},
+        data={
+            "confirmation_id": str(confirmation.pk),
+            "grant_version": confirmation.grant_version,
+            **(more or {}),
+        },
     )

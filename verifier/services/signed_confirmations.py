@@ -17,6 +17,7 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.encoding import parse_timestamp
 from agentauth.protocol.errors import InvalidReceiptError
 from agentauth.protocol.keys import PublicKey
+from agentauth.protocol.routing_member import owner_id
 from audit.db.prebuilt_sql import select
 from kms.services import evidence_keys
 from registry.models import Grant
@@ -33,9 +34,10 @@ _RECEIPTS: Final = (
 
 
 def is_signed(row: Confirmation, grant: Grant, *, usable: timedelta, now: datetime) -> bool:
-    """Whether the grant's owner signed a yes to exactly this within `usable` + _SIGNED_WITHIN.
+    """Whether a yes to exactly this was signed within `usable` + _SIGNED_WITHIN.
 
-    Costs one query and two signature checks. Raises django.db errors.
+    By the grant's owner, or by a person who decides for them. Costs one query and two signature
+    checks. Raises django.db errors.
     """
     keys = evidence_keys(purpose="receipt")
     if any(
@@ -63,7 +65,7 @@ def _says(
     return (
         (body["kind"], body["decision"]) == ("confirmation", "confirm")
         and body["confirmation_id"] == str(row.pk)
-        and body["human_id"] == str(grant.agent.human_id)
+        and owner_id(body) == str(grant.agent.human_id)
         and (body["grant_id"], body["grant_version"]) == (str(grant.pk), grant.version)
         and body["idempotency_key"] == row.idempotency_key
         and hmac.compare_digest(parse_action(body["action"]).digest(), bytes(row.action_digest))

@@ -198,7 +198,7 @@ def test_only_its_human_decides_and_only_once(shop: Scene) -> None:
     with pytest.raises(NotFoundError):
         confirm(confirmation=row, human=mallory, actor=SYSTEM, now=timezone.now())
     with pytest.raises(NotFoundError):
-        find_for_human(row.pk, mallory)
+        find_for_human(row.pk, mallory, timezone.now())
     assert [each.pk for each in pending_for(shop.human, timezone.now())] == [row.pk]
     assert not pending_for(mallory, timezone.now()).exists()
     confirm(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now())

@@ -21,11 +21,23 @@ from agentauth.protocol.capability import parse_capabilities
 from audit import kinds
 from kms.change_notices import Subject
 from kms.models import Key
-from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret, Token
+from registry.models import (
+    Absence,
+    Agent,
+    ApprovalRule,
+    ApproverGroup,
+    Grant,
+    GroupMember,
+    Human,
+    ServiceProvider,
+    ServiceProviderSecret,
+    Token,
+)
 from registry.services import (
     agent_claims,
     agent_manifests,
     agents,
+    approvers,
     barred_keys,
     enrolment_codes,
     expiry,
@@ -202,6 +214,38 @@ def agent_past_its_end(world: World) -> None:
     Agent.objects.filter(pk=world.place.agent.pk).update(expires_at=world.now)
 
 
+def a_group(world: World) -> ApproverGroup:
+    return approvers.create_group(
+        name="Finance", wait_minutes=5, next_group=None, actor=SYSTEM, now=world.now
+    )
+
+
+def a_member(world: World) -> GroupMember:
+    group, human = a_group(world), world.place.human
+    return approvers.add_member(group=group, human=human, actor=SYSTEM, now=world.now)
+
+
+def a_rule(world: World) -> ApprovalRule:
+    group = a_group(world)
+    return approvers.create_rule(name="All", group=group, actor=SYSTEM, now=world.now)
+
+
+def an_absence(world: World) -> Absence:
+    start, end = world.now, world.now + QUARTER
+    return approvers.set_absence(
+        human=world.place.human, starts_at=start, ends_at=end, actor=SYSTEM, now=world.now
+    )
+
+
+GROUP = {
+    "name": constant("Directors"),
+    "wait_minutes": constant(10),
+    "next_group": constant(None),
+}
+AWAY: dict[str, Callable[[World, Any], object]] = {
+    "starts_at": lambda world, _: world.now,
+    "ends_at": lambda world, _: world.now + QUARTER,
+}
 SERVICES = [
     Row(kms.services.ensure_key, the_newest_keys, more={"purpose": constant("audit")}),
     Row(kms.services.rotate_key, the_newest_keys, more={"purpose": constant("token")}),
@@ -222,6 +266,16 @@ SERVICES = [
     Row(tokens.revoke_token, the_token),
     Row(tokens.revoke_presented_token, the_token, World.token, "untrusted_token"),
     Row(grant_requests.request_grant, None),
+    Row(approvers.create_group, None, more=GROUP),
+    Row(approvers.change_group, None, a_group, "group", GROUP),
+    Row(approvers.remove_group, None, a_group, "group"),
+    Row(approvers.add_member, None, a_group, "group"),
+    Row(approvers.remove_member, None, a_member, "member"),
+    Row(approvers.create_rule, None, a_group, "group", {"name": constant("All")}),
+    Row(approvers.end_rule, None, a_rule, "rule"),
+    Row(approvers.set_absence, None, more=AWAY),
+    Row(approvers.end_absence, None, an_absence, "absence"),
+    Row(approvers.erase_approver, None, more={"human_id": lambda world, _: world.place.human.pk}),
     Row(grants.approve_grant, the_made_grant, World.request, "grant"),
     Row(grants.approve_grant, the_grant, suspended_by_rotation, "grant"),
     Row(grants.deny_grant, None, World.request, "grant", {"reason": constant("")}),

@@ -1,0 +1,217 @@
+"""What rules sent to a person, and the job that records and tells it (ADR 44).
+
+Who may decide follows from the rows and the time alone: the job changes nothing of that.
+"""
+
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from django.db import transaction
+from django.db.models import QuerySet
+
+from approvals.models import Notification, NotificationChannel
+from approvals.notifications.outbox import quiet_end, tell_channels
+from audit import kinds
+from audit.models import Event
+from audit.new_ids import first_id_at
+from audit.services import SYSTEM, record
+from registry.models import Agent, Grant, Human
+from registry.services.approver_routing import Cause, Route, Step
+from registry.services.decision_routing import Rosters, decider_of, read_rosters, route_grant
+from verifier.models import Confirmation
+from verifier.services.confirmation_lifecycle import (
+    lock_waiting,
+    route_confirmation,
+    routed_elsewhere,
+)
+
+What = Notification.What
+_KINDS: Final = (kinds.REQUEST_ROUTED, kinds.REQUEST_PASSED_ON)
+# What waits was asked within the hour; the clocks of hosts differ by seconds.
+_READ_BACK: Final = timedelta(hours=2)
+# Texts of an agent that no list shows.
+_UNSEEN: Final = ("agent__manifest", "agent__public_jwk", "agent__description")
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Requests and transactions of others that a person may decide now, oldest first."""
+
+    grants: list[Grant] = field(default_factory=list)
+    confirmations: list[Confirmation] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return len(self.grants) + len(self.confirmations)
+
+
+NOTHING: Final = Routed()
+
+
+def routed_to(human: Human, now: datetime) -> Routed:
+    """What this person may decide for others. At most seven queries, whatever waits."""
+    rosters = read_rosters(now)
+    if rosters is None or str(human.pk) not in rosters.people:
+        return NOTHING
+    return Routed(
+        [
+            grant
+            for grant in _open_grants(now).exclude(agent__human=human)
+            if decider_of(route_grant(grant, now, rosters), human)
+        ],
+        [
+            row
+            for row in routed_elsewhere(human, now)
+            if decider_of(route_confirmation(row, now, rosters), human)
+        ],
+    )
+
+
+def tell_approvers(*, now: datetime) -> int:
+    """Record each step of what waits, and tell those who may decide since. Returns how many.
+
+    Safe to run in parallel: a step is recorded with its request locked, and the outbox takes each
+    message once.
+    """
+    rosters = read_rosters(now)
+    if rosters is None:
+        return 0
+    waiting = [*_waiting_grants(now, rosters), *_waiting_confirmations(now, rosters)]
+    known = _known_steps({each.grant.pk for each in waiting}, now)
+    for each in waiting:
+        if known[each.subject] < len(each.route.steps):
+            _record_steps(each, now)
+    return _tell(waiting, now)
+
+
+def tell_owner(*, owner: Human, what: Notification.What, subject: uuid.UUID, now: datetime) -> None:
+    """Tell a person that another one decided for them, in the caller's transaction."""
+    channels = list(
+        NotificationChannel.objects.filter(human=owner, for_requests=True).select_related("human")
+    )
+    tell_channels(channels, what=what, now=now, subject=subject)
+    for channel in channels:
+        if later := quiet_end(channel, owner, now):
+            told = Notification.objects.filter(channel=channel, what=what, subject=subject)
+            told.update(due_at=later)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """One request or transaction, with what tells of it."""
+
+    subject: uuid.UUID
+    grant: Grant
+    route: Route
+    what: Notification.What
+    switch: str
+    confirmation: Confirmation | None = None
+
+
+def _open_grants(now: datetime) -> QuerySet[Grant]:
+    """What waits for a decision or for a new signature, of people who are active."""
+    rows = Grant.objects.filter(agent__human__status=Human.Status.ACTIVE).exclude(
+        agent__status=Agent.Status.REVOKED
+    )
+    both = rows.waiting(now) | rows.to_sign_again(now)
+    return (
+        both.select_related("agent__human", "service_provider")
+        .defer(*_UNSEEN)
+        .order_by("created_at", "pk")
+    )
+
+
+def _waiting_grants(now: datetime, rosters: Rosters) -> Iterator[_Waiting]:
+    for grant in _open_grants(now).filter(status=Grant.Status.PENDING):
+        route = route_grant(grant, now, rosters)
+        if route.rule is not None:
+            yield _Waiting(grant.pk, grant, route, What.REQUEST, "for_requests")
+
+
+def _waiting_confirmations(now: datetime, rosters: Rosters) -> Iterator[_Waiting]:
+    for row in routed_elsewhere(None, now):
+        route = route_confirmation(row, now, rosters)
+        if route.rule is not None:
+            yield _Waiting(
+                row.pk, row.grant, route, What.CONFIRMATION, "for_confirmations", confirmation=row
+            )
+
+
+def _known_steps(grants: Iterable[Any], now: datetime) -> Counter[uuid.UUID]:
+    """How many steps the log has, by the id of the request or of the transaction.
+
+    A grant may have many events: only those of the time for which something waits are read.
+    """
+    found: Counter[uuid.UUID] = Counter()
+    recent = Event.objects.filter(pk__gte=first_id_at(now - _READ_BACK))
+    events = recent.filter(grant_id__in=list(grants), kind__in=_KINDS)
+    for grant_id, data in events.values_list("grant_id", "data"):
+        found[uuid.UUID(data.get("confirmation_id") or str(grant_id))] += 1
+    return found
+
+
+def _record_steps(each: _Waiting, now: datetime) -> None:
+    with transaction.atomic():
+        if not lock_waiting(each.grant, each.confirmation, now):
+            return
+        known = _known_steps([each.grant.pk], now)[each.subject]
+        for step in each.route.steps[known:]:
+            _record_step(each, step, now)
+
+
+def _record_step(each: _Waiting, step: Step, now: datetime) -> None:
+    rule, grant = each.route.rule, each.grant
+    data: dict[str, Any] = {
+        "rule": rule and rule.id,
+        "group": step.group and step.group.id,
+        "because": str(step.cause),
+        "since": step.at.isoformat(),
+    }
+    if each.confirmation is not None:
+        data["confirmation_id"] = str(each.confirmation.pk)
+    record(
+        kind=kinds.REQUEST_ROUTED if step.cause == Cause.RULE else kinds.REQUEST_PASSED_ON,
+        actor=SYSTEM,
+        at=now,
+        agent_id=grant.agent_id,
+        human_id=grant.agent.human_id,
+        service_provider_id=grant.service_provider_id,
+        grant_id=grant.pk,
+        data=data,
+    )
+
+
+def _tell(waiting: Iterable[_Waiting], now: datetime) -> int:
+    """A message to each channel of each decider that has none yet, outside its quiet hours."""
+    waiting = list(waiting)
+    deciders = {uuid.UUID(human) for each in waiting for human in each.route.deciders}
+    by_human: dict[str, list[NotificationChannel]] = {}
+    rows = NotificationChannel.objects.filter(human_id__in=deciders).select_related("human")
+    for channel in rows:
+        by_human.setdefault(str(channel.human_id), []).append(channel)
+    told = set(
+        Notification.objects.filter(
+            channel__human_id__in=deciders,
+            what__in=[What.REQUEST, What.CONFIRMATION],
+            subject__in=[each.subject for each in waiting],
+        ).values_list("channel_id", "what", "subject")
+    )
+    sent = 0
+    for each in waiting:
+        channels = [
+            channel
+            for human in each.route.deciders
+            for channel in by_human.get(human, ())
+            if getattr(channel, each.switch)
+            and (channel.pk, each.what, each.subject) not in told
+            and quiet_end(channel, channel.human, now) is None
+        ]
+        if channels:
+            with transaction.atomic():
+                tell_channels(channels, what=each.what, now=now, subject=each.subject)
+            sent += len(channels)
+    return sent

@@ -1,0 +1,209 @@
+"""The administrators' page of groups, rules and absences, and each person's own absences."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from agentauth.protocol.errors import InvalidRequestError
+from approvals.services.local_times import moment_typed
+from approvals.tests.cast import Person
+from audit.models import Event
+from registry.models import Absence, ApprovalRule, ApproverGroup, GroupMember, ServiceProvider
+from registry.services.humans import change_time_zone
+from registry.tests.cast import TESTER, assert_refused
+
+pytestmark = pytest.mark.django_db
+
+GROUP = {"name": "Finance", "wait": "15", "next": ""}
+
+
+def made(admin: Person, **fields: str) -> ApproverGroup:
+    answer = admin.press("/approvers/groups", GROUP | fields)
+    assert answer.status_code == 302, answer.content
+    return ApproverGroup.objects.get(name=(GROUP | fields)["name"])
+
+
+def test_an_administrator_sets_up_groups_members_rules_and_a_preview(
+    admin: Person, bob: Person, service_provider: ServiceProvider
+) -> None:
+    directors = made(admin, name="Directors")
+    finance = made(admin, next=str(directors.pk))
+    path = f"/approvers/groups/{finance.pk}"
+    assert admin.press(f"{path}/members", {"human": str(bob.human.pk)}).status_code == 302
+    rule = {
+        "name": "Payments over €1,000",
+        "service": str(service_provider.pk),
+        "type": "transact",
+        "amount": "1000",
+        "currency": "eur",
+        "group": str(finance.pk),
+    }
+    assert admin.press("/approvers/rules", rule).status_code == 302
+    page = admin.get("/approvers/").content.decode()
+    assert "Payments of more than €1,000.00 at “Acme Payments” → “Finance”" in page
+    asked = f"/approvers/?service={service_provider.pk}&type=transact&currency=EUR&amount="
+    shown = admin.get(f"{asked}1000.01").context["preview"]
+    assert shown[0] == "The rule “Payments over €1,000” sends this to “Finance”."
+    assert "These people may decide: “Bob”." in shown
+    nothing = ["No rule matches: the owner of the agent decides alone."]
+    assert admin.get(f"{asked}1000").context["preview"] == nothing
+    assert "decimal" in admin.get(f"{asked}x").context["preview_error"]
+    changed = {"name": "Money", "wait": "5", "next": str(directors.pk)}
+    assert admin.press(f"{path}/change", changed).status_code == 302
+    member = GroupMember.objects.get()
+    assert admin.client.post(f"/approvers/members/{member.pk}/remove").status_code == 302
+    assert not GroupMember.objects.exists()
+    found = ApprovalRule.objects.get()
+    assert admin.press(f"/approvers/rules/{found.pk}/end").status_code == 302
+    assert admin.get(f"{asked}9999").context["preview"] == nothing
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"wait": "60"}, "1 to 59 minutes"),
+        ({"wait": "x"}, "as a number of minutes"),
+        ({"name": ""}, "name"),
+        ({"name": "Directors"}, "There is a group “Directors” already."),
+        ({"next": "x"}, "Choose one from the list."),
+    ],
+)
+def test_a_refused_group_says_why_and_loses_nothing_typed(
+    admin: Person, changes: dict[str, str], sentence: str
+) -> None:
+    made(admin, name="Directors")
+    typed = {"name": "Finance", "wait": "25"} | changes
+    answer = admin.press("/approvers/groups", typed)
+    page = answer.content.decode()
+    assert (answer.status_code, sentence in page) == (400, True), page
+    for value in typed.values():
+        assert f'value="{value}"' in page or value == "x"
+    assert ApproverGroup.objects.count() == 1
+
+
+def test_groups_never_pass_on_in_a_circle(admin: Person) -> None:
+    last = made(admin, name="Directors")
+    first = made(admin, next=str(last.pk))
+    circle = {"name": "Directors", "wait": "15", "next": str(first.pk)}
+    answer = admin.press(f"/approvers/groups/{last.pk}/change", circle)
+    assert "in a circle" in answer.content.decode()
+    last.refresh_from_db()
+    assert last.next_id is None
+
+
+def test_a_rule_goes_before_another_and_all_keep_their_seals(admin: Person) -> None:
+    group = str(made(admin).pk)
+    for name, before in (("One", ""), ("Two", ""), ("Zero", "One")):
+        place = str(ApprovalRule.objects.get(name=before).pk) if before else ""
+        done = admin.press("/approvers/rules", {"name": name, "group": group, "before": place})
+        assert done.status_code == 302
+    rows = list(ApprovalRule.objects.order_by("position"))
+    assert [row.name for row in rows] == ["Zero", "One", "Two"]
+    assert all(row.is_sealed() for row in rows)
+
+
+def test_a_group_that_something_names_is_not_removed(admin: Person) -> None:
+    last = made(admin, name="Directors")
+    first = made(admin, next=str(last.pk))
+    refused = admin.client.post(f"/approvers/groups/{last.pk}/remove")
+    assert (refused.status_code, "passes requests on to this one" in refused.content.decode()) == (
+        400,
+        True,
+    )
+    assert admin.client.post(f"/approvers/groups/{first.pk}/remove").status_code == 302
+    assert admin.client.post(f"/approvers/groups/{last.pk}/remove").status_code == 302
+
+
+def test_a_person_sets_and_ends_their_own_absence_by_their_clock(
+    alice: Person, bob: Person, now: datetime
+) -> None:
+    change_time_zone(human=alice.human, zone="Europe/Berlin", actor=TESTER, now=now)
+    year = now.year + 1
+    sent = {"from": f"{year}-07-01T09:00", "until": f"{year}-07-02T09:00"}
+    assert alice.client.post("/settings/absences", sent).status_code == 302
+    row = Absence.objects.get()
+    assert row.starts_at == datetime(year, 7, 1, 7, tzinfo=UTC)
+    assert (row.human_id, row.deputy_id, row.is_sealed()) == (alice.human.pk, None, True)
+    path = f"/settings/absences/{row.pk}/remove"
+    assert_refused(bob.client.post(path), 404, "not_found")
+    assert alice.client.post(path).status_code == 302
+    assert not Absence.objects.exists()
+
+
+def test_a_refused_absence_keeps_what_was_typed(alice: Person) -> None:
+    sent = {"from": "2126-07-02T09:00", "until": "2126-07-01T09:00"}
+    answer = alice.client.post("/settings/absences", sent)
+    page = answer.content.decode()
+    assert (answer.status_code, "must end after it begins" in page) == (400, True)
+    assert f'value="{sent["from"]}"' in page
+    assert Event.objects.filter(kind="audit.request.refused").exists()
+
+
+def test_an_administrator_names_a_deputy_and_the_person_sees_it(
+    admin: Person, alice: Person, bob: Person, now: datetime
+) -> None:
+    sent = {
+        "human": str(alice.human.pk),
+        "deputy": str(bob.human.pk),
+        "from": f"{now - timedelta(days=1):%Y-%m-%dT%H:%M}",
+        "until": f"{now + timedelta(days=1):%Y-%m-%dT%H:%M}",
+    }
+    assert admin.press("/approvers/absences", sent).status_code == 302
+    assert "deputy “Bob”" in alice.get("/settings/").content.decode()
+    assert "away now" in admin.get("/approvers/").content.decode()
+
+
+BERLIN = "Europe/Berlin"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_end", "found"),
+    [
+        # Clocks go back on 25 October 2026 at 03:00: half past two comes twice.
+        ("2026-10-25T02:30", False, datetime(2026, 10, 25, 0, 30, tzinfo=UTC)),
+        ("2026-10-25T02:30", True, datetime(2026, 10, 25, 1, 30, tzinfo=UTC)),
+        ("2026-10-25T03:00", True, datetime(2026, 10, 25, 2, 0, tzinfo=UTC)),
+        ("2026-03-29T01:59", False, datetime(2026, 3, 29, 0, 59, tzinfo=UTC)),
+        ("2026-03-29T03:00", False, datetime(2026, 3, 29, 1, 0, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_is_read_by_the_persons_clock_across_dst(
+    text: str, is_end: bool, found: datetime
+) -> None:
+    assert moment_typed(text, BERLIN, is_end=is_end) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-03-29T02:30",
+        "",
+        "2026-02-30T10:00",
+        "2026-03-29",
+        "2026-03-29T02:30Z",
+        "9999-12-31T23:59",
+    ],
+)
+def test_a_moment_that_does_not_exist_is_refused(text: str) -> None:
+    zone = "America/Los_Angeles" if text.startswith("9999") else BERLIN
+    with pytest.raises(InvalidRequestError):
+        moment_typed(text, zone, is_end=False)
+
+
+def test_a_row_that_no_service_wrote_is_marked_and_can_be_ended(
+    admin: Person, bob: Person, now: datetime
+) -> None:
+    group = made(admin)
+    ApprovalRule.objects.create(position=0, name="Forged", group=group, created_at=now)
+    GroupMember.objects.create(group=group, human=bob.human, created_at=now)
+    page = admin.get("/approvers/").content.decode()
+    assert "The registry did not write this row." in page
+    assert "not written by the registry" in page
+    rule = ApprovalRule.objects.get()
+    assert admin.press(f"/approvers/rules/{rule.pk}/end").status_code == 302
+    assert "did not write" not in admin.get("/approvers/").content.decode()
+
+
+def test_the_page_is_for_administrators_alone(bob: Person) -> None:
+    assert bob.get("/approvers/").status_code == 404
+    assert_refused(bob.client.post("/approvers/groups", GROUP), 404, "not_found")

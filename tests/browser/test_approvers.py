@@ -1,0 +1,108 @@
+"""An administrator sets up who approves, and a colleague decides, in a real browser."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser import steps
+from tests.browser.conftest import add_authenticator
+from tests.live import LiveRegistry
+
+pytestmark = [pytest.mark.browser, pytest.mark.flow]
+PAY = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "100.00", "currency": "EUR"},
+}
+
+
+def _person(chromium: Browser) -> Page:
+    context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin")
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    add_authenticator(page)
+    return page
+
+
+@pytest.fixture
+def alice(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Page]:
+    """The first administrator, who also owns the agent."""
+    sqlite_registry.manage("load_demo")
+    page = _person(chromium)
+    steps.become_admin(page, sqlite_registry)
+    yield page
+    page.context.close()
+
+
+@pytest.fixture
+def bob(chromium: Browser, alice: Page, sqlite_registry: LiveRegistry) -> Iterator[Page]:
+    page = _person(chromium)
+    steps.be_invited(page, sqlite_registry, name="Bob Jones", email="bob@example.org")
+    yield page
+    page.context.close()
+
+
+def _create_group(page: Page, name: str, then: str | None = None) -> None:
+    if not page.get_by_label("Name of the group").last.is_visible():
+        page.get_by_text("Create a group", exact=True).click()
+    page.get_by_label("Name of the group").last.fill(name)
+    if then:
+        page.get_by_label("Then pass on to").last.select_option(label=then)
+    page.get_by_role("button", name="Create group").click()
+    expect(page.get_by_role("status").first).to_contain_text("Group created")
+
+
+def test_an_administrator_sets_up_approvers_and_a_colleague_decides(
+    alice: Page, bob: Page, sqlite_registry: LiveRegistry
+) -> None:
+    alice.goto(f"{sqlite_registry.url}/admin/")
+    alice.get_by_role("link", name="Choose who approves").click()
+    _create_group(alice, "Directors")
+    _create_group(alice, "Finance", then="“Directors”")
+    member = alice.get_by_label("New member of “Finance”")
+    member.select_option(label="“Bob Jones” bob@example.org")
+    alice.get_by_role("button", name="Add member to “Finance”").click()
+    expect(alice.get_by_role("button", name="Remove “Bob Jones” from “Finance”")).to_be_visible()
+    alice.get_by_text("Add a rule", exact=True).click()
+    alice.get_by_label("Name of the rule").fill("Payments over €50")
+    alice.get_by_label("Payments of more than").fill("50")
+    alice.get_by_label("Group that decides").select_option(label="“Finance”")
+    alice.get_by_role("button", name="Add rule").click()
+    expect(alice.get_by_text("Payments of more than €50.00 at any service")).to_be_visible()
+    # Who would decide now?
+    alice.get_by_label("What").first.select_option(label="Requests to pay")
+    alice.get_by_label("Largest payment").fill("60.00")
+    alice.get_by_role("button", name="Show").click()
+    expect(alice.locator("#preview")).to_contain_text("These people may decide: “Bob Jones”.")
+    # The request: Alice sees who decides, and Bob decides.
+    agent = steps.Agent(sqlite_registry)
+    asked = agent.request("demo-service", [PAY])
+    steps.claim(alice, str(asked["approval_url"]), str(asked["claim_code"]))
+    expect(alice.get_by_role("heading", name="Others decide on this")).to_be_visible()
+    expect(alice.get_by_role("button", name="Approve with passkey")).to_have_count(0)
+    bob.goto(f"{sqlite_registry.url}/approvals/")
+    expect(bob.get_by_text(re.compile("^For “"))).to_be_visible()
+    bob.get_by_role("link", name=re.compile("Review agent")).click()
+    expect(bob.get_by_role("heading", name="You decide for someone else")).to_be_visible()
+    steps.approve(bob)
+    assert agent.status(str(asked["grant_id"]))["status"] == "approved"
+    bob.get_by_role("link", name="Receipt").click()
+    expect(bob.get_by_text("“Payments over €50”").first).to_be_visible()
+    alice.reload()
+    expect(alice.get_by_text(re.compile("“Bob Jones” approved this by the rule"))).to_be_visible()
+    expect(alice.get_by_role("link", name="Revoke grant")).to_be_visible()
+    # An absence with a deputy, a member who goes, and a rule that ends.
+    alice.goto(f"{sqlite_registry.url}/approvers/")
+    alice.get_by_text("Add an absence", exact=True).click()
+    alice.get_by_label("Who is away").select_option(label="“Bob Jones” bob@example.org")
+    alice.get_by_label("Away from").fill("2126-08-01T09:00")
+    alice.get_by_label("Away until").fill("2126-08-14T18:00")
+    alice.get_by_role("button", name="Save absence").click()
+    alice.get_by_role("button", name="Remove the absence of “Bob Jones”").click()
+    expect(alice.get_by_text("No one is away.")).to_be_visible()
+    alice.get_by_role("button", name="Remove “Bob Jones” from “Finance”").click()
+    expect(alice.get_by_role("status").first).to_contain_text("Member removed")
+    alice.get_by_role("button", name="End rule “Payments over €50”").click()
+    expect(alice.get_by_text("No rule yet")).to_be_visible()
