@@ -3,7 +3,7 @@
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
-from registry.models import Human
+from registry.models import Human, ServiceProvider
 
 
 class InvitationForm(forms.Form):
@@ -42,6 +42,28 @@ class ServiceProviderForm(forms.Form):
     allowed = _ALLOWED
     is_auditor = forms.BooleanField(label=_("May read the whole audit log"), required=False)
     require_nonce = forms.BooleanField(label=_("Proofs must carry a server nonce"), required=False)
+    catalogue = forms.CharField(
+        label=_("Its own words, as JSON (optional)"),
+        required=False,
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 6, "spellcheck": "false"}),
+        help_text=_("You read and approve them on the next page."),
+    )
+
+
+class CatalogueForm(forms.Form):
+    """The words of a service, proposed for it."""
+
+    service_provider = forms.ModelChoiceField(
+        ServiceProvider.objects.exclude(status=ServiceProvider.Status.REVOKED),
+        label=_("Service provider"),
+    )
+    catalogue = forms.CharField(
+        label=_("Its own words, as JSON"),
+        strip=False,
+        widget=forms.Textarea(attrs={"rows": 16, "spellcheck": "false"}),
+        help_text=_("An empty object, {}, takes all words away."),
+    )
 
 
 class ServiceProviderChangeForm(forms.Form):

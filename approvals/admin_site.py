@@ -12,6 +12,7 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
+from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import (
     AgentAuthError,
     InvalidStateError,
@@ -21,6 +22,7 @@ from agentauth.protocol.errors import (
 from approvals.admin import ADMINS
 from approvals.admin_details import DetailPages, row_page
 from approvals.admin_forms import (
+    CatalogueForm,
     ConfirmForm,
     EnrolmentForm,
     InvitationForm,
@@ -29,6 +31,7 @@ from approvals.admin_forms import (
 )
 from approvals.admin_lists import ListPages
 from approvals.models import Recovery
+from approvals.services.catalogue_approval import proposed_catalogues
 from approvals.services.human_locking import hold_human
 from approvals.services.log_break_signing import unsigned_breaks
 from approvals.services.operations_overview import read_overview
@@ -43,6 +46,7 @@ from registry.admin import ADMINS as REGISTRY_ADMINS
 from registry.authentication import actor_of
 from registry.models import Grant, ServiceProvider
 from registry.refusal_recording import record_refused_request
+from registry.services.catalogues import create_with_catalogue, propose_catalogue
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.service_providers import (
     change_allowed,
@@ -89,6 +93,7 @@ class ControlRoom(admin.AdminSite):
                     ),
                 )
             ),
+            path("new-catalogue/", self.admin_view(self.new_catalogue), name="new_catalogue"),
         ]
         # There are no passwords, so drop Django's pages to change one.
         theirs = [
@@ -128,6 +133,7 @@ class ControlRoom(admin.AdminSite):
             "overview": read_overview(now),
             "log": describe_log(read_log_status(now=now)),
             "unsigned_breaks": unsigned_breaks(),
+            "catalogues": proposed_catalogues(),
             "recoveries": Recovery.objects.open(now).count(),
         }
         return super().index(request, context | (extra_context or {}))
@@ -167,15 +173,20 @@ class ControlRoom(admin.AdminSite):
 
         def make(form: ServiceProviderForm) -> list[tuple[str, str]]:
             data = form.cleaned_data
-            provider, secret = create_service_provider(
-                name=data["name"],
-                audience=data["audience"],
-                allowed=data["allowed"].split(),
-                is_auditor=data["is_auditor"],
-                require_nonce=data["require_nonce"],
-                actor=actor_of(request),
-                now=timezone.now(),
-            )
+            described = {
+                "name": data["name"],
+                "audience": data["audience"],
+                "allowed": data["allowed"].split(),
+                "is_auditor": data["is_auditor"],
+                "require_nonce": data["require_nonce"],
+                "actor": actor_of(request),
+                "now": timezone.now(),
+            }
+            if words := data["catalogue"]:
+                document = read_object(words)
+                provider, secret = create_with_catalogue(document=document, **described)
+            else:
+                provider, secret = create_service_provider(**described)
             return [
                 (str(_("Client id")), str(provider.pk)),
                 (str(_("Client secret (not shown again)")), secret),
@@ -275,6 +286,20 @@ class ControlRoom(admin.AdminSite):
             ),
         )
 
+    def new_catalogue(self, request: HttpRequest) -> HttpResponse:
+        """Propose the words of a service provider for it, then lead to their approval."""
+
+        def make(form: CatalogueForm) -> HttpResponse:
+            row = propose_catalogue(
+                service_provider=form.cleaned_data["service_provider"],
+                document=read_object(form.cleaned_data["catalogue"]),
+                actor=actor_of(request),
+                now=timezone.now(),
+            )
+            return HttpResponseRedirect(f"/catalogues/{row.pk}/")
+
+        return self._make(request, CatalogueForm, _("Propose a service’s words"), make)
+
     def _make(
         self,
         request: HttpRequest,
@@ -287,7 +312,8 @@ class ControlRoom(admin.AdminSite):
     ) -> HttpResponse:
         """Show the form, call the service, show its result once; the session keeps none of it.
 
-        If there is nothing to show, go to the page of the row that it is `about`.
+        A result that is a page is returned as it is. If there is nothing to show, go to the page of
+        the row that it is `about`.
         """
         posted = request.POST if request.method == "POST" else None
         form = form_class(posted, label_suffix="", initial=more.get("initial"))
@@ -298,6 +324,8 @@ class ControlRoom(admin.AdminSite):
             try:
                 with acting(human_of(request)):
                     made = make(form)
+                if isinstance(made, HttpResponse):
+                    return made
             except (TemporarilyUnavailableError, NotFoundError):
                 raise
             except AgentAuthError as error:

@@ -8,6 +8,7 @@ from django.utils.translation import gettext as _
 
 from agentauth.protocol.behavioural_envelope import Envelope
 from agentauth.protocol.capability import Action, Capability
+from agentauth.protocol.catalogue import NO_CATALOGUE, Catalogue
 from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
 
@@ -77,10 +78,14 @@ def approval_text(
     zone: str,
     warnings: Sequence[str] = (),
     routing: Mapping[str, Any] | None = None,
+    words: Catalogue = NO_CATALOGUE,
 ) -> str:
-    """The consent text of an approval; `warnings` are sentences about the agent's name."""
+    """The consent text of an approval; `warnings` are sentences about the agent's name.
+
+    `words` are the service's, which stand after ours.
+    """
     lines = [*parties(agent, service_provider, audience), *routing_lines(routing), *warnings]
-    lines += sentences.permissions(service_provider, capabilities, envelope)
+    lines += sentences.permissions(service_provider, capabilities, envelope, words)
     lines += sentences.limits(envelope)
     lines += sentences.unasked_total(capabilities, envelope)
     lines.append(_("This ends on %(end)s.") % {"end": sentences.moment(valid_until, zone)})
@@ -160,12 +165,19 @@ def confirmation_text(
     confirmed: bool,
     warnings: Sequence[str] = (),
     routing: Mapping[str, Any] | None = None,
+    words: Catalogue = NO_CATALOGUE,
 ) -> str:
-    """The consent text of a confirmation, with `warnings` about the name, or of its denial."""
+    """The consent text of a confirmation, with `warnings` about the name, or of its denial.
+
+    `words` are the service's, which stand after ours.
+    """
     lines = [*parties(agent, service_provider, audience), *routing_lines(routing)]
-    parts = {"act": sentences.act(action, service_provider)}
+    parts = {"act": sentences.act(action, service_provider, words)}
     if confirmed:
-        lines += [*warnings, _("The agent may %(act)s, once, within ten minutes.") % parts]
+        text = _("The agent may %(act)s, once, within ten minutes.") % parts
+        lines += warnings
     else:
-        lines.append(_("The agent may not %(act)s.") % parts)
+        text = _("The agent may not %(act)s.") % parts
+    said = sentences.act_said(words, action)
+    lines.append(text + (f" {said}" if said else ""))
     return "\n".join(lines)

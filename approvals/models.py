@@ -217,6 +217,8 @@ class Challenge(models.Model):
         RELEASE = "release"
         # An owner or an administrator lifts their own suspension.
         RESUME = "resume"
+        # An administrator approves a version of a service provider's catalogue.
+        CATALOGUE = "catalogue"
         # Not signed: records that the human took the second step for these dangerous permissions.
         SECOND_STEP = "second_step"
 

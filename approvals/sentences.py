@@ -10,14 +10,17 @@ from django.utils.translation import ngettext
 
 from agentauth.protocol.behavioural_envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.capability import PAYEE, Action, Capability
+from agentauth.protocol.catalogue import NO_CATALOGUE, ArgumentWords, Catalogue
 from agentauth.protocol.constraint import Constraint, Scalar
 from agentauth.protocol.money import MINOR_DIGITS, Money
 from agentauth.protocol.untrusted_text import legible, quoted
+from approvals.service_words import argument_name, argument_words, measured, service_sentence
 from registry.services.lookalikes import Likeness, Whose
 
 _SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "INR": "₹", "KRW": "₩"}
 _WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 DANGEROUS = frozenset({"transact", "delete"})
+RISKS = ("high", "medium", "low")
 # Payments in the warning about a threshold without a budget.
 _EXAMPLE = 10
 
@@ -53,15 +56,25 @@ def listed(words: Sequence[str], last: str) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 
-def risk(capability: Capability) -> str:
-    """low, medium or high: what a mistake with it could cost."""
+def risk(capability: Capability, words: Catalogue = NO_CATALOGUE) -> str:
+    """low, medium or high: what a mistake with it could cost. `words` may only raise it."""
+    least = "low" if capability.type == "read" else "medium"
     if capability.type in DANGEROUS:
-        return "high"
-    return "low" if capability.type == "read" else "medium"
+        least = "high"
+    found = words.words_for(capability)
+    return min(least, found.risk if found and found.risk else least, key=RISKS.index)
 
 
-def permission(capability: Capability, at: str, budgets: Sequence[Budget] = ()) -> str:
-    """A verb phrase for what the capability permits at the service named `at`."""
+def permission(
+    capability: Capability,
+    at: str,
+    budgets: Sequence[Budget] = (),
+    words: Catalogue = NO_CATALOGUE,
+) -> str:
+    """A verb phrase for what the capability permits at the service named `at`.
+
+    `words` name its arguments and say in which unit to write their values, nothing else.
+    """
     where = {"resource": capability.resource, "at": quoted(at)}
     match capability.type:
         case "read":
@@ -75,7 +88,10 @@ def permission(capability: Capability, at: str, budgets: Sequence[Budget] = ()) 
         case _:
             name = {"name": f"{capability.namespace}.{capability.name}"}
             text = _("use “%(name)s” on “%(resource)s” at %(at)s") % (where | name)
-    rules = [constraint(each) for each in capability.constraints]
+    rules = [
+        constraint(each, argument_words(words, capability, each.argument))
+        for each in capability.constraints
+    ]
     return text + (
         _(", only where %(rules)s") % {"rules": listed(rules, _("and"))} if rules else ""
     )
@@ -92,11 +108,12 @@ def _spend(capability: Capability, where: dict[str, str], budgets: Sequence[Budg
     )
 
 
-def constraint(each: Constraint) -> str:
-    """One limit on an argument, in words."""
-    values = [value_words(value) for value in each.values]
+def constraint(each: Constraint, words: ArgumentWords | None = None) -> str:
+    """One limit on an argument, in words; `words` are the service's about this argument."""
+    counts = each.operator == "max_length"
+    values = [value_words(value, None if counts else words) for value in each.values]
     parts = {
-        "argument": each.argument,
+        "argument": argument_name(each.argument, words),
         "value": values[0] if values else "",
         "or": listed(values, _("or")),
     }
@@ -116,8 +133,10 @@ def constraint(each: Constraint) -> str:
     return _("%(argument)s has at most %(value)s characters") % parts
 
 
-def value_words(value: Scalar) -> str:
-    """A value of an argument, as sentences name it."""
+def value_words(value: Scalar, words: ArgumentWords | None = None) -> str:
+    """A value of an argument, as sentences name it; in the unit that the service's words name."""
+    if (with_unit := measured(value, words)) is not None:
+        return with_unit
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     # The agent chose this text: quote it, so that it cannot pass for a sentence of ours.
@@ -239,17 +258,35 @@ def _most_unasked(capabilities: Sequence[Capability], envelope: Envelope) -> Mon
     return threshold if threshold.within(highest) else highest
 
 
-def permissions(at: str, capabilities: Sequence[Capability], envelope: Envelope) -> list[str]:
-    """One sentence per capability. Its subject is never a name: an agent may be called “Nobody”."""
-    return [
-        _("The agent may %(permission)s.")
-        % {
-            "permission": permission(
-                each, at, envelope.budgets if each.type == "transact" and each.max_amount else ()
-            ),
-        }
-        for each in capabilities
-    ]
+def permissions(
+    at: str,
+    capabilities: Sequence[Capability],
+    envelope: Envelope,
+    words: Catalogue = NO_CATALOGUE,
+) -> list[str]:
+    """One line per capability: our sentence, then the service's, if it has one.
+
+    The subject is never a name: an agent may be called “Nobody”.
+    """
+    lines = []
+    for each in capabilities:
+        budgets = envelope.budgets if each.type == "transact" and each.max_amount else ()
+        what = {"permission": permission(each, at, budgets, words)}
+        said = permission_said(words, each)
+        lines.append(_("The agent may %(permission)s.") % what + (f" {said}" if said else ""))
+    return lines
+
+
+def permission_said(words: Catalogue, capability: Capability) -> str:
+    """What the service says about a permission, or nothing."""
+    amount = capability.max_amount
+    ceiling = _("up to %(amount)s") % {"amount": money(amount)} if amount else ""
+    return service_sentence(words, capability, ceiling)
+
+
+def act_said(words: Catalogue, action: Action) -> str:
+    """What the service says about one act, or nothing."""
+    return service_sentence(words, action, money(action.amount) if action.amount else "")
 
 
 def likeness(each: Likeness) -> str:
@@ -308,7 +345,7 @@ def recovery_sentence(at: datetime, zone: str) -> str:
     return _("This account was recovered with a new passkey on %(at)s.") % {"at": moment(at, zone)}
 
 
-def act(action: Action, at: str) -> str:
+def act(action: Action, at: str, words: Catalogue = NO_CATALOGUE) -> str:
     """One concrete act as a verb phrase: pay €240.00 to ACME at Demo Service (payments)."""
     where = {"resource": action.resource, "at": quoted(at)}
     match action.type:
@@ -325,7 +362,7 @@ def act(action: Action, at: str) -> str:
         case _:
             name = {"name": f"{action.namespace}.{action.name}"}
             text = _("use “%(name)s” on “%(resource)s” at %(at)s") % (where | name)
-    return text + _with_arguments(action)
+    return text + _with_arguments(action, words)
 
 
 def acted(action: Action, at: str) -> str:
@@ -352,11 +389,11 @@ def _to(payee: str | None) -> str:
     return "" if payee is None else _(" to %(payee)s") % {"payee": quoted(payee)}
 
 
-def _with_arguments(action: Action) -> str:
+def _with_arguments(action: Action, words: Catalogue = NO_CATALOGUE) -> str:
     """The arguments but the payee, whom the phrase names."""
     named = () if action.payee is None else (PAYEE,)
     shown = [
-        argument(name, value)
+        argument(name, value, argument_words(words, action, name))
         for name, value in sorted(action.arguments.items())
         if name not in named
     ]
@@ -364,9 +401,9 @@ def _with_arguments(action: Action) -> str:
     return _(", with %(details)s") % {"details": listed(details, _("and"))} if details else ""
 
 
-def argument(name: str, value: Scalar) -> tuple[str, str]:
+def argument(name: str, value: Scalar, words: ArgumentWords | None = None) -> tuple[str, str]:
     """An argument's name and value as a reader sees them, in every sentence and on every page."""
-    return name, value_words(value)
+    return argument_name(name, words), value_words(value, words)
 
 
 def act_in_brief(kind: str, amount: Money | None, at: str) -> str:

@@ -50,6 +50,10 @@ SERVICE_PROVIDER_ALLOWED_CHANGED = "registry.service_provider.allowed_changed"
 SERVICE_PROVIDER_SUSPENDED = "registry.service_provider.suspended"
 SERVICE_PROVIDER_RESUMED = "registry.service_provider.resumed"
 SERVICE_PROVIDER_REVOKED = "registry.service_provider.revoked"
+# A version of a provider's catalogue: proposed, approved with a signature, refused.
+CATALOGUE_PROPOSED = "registry.catalogue.proposed"
+CATALOGUE_APPROVED = "registry.catalogue.approved"
+CATALOGUE_REFUSED = "registry.catalogue.refused"
 
 ENROLMENT_CODE_CREATED = "registry.enrolment_code.created"
 # A wrong secret for an existing code; the fifth locks it.

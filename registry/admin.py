@@ -7,6 +7,7 @@ from django.contrib import admin, messages
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.translation import gettext_lazy as _
 
@@ -15,7 +16,7 @@ from audit.admin import ReadOnlyAdmin
 from kms import services as keys
 from kms.models import Key, KeyCertificate
 from registry.authentication import actor_of
-from registry.models import Agent, Grant, ServiceProvider
+from registry.models import Agent, CatalogueVersion, Grant, ServiceProvider
 from registry.refusal_recording import record_refused_request
 from registry.services import agents, grants, service_providers
 
@@ -111,6 +112,18 @@ class ServiceProviderAdmin(ReadOnlyAdmin[ServiceProvider]):
     @admin.action(description=_("Revoke the service providers for good (asks first)"))
     def revoke(self, _request: HttpRequest, rows: QuerySet[ServiceProvider]) -> HttpResponse:
         return ask_first("service_provider", rows, ~Q(status=ServiceProvider.Status.REVOKED))
+
+
+class CatalogueVersionAdmin(ReadOnlyAdmin[CatalogueVersion]):
+    list_display = ("service_provider", "version", "status", "proposed_at", "decided_at", "review")
+    list_filter = ("status",)
+    list_select_related = ("service_provider",)
+    search_fields = ("service_provider__name", "service_provider__slug")
+    ordering = ("-proposed_at",)
+
+    @admin.display(description=_("As people see it"))
+    def review(self, row: CatalogueVersion) -> str:
+        return format_html('<a href="/catalogues/{}/">{}</a>', row.pk, _("Open"))
 
 
 class AgentAdmin(ReadOnlyAdmin[Agent]):
@@ -217,6 +230,7 @@ ADMINS: "list[tuple[type[Model], type[admin.ModelAdmin[Any]]]]" = [
     (Agent, AgentAdmin),
     (Grant, GrantAdmin),
     (ServiceProvider, ServiceProviderAdmin),
+    (CatalogueVersion, CatalogueVersionAdmin),
     (Key, KeyAdmin),
     (KeyCertificate, KeyCertificateAdmin),
 ]

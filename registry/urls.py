@@ -3,6 +3,7 @@
 from django.urls import path
 
 from registry.api.agents import KeyView, ManifestView, OwnAgentView, RegisterView
+from registry.api.catalogues import CatalogueView
 from registry.api.discovery import AgentAuthDiscoveryView, AuthorizationServerView
 from registry.api.grants import GrantsView, GrantView, RevokeGrantView, WithdrawGrantView
 from registry.api.service_provider_lookup import ServiceProviderView
@@ -20,6 +21,7 @@ urlpatterns = [
     path("v1/grants/<str:grant_id>", GrantView.as_view()),
     path("v1/grants/<str:grant_id>/withdraw", WithdrawGrantView.as_view()),
     path("v1/grants/<str:grant_id>/revoke", RevokeGrantView.as_view()),
+    path("v1/catalogue", CatalogueView.as_view()),
     path("v1/service-providers/<str:reference>", ServiceProviderView.as_view()),
     path("v1/revoke", RevokeTokenView.as_view()),
 ]

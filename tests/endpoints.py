@@ -162,6 +162,7 @@ BODIES: Final[Mapping[str, Callable[[Sender], dict[str, Any]]]] = {
     "POST /v1/agents/me/manifest": lambda by: {"manifest": by.renewal()},
     "POST /v1/agents/me/key": lambda by: {"new_key": by.new_key()},
     "POST /v1/grants": lambda by: by.wish(),
+    "POST /v1/catalogue": lambda _: {"catalogue": {"resources": {"mail": {"label": "Your mail"}}}},
     "POST /v1/tokens": lambda by: {"grant_id": by.grant()},
     "POST /v1/revoke": lambda by: {"token": by.token()},
     "POST /v1/introspect": lambda by: {"token": by.token()},

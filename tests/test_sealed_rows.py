@@ -34,6 +34,7 @@ from registry.models import (
     ApprovalRule,
     ApproverGroup,
     BarredKey,
+    CatalogueVersion,
     Grant,
     GroupMember,
     Human,
@@ -50,6 +51,7 @@ from registry.services.approvers import (
     remove_member,
     set_absence,
 )
+from registry.services.catalogues import published_catalogue
 from registry.services.service_providers import (
     change_allowed,
     create_service_provider,
@@ -69,6 +71,7 @@ from registry.tests.cast import (
     issue,
     pending,
 )
+from registry.tests.describing import WORDS, published
 
 __all__ = ["admin", "alice", "bob", "keys"]
 
@@ -121,6 +124,7 @@ class World:
             ApprovalRule: self.rule,
             ApproverGroup: self.group,
             GroupMember: add_member(group=self.group, human=bob.human, actor=TESTER, now=now),
+            CatalogueVersion: published(self.provider, now),
             Human: admin.human,
             Key: Key.objects.get(purpose="receipt"),
             Passkey: Passkey.objects.get(human=alice.human),
@@ -152,6 +156,8 @@ def another(value: Any) -> Any:
         return [*value, "read:mail"]
     if isinstance(value, dict):
         return value | {"x": "A" * 43}
+    if isinstance(value, int):
+        return value + 1
     text = value or ""
     return ("y" if text[:1] == "x" else "x") + text[1:]
 
@@ -336,12 +342,27 @@ def a_key(world: World) -> None:
         ]
 
 
+def a_catalogue(world: World) -> None:
+    """The approved one with other words; then one that no administrator approved."""
+    row = world.rows[CatalogueVersion]
+    other = row.document.replace("Pays", "Sells")
+    write(row, document=other)
+    assert published_catalogue(world.provider) is None
+    write(row, document=row.document)
+    assert published_catalogue(world.provider) is not None
+    write(row, status="replaced", decided_at=world.now)
+    inserted(row, version=7, document=other, status="proposed", decided_at=None)
+    CatalogueVersion.objects.filter(version=7).update(status="approved", decided_at=world.now)
+    assert published_catalogue(world.provider) is None
+
+
 FORGED: dict[type[Sealed], Callable[[World], None]] = {
     Absence: forged_approvers.an_approver,
     Agent: an_agents_key,
     ApprovalRule: forged_approvers.a_rule,
     ApproverGroup: forged_approvers.a_group,
     GroupMember: forged_approvers.an_approver,
+    CatalogueVersion: a_catalogue,
     Human: an_administrator,
     Key: a_key,
     Passkey: a_passkey,
@@ -381,6 +402,13 @@ def _end_human(world: World) -> None:
     Human.objects.filter(pk=world.admin.human.pk).update(is_staff=False, seal=None)
 
 
+def _end_catalogue(world: World) -> None:
+    published(world.provider, world.now, {"resources": WORDS["resources"]})
+    # One is approved at a time, so the later one must end for the earlier one to come back.
+    later = CatalogueVersion.objects.exclude(pk=world.rows[CatalogueVersion].pk)
+    later.update(status="replaced", decided_at=world.now, seal=None)
+
+
 def _end_provider(world: World) -> None:
     change_allowed(
         service_provider=world.provider, allowed=["write:files"], actor=TESTER, now=world.now
@@ -402,6 +430,7 @@ SET_BACK: dict[type[Sealed], Callable[[World], Any]] = {
     GroupMember: lambda world: remove_member(
         member=world.rows[GroupMember], actor=TESTER, now=world.now
     ),
+    CatalogueVersion: _end_catalogue,
     Human: _end_human,
     Key: _end_key,
     Passkey: _end_passkey,

@@ -10,6 +10,7 @@ STATE_MACHINES = {
     "registry_grant_status",
     "registry_human_status",
     "registry_serviceprovider_status",
+    "registry_catalogueversion_status",
     "kms_key_state",
     "kms_keycertificate_state",
     "verifier_confirmation_status",

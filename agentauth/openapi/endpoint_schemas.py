@@ -7,6 +7,7 @@ The tests close them.
 from collections.abc import Mapping
 from typing import Any, Final
 
+from agentauth.openapi.catalogue_schemas import CATALOGUES
 from agentauth.openapi.value_schemas import (
     SECONDS,
     URL,
@@ -374,6 +375,7 @@ DISCOVERY: Final[Mapping[str, Schema]] = {
 ANSWERS: Final[Mapping[str, Any]] = {
     "Error": ERROR,
     **AGENTS,
+    **CATALOGUES,
     **GRANTS,
     **TOKENS,
     **VERIFY,

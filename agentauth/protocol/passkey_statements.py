@@ -12,6 +12,7 @@ from typing import Final, Literal
 from . import statement_fields as fields
 from .behavioural_envelope import DEFAULT_MAXIMA, Envelope, Maxima, parse_envelope
 from .capability import GRAVE_TYPES, Action, Capability, parse_action, parse_capabilities
+from .catalogue import CatalogueRef
 from .encoding import b64u_encode, canonical_json, sha256, timestamp
 from .errors import InvalidRequestError
 from .json_fields import INTEGER_LIMIT, integer, items, members, text
@@ -26,6 +27,7 @@ CHALLENGE_TAGS: Final[Mapping[str, bytes]] = {
     "break": b"agentauth/break/v1",
     "release": b"agentauth/release/v1",
     "resume": b"agentauth/resume/v1",
+    "catalogue": b"agentauth/catalogue/v1",
 }
 # Denials are signed too: the server alone could have invented an unsigned one.
 DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -35,6 +37,7 @@ DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "break": ("continue",),
     "release": ("release",),
     "resume": ("resume",),
+    "catalogue": ("approve",),
 }
 MAX_REASON: Final = 500
 MAX_RELEASED: Final = 100
@@ -64,9 +67,11 @@ _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "break": (*_WHO, "name", "origin", "previous_origin", "size", "root", "vkeys"),
     "release": (*_WHO, "name", "size", "root", "grants"),
     "resume": (*_WHO, "subject", "party", "suspension"),
+    "catalogue": (*_WHO, "service_provider", "catalogue"),
 }  # fmt: skip
-# Left out, not null, where it does not apply: earlier receipts have none.
-_OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = dict.fromkeys(ROUTED, ("routing",))
+# Left out, not null, where it does not apply: earlier receipts have none. `routing` if a person
+# decides for another, `catalogue` if the text was written from one.
+_OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = dict.fromkeys(ROUTED, ("routing", "catalogue"))
 
 # Receipts are kept for ever: a registry that tightens its limits must still read old ones.
 _ANY_MAXIMA: Final = Maxima(**dict.fromkeys(DEFAULT_MAXIMA.to_json(), INTEGER_LIMIT - 1))
@@ -118,7 +123,7 @@ class Statement:
 
     @property
     def kind(self) -> str:
-        """`approval`, `confirmation`, `claim`, `break`, `release` or `resume`."""
+        """`approval`, `confirmation`, `claim`, `break`, `release`, `resume` or `catalogue`."""
         return str(self.body["kind"])
 
     @property
@@ -162,11 +167,13 @@ def approval_statement(
     second_step: bool,
     deny_reason: str | None = None,
     routing: Mapping[str, object] | None = None,
+    catalogue: CatalogueRef | None = None,
 ) -> Statement:
     """Approve or deny a grant (section 6): the terms as granted; when denied, as requested.
 
     `second_step`: the person took the second explicit step; without it no approval of `transact` or
-    `delete` is valid. Raises InvalidRequestError naming the member.
+    `delete` is valid. `catalogue`: whose words the text has, beside the registry's own. Raises
+    InvalidRequestError naming the member.
     """
     # Through the parser: a term that only the builder accepts would be signed but never verify.
     return parse_statement(
@@ -182,6 +189,7 @@ def approval_statement(
             "deny_reason": deny_reason,
         }
         | routing_json(routing)
+        | _catalogue_json(catalogue)
     )
 
 
@@ -196,6 +204,7 @@ def confirmation_statement(
     action: Action,
     idempotency_key: str,
     routing: Mapping[str, object] | None = None,
+    catalogue: CatalogueRef | None = None,
 ) -> Statement:
     """Confirm or deny one transaction: the whole action and the agent's key of this operation.
 
@@ -213,6 +222,7 @@ def confirmation_statement(
             "idempotency_key": idempotency_key,
         }
         | routing_json(routing)
+        | _catalogue_json(catalogue)
     )
 
 
@@ -249,6 +259,20 @@ def break_statement(
     )
 
 
+def catalogue_statement(
+    signing: Signing, *, service_provider: ServiceProviderRef, catalogue: CatalogueRef
+) -> Statement:
+    """An administrator approves one version of a service provider's catalogue.
+
+    Raises InvalidRequestError naming the member.
+    """
+    return parse_statement(
+        common_members(signing, "catalogue", "approve")
+        | {"service_provider": _provider_json(service_provider)}
+        | _catalogue_json(catalogue)
+    )
+
+
 def common_members(signing: Signing, kind: str, decision: str) -> dict[str, object]:
     """The members that every statement has."""
     agent = signing.agent
@@ -278,6 +302,10 @@ def _provider_json(provider: ServiceProviderRef) -> dict[str, object]:
     return {"id": provider.id, "name": provider.name, "audience": provider.audience}
 
 
+def _catalogue_json(catalogue: CatalogueRef | None) -> dict[str, object]:
+    return {} if catalogue is None else {"catalogue": catalogue.to_json()}
+
+
 def parse_statement(obj: object) -> Statement:
     """Read a statement strictly: exactly the members of its kind, each in its one form.
 
@@ -295,6 +323,8 @@ def parse_statement(obj: object) -> Statement:
     _check_common(body)
     if check := _CHECKS.get(kind):
         check(body)
+    if "catalogue" in body:
+        _check_catalogue(body)
     # A deep copy: what was checked must not change between challenge and receipt.
     return Statement(deepcopy(body))
 
@@ -350,10 +380,21 @@ def _check_release(body: Mapping[str, object]) -> None:
         integer(grant["version"], "statement.grants.version", minimum=1)
 
 
+def _check_catalogue(body: Mapping[str, object]) -> None:
+    where = "statement.catalogue"
+    catalogue = members(body["catalogue"], where, required=("version", "sha256"))
+    integer(catalogue["version"], f"{where}.version", minimum=1)
+    fields.matching(catalogue["sha256"], fields.HEX_SHA256, f"{where}.sha256")
+
+
 def _check_grant(body: Mapping[str, object]) -> None:
     fields.matching(body["grant_id"], fields.UUID, "statement.grant_id")
     # A signature is for one version: after any change the grant must be signed again.
     integer(body["grant_version"], "statement.grant_version", minimum=1)
+    _check_provider(body)
+
+
+def _check_provider(body: Mapping[str, object]) -> None:
     where = "statement.service_provider"
     provider = members(body["service_provider"], where, required=("id", "name", "audience"))
     fields.matching(provider["id"], fields.UUID, f"{where}.id")
@@ -414,4 +455,5 @@ _CHECKS: Final = {
     "break": _check_break,
     "release": _check_release,
     "resume": _check_resume,
+    "catalogue": _check_provider,
 }

@@ -150,6 +150,22 @@ def check_display_name(value: object, where: str = "name") -> str:
     return name
 
 
+def check_quotable(value: object, where: str, *, maximum: int) -> str:
+    """A text that pages show between quotation marks: as a name, of at most `maximum` characters.
+
+    It has nothing that `quoted` would escape, so what was sent is what people read. Raises
+    InvalidRequestError naming `where`; returns the text unchanged.
+    """
+    words = _check_readable(text(value, where, maximum=maximum), where)
+    if words != words.strip():
+        raise InvalidRequestError(f"{where}: must not begin or end with a space.")
+    if legible(words, in_quotes=True) != words:
+        raise InvalidRequestError(
+            f"{where}: must not contain quotation marks, two strokes in a row or an escape."
+        )
+    return words
+
+
 def check_description(value: object, where: str = "description") -> str:
     """Free text of at most 500 characters under the same rules; it may be empty and may have line
     feeds.

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from agentauth.protocol.capability import parse_action
+from agentauth.protocol.catalogue import CatalogueRef
 from agentauth.protocol.errors import (
     ExpiredError,
     GrantChangedError,
@@ -22,6 +23,7 @@ from approvals.services.signed_acts import accept_signature, ask_signature
 from approvals.services.statement_builders import confirmation as confirmation_statement
 from audit.services import Actor
 from registry.models import Human
+from registry.services.catalogues import published_catalogue, words_of
 from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import confirm, deny, obstacle
 
@@ -34,6 +36,7 @@ def confirmation_page(
     """What the confirmation page shows of the act, and the texts of its two buttons."""
     agent, provider = row.grant.agent, row.grant.service_provider
     warnings, marks = name_warnings(agent, agent.human), recovery_marks(human, now=now)
+    published = published_catalogue(provider)
     shown = {
         "agent_name": agent.name,
         "agent_key": agent.jkt,
@@ -51,10 +54,13 @@ def confirmation_page(
                 confirmed=decision == "confirm",
                 warnings=[*warnings, *marks],
                 routing=routing and routing.member,
+                words=words_of(published),
             )
             for decision in DECISIONS
         },
     }
+    # As on the approval page: no member without a catalogue.
+    shown |= {"catalogue": published.ref.to_json()} if published else {}
     return Page(Challenge.Purpose.CONFIRMATION, str(row.pk), shown | page_routing(routing))
 
 
@@ -83,12 +89,13 @@ def begin_confirmation(
     if decision == "confirm" and (why := obstacle(row, now)):
         raise GrantChangedError(why)
     page = confirmation_page(row, human, now=now, routing=routing)
-    text = page.shown["text"][decision]
+    text, catalogue = page.shown["text"][decision], page.shown.get("catalogue")
     statement = confirmation_statement(
         row=row,
         human=human,
         decision="confirm" if decision == "confirm" else "deny",
         consent_text=text,
+        catalogue=CatalogueRef(**catalogue) if catalogue else None,
         now=now,
         routing=routing and routing.member,
     )

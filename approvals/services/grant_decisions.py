@@ -34,6 +34,7 @@ from approvals.services.total_reach import Total, other_grants, total_reach
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Grant, Human
+from registry.services.catalogues import published_catalogue, words_of
 from registry.services.decision_routing import Routing
 from registry.services.grants import approve_grant, deny_grant
 
@@ -94,6 +95,9 @@ def approval_page(grant: Grant, text: str | None = None, *, routing: Routed = No
         "service_status": provider.status,
         "likenesses": name_warnings(agent, agent.human),
     }
+    # No member without a catalogue: the previous release, which may run beside this one, has none.
+    published = published_catalogue(provider)
+    shown |= {"catalogue": published.ref.sha256} if published else {}
     # Only its digest, because the token travels with every request of the page.
     signed = {} if text is None else {"text": hashlib.sha256(text.encode()).hexdigest()}
     # Not without groups: the previous release, which may run beside this one, draws pages too.
@@ -223,6 +227,7 @@ def begin_approval(
     the second step for exactly these permissions was not taken in this session.
     """
     terms, text = _shown_terms(grant, human, choices, drawn=drawn, now=now, routing=routing)
+    published = published_catalogue(grant.service_provider)
     if terms.dangerous:
         _use_second_step(grant, human, session_key, terms, now)
     statement = approval(
@@ -232,6 +237,7 @@ def begin_approval(
         terms=terms,
         second_step=bool(terms.dangerous),
         consent_text=text,
+        catalogue=published.ref if published else None,
         now=now,
         routing=routing and routing.member,
     )
@@ -402,7 +408,9 @@ def _danger_digest(grant: Grant, terms: Terms) -> bytes:
 
 
 def _dangerous(grant: Grant, terms: Terms) -> list[str]:
-    return sentences.permissions(grant.service_provider.name, terms.dangerous, terms.envelope)
+    provider = grant.service_provider
+    words = words_of(published_catalogue(provider))
+    return sentences.permissions(provider.name, terms.dangerous, terms.envelope, words)
 
 
 def _terms_of_choices(
@@ -439,7 +447,9 @@ def _shown_terms(
 
 def _lines(grant: Grant, terms: Terms, text: str) -> list[Line]:
     """The text by lines, each with the permission that it gives."""
-    given = sentences.permissions(grant.service_provider.name, terms.capabilities, terms.envelope)
+    provider = grant.service_provider
+    words = words_of(published_catalogue(provider))
+    given = sentences.permissions(provider.name, terms.capabilities, terms.envelope, words)
     places = iter(terms.places or range(len(given)))
     waiting = iter(given)
     due = next(waiting, None)
@@ -476,4 +486,5 @@ def _text(grant: Grant, human: Human, terms: Terms, now: datetime, routing: Rout
             *recovery_marks(human, now=now),
         ],
         routing=routing and routing.member,
+        words=words_of(published_catalogue(grant.service_provider)),
     )

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.utils.translation import get_language
 
 from agentauth.protocol.capability import parse_action
+from agentauth.protocol.catalogue import CatalogueRef
 from agentauth.protocol.passkey_statements import (
     AgentRef,
     ServiceProviderRef,
@@ -35,20 +36,25 @@ def approval(
     now: datetime,
     deny_reason: str | None = None,
     routing: Mapping[str, Any] | None = None,
+    catalogue: CatalogueRef | None = None,
 ) -> Statement:
-    """The statement of an approval or a denial of exactly these terms."""
+    """The statement of an approval or a denial of exactly these terms.
+
+    `catalogue`: the version whose words are in the text.
+    """
     return approval_statement(
         signing(grant.agent, human, consent_text, now),
         decision=decision,
         grant_id=str(grant.pk),
         grant_version=grant.version,
-        service_provider=_provider(grant.service_provider),
+        service_provider=provider_ref(grant.service_provider),
         capabilities=terms.capabilities,
         envelope=terms.envelope,
         valid_until=terms.valid_until,
         second_step=second_step,
         deny_reason=deny_reason,
         routing=routing,
+        catalogue=catalogue,
     )
 
 
@@ -60,18 +66,20 @@ def confirmation(
     consent_text: str,
     now: datetime,
     routing: Mapping[str, Any] | None = None,
+    catalogue: CatalogueRef | None = None,
 ) -> Statement:
-    """The statement of one confirmed or denied transaction."""
+    """The statement of one confirmed or denied transaction; `catalogue` as for `approval`."""
     return confirmation_statement(
         signing(row.grant.agent, human, consent_text, now),
         decision=decision,
         confirmation_id=str(row.pk),
         grant_id=str(row.grant_id),
         grant_version=row.grant_version,
-        service_provider=_provider(row.grant.service_provider),
+        service_provider=provider_ref(row.grant.service_provider),
         action=parse_action(row.action),
         idempotency_key=row.idempotency_key,
         routing=routing,
+        catalogue=catalogue,
     )
 
 
@@ -96,5 +104,6 @@ def signing(agent: Agent | None, human: Human, consent_text: str, now: datetime)
     )
 
 
-def _provider(provider: ServiceProvider) -> ServiceProviderRef:
+def provider_ref(provider: ServiceProvider) -> ServiceProviderRef:
+    """The service provider as statements name it."""
     return ServiceProviderRef(str(provider.pk), provider.name, provider.audience)

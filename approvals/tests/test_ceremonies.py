@@ -16,6 +16,7 @@ from agentauth.protocol.capability import parse_action
 from approvals.models import Challenge, Receipt
 from approvals.services import (
     agent_claiming,
+    catalogue_approval,
     confirmations,
     grant_decisions,
     log_break_signing,
@@ -27,8 +28,9 @@ from approvals.tests.cast import PAY, READ_CALENDAR, Person, drawn_on
 from approvals.tests.database_rollback import restored
 from audit.models import Event, LogBreak
 from kms.services import ensure_key, rotate_key
-from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.models import Agent, CatalogueVersion, Grant, Human, ServiceProvider
 from registry.services.agents import suspend_agent
+from registry.services.catalogues import approve_catalogue
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import (
     TESTER,
@@ -39,6 +41,7 @@ from registry.tests.cast import (
     claim_link,
     pending,
 )
+from registry.tests.describing import proposed
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
@@ -216,6 +219,22 @@ def resume(cast: Cast) -> Ceremony:
     )
 
 
+def catalogue(cast: Cast) -> Ceremony:
+    row = proposed(cast.provider, cast.now)
+    path = f"/catalogues/{row.pk}/"
+    return Ceremony(
+        cast.admin,
+        path,
+        lambda: (
+            catalogue_approval.review_version(
+                CatalogueVersion.objects.select_related("service_provider").get(pk=row.pk)
+            ).page
+        ),
+        cast.admin.drawn_at(path),
+        lambda drawn: cast.admin.post(f"{path}statement", {"drawn": drawn}),
+    )
+
+
 CEREMONIES = {
     Purpose.APPROVAL: approval,
     Purpose.SECOND_STEP: second_step,
@@ -224,6 +243,7 @@ CEREMONIES = {
     Purpose.BREAK: log_break,
     Purpose.RELEASE: release,
     Purpose.RESUME: resume,
+    Purpose.CATALOGUE: catalogue,
 }
 
 
@@ -241,6 +261,33 @@ def same_name_elsewhere() -> None:
         audience="http://127.0.0.1:8099",
         actor=TESTER,
         now=timezone.now(),
+    )
+
+
+def other_words() -> None:
+    CatalogueVersion.objects.update(document='{"actions":{},"resources":{}}')
+
+
+def other_approved() -> None:
+    """An earlier version came back, while this one waits."""
+    provider, now = ServiceProvider.objects.get(), timezone.now()
+    row = CatalogueVersion(
+        service_provider=provider,
+        version=7,
+        document='{"actions":{},"resources":{}}',
+        status="proposed",
+        proposed_at=now,
+    )
+    waiting = CatalogueVersion.objects.get()
+    CatalogueVersion.objects.filter(pk=waiting.pk).delete()
+    row.save()
+    approve_catalogue(row=row, actor=TESTER, now=now)
+    waiting.save(force_insert=True)
+
+
+def service_named_in_words() -> None:
+    create_service_provider(
+        name="Your calendar", audience="http://127.0.0.1:8099", actor=TESTER, now=timezone.now()
     )
 
 
@@ -292,6 +339,9 @@ MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     "name": (rename_agent, "and is now called “Other Name”."),
     "suspension": (lambda: Agent.objects.update(suspensions=7), "This was suspended again."),
     "party": (lambda: None, ""),
+    "catalogue": (other_words, "The service’s own words have changed."),
+    "replaces": (other_approved, "Another version of the service’s words is approved now."),
+    "warnings": (service_named_in_words, "The warnings have changed."),
     "text": (
         lambda: Human.objects.update(time_zone="Asia/Tokyo"),
         "The text to sign is not the one",
@@ -311,6 +361,9 @@ SHOWN = {
     Purpose.BREAK: {"vkeys", "root", "text"},
     Purpose.RELEASE: {"agent_name", "service_name", "version"},
     Purpose.RESUME: {"party", "suspension", "name", "text"},
+    Purpose.CATALOGUE: {
+        "service_name", "audience", "catalogue", "replaces", "warnings", "text",
+    },
 }  # fmt: skip
 SHOWN[Purpose.SECOND_STEP] = SHOWN[Purpose.APPROVAL]
 # These never change alone: the text follows other rows, a new link has another address, break rows
@@ -323,6 +376,8 @@ STILL = {
     # The address names the party; test_resuming.py covers changes of the text.
     (Purpose.RESUME, "party"),
     (Purpose.RESUME, "text"),
+    # It follows from the other members.
+    (Purpose.CATALOGUE, "text"),
 }
 CASES = [
     (purpose, name)

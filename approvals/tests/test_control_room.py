@@ -27,6 +27,7 @@ from registry import rate_limits
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import suspend_agent
 from registry.tests.cast import TESTER, AgentClient, enrolled, pending
+from registry.tests.describing import proposed
 
 pytestmark = pytest.mark.django_db
 RESUMED: dict[type[Model], str] = {
@@ -216,6 +217,7 @@ def test_DJ_16_no_row_can_be_added_changed_or_deleted_by_hand(
     Segment.objects.create(first=0, end=2, manifest_sha256=bytes(32), at=at)
     certificate()
     dead_message(admin)
+    proposed(ServiceProvider.objects.get(), at)
     for model, model_admin in site._registry.items():
         base = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
         row = model._default_manager.first()

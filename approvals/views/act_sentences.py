@@ -8,11 +8,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
 from agentauth.protocol.capability import PAYEE, Action, parse_action
+from agentauth.protocol.catalogue import NO_CATALOGUE, Catalogue
 from agentauth.protocol.constraint import Scalar
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.money import Money
 from agentauth.protocol.untrusted_text import MAX_NAME, quoted
 from approvals import sentences
+from approvals.service_words import in_brief
 from audit import kinds
 from audit.log.event_encoding import is_committed
 from audit.models import Event
@@ -66,12 +68,19 @@ REFUSALS: Final[Mapping[tuple[str, str | None], Any]] = {
 }
 
 
-def describe_act(event: Event, at: str | None, *, is_withheld: bool = False) -> str | None:
+def describe_act(
+    event: Event,
+    at: str | None,
+    *,
+    words: Catalogue = NO_CATALOGUE,
+    is_withheld: bool = False,
+) -> str | None:
     """The act of a decision's event at the service named `at`, and its outcome, as a phrase.
 
     Resource, names and payee come from the event's opening. If that was erased or does not fit its
     commitment, the phrase goes without them. None if not even the kind of act is known.
-    `is_withheld`: a later event says that the service never got this yes.
+    `is_withheld`: a later event says that the service never got this yes. `words` are those that
+    the service has now: an event does not say which it had then.
     """
     data = event.data if isinstance(event.data, dict) else {}
     if at is None or "action" not in data:
@@ -93,10 +102,14 @@ def describe_act(event: Event, at: str | None, *, is_withheld: bool = False) -> 
             text = _("dry run: would be allowed to %(act)s") % {"act": act}
         case _:
             text = _refused(data, event.reason, act)
-    return text + _times(data.get("count"))
+    action = action_of(event) if words != NO_CATALOGUE else None
+    named = in_brief(words, action) if action else ""
+    return text + named + _times(data.get("count"))
 
 
-def describe_confirmation(event: Event, action: object, at: str | None) -> str | None:
+def describe_confirmation(
+    event: Event, action: object, at: str | None, *, words: Catalogue = NO_CATALOGUE
+) -> str | None:
     """What was to be confirmed, and the outcome; None if the row no longer has its texts."""
     try:
         asked = parse_action(action)
@@ -104,13 +117,14 @@ def describe_confirmation(event: Event, action: object, at: str | None) -> str |
         return None
     if at is None:
         return None
-    words = {
+    forms = {
         kinds.CONFIRMATION_REQUESTED: _("asked for your confirmation to %(act)s"),
         kinds.CONFIRMATION_CONFIRMED: _("confirmed: %(act)s"),
         kinds.CONFIRMATION_DENIED: _("denied: %(act)s"),
         kinds.CONFIRMATION_EXPIRED: _("was not confirmed in time: %(act)s"),
     }
-    return words[event.kind] % {"act": sentences.act(_headline(asked), at)}
+    act = sentences.act(_headline(asked), at, words) + in_brief(words, asked)
+    return forms[event.kind] % {"act": act}
 
 
 def opened_details(event: Event) -> dict[str, Any]:

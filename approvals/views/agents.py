@@ -26,6 +26,7 @@ from audit.models import Event
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human
 from registry.services import agents
+from registry.services.catalogues import published_catalogues, words_of
 
 _EVENTS = 20
 # Names on the page that asks before all agents are suspended, and under "I'm here".
@@ -94,13 +95,14 @@ def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     agent = find_own_agent(agent_id, human)
     held, used = _living_grants(agent, now), load_usage(agent)
+    catalogues = published_catalogues([grant.service_provider_id for grant in held])
     context = {
         "agent": agent,
         "status": agent.status_at(now),
         "grants": [
             {
                 "grant": grant,
-                "lines": describe_grant(grant),
+                "lines": describe_grant(grant, words_of(catalogues.get(grant.service_provider_id))),
                 "permits": describe_permissions(grant),
                 "use": used.bars(grant, now),
                 "before": used.before(

@@ -9,6 +9,7 @@ from django.db.models import prefetch_related_objects
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from agentauth.protocol.catalogue import Catalogue
 from agentauth.protocol.untrusted_text import quoted
 from approvals.models import Recovery
 from approvals.services.recent_recovery import RECENT, recovery_mark
@@ -18,6 +19,7 @@ from audit import kinds
 from audit.models import Event
 from audit.new_ids import first_id_at, made_at
 from registry.models import Agent, Human, ServiceProvider
+from registry.services.catalogues import Published, published_catalogues, words_of
 from verifier.models import Confirmation
 
 # The verifier records a withheld answer within seconds of its decision. Ten minutes is a wide
@@ -142,7 +144,7 @@ def _name_after(form: str, name: str | None) -> str:
 
 
 def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """One line per event; names and texts take six queries, however many events there are.
+    """One line per event; names and texts take seven queries, however many events there are.
 
     A line also has the names of the event's `agent` and `service`, empty if there is none.
     """
@@ -162,6 +164,12 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
     marks = _marks(events)
     asked = _confirmations(events)
     withheld = _withheld(events)
+    acted_at = {
+        each.service_provider_id
+        for each in events
+        if each.service_provider_id and each.kind in (*ACTS, *CONFIRMATIONS)
+    }
+    catalogues: dict[Any, Published] = published_catalogues(acted_at)
     lines = []
     for event in events:
         names = {
@@ -173,7 +181,8 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
             str(_WORDS.get(event.kind, ""))
             or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
         )
-        act = _act_of(event, providers.get(event.service_provider_id), asked, withheld)
+        words = words_of(catalogues.get(event.service_provider_id))
+        act = _act_of(event, providers.get(event.service_provider_id), words, asked, withheld)
         who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
         who["anonymous"] = _("a visitor")
         lines.append(
@@ -197,13 +206,18 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
 
 
 def _act_of(
-    event: Event, at: str | None, asked: Mapping[str, Any], withheld: Container[str]
+    event: Event,
+    at: str | None,
+    words: Catalogue,
+    asked: Mapping[str, Any],
+    withheld: Container[str],
 ) -> str | None:
     """The act of a decision or a confirmation at the service named `at`; None for other events."""
     if event.kind in ACTS:
-        return describe_act(event, at, is_withheld=str(event.pk) in withheld)
+        return describe_act(event, at, words=words, is_withheld=str(event.pk) in withheld)
     if event.kind in CONFIRMATIONS:
-        return describe_confirmation(event, asked.get(_confirmation_id(event)), at)
+        action = asked.get(_confirmation_id(event))
+        return describe_confirmation(event, action, at, words=words)
     return None
 
 

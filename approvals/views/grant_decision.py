@@ -53,6 +53,7 @@ from approvals.views.usage_descriptions import load_usage
 from audit.fault_injection import fault_point
 from registry.authentication import actor_of
 from registry.models import Grant, Human
+from registry.services.catalogues import published_catalogue, words_of
 
 WORDS = {"approve": "Approved", "deny": "Denied"}
 NEW_AGENT_SECONDS = 86_400
@@ -75,13 +76,14 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     }
     if status != Grant.Status.PENDING and not anew:
         receipt = receipt_of("approval", str(grant.pk))
-        context |= {"status": status, "receipt": receipt, "lines": describe_grant(grant)}
+        words = words_of(published_catalogue(grant.service_provider))
+        context |= {"status": status, "receipt": receipt, "lines": describe_grant(grant, words)}
         context |= {"decided_by": decided_by(receipt, human)}
         context |= _use(grant, human, status, now)
         return render(request, "decided.html", context)
     asked = grant_decisions.draw_approval(grant, human, now=now, routing=routing)
     terms, others = offered_terms(grant, now), other_grants(grant, now)
-    permissions = permission_fields(terms)
+    permissions = permission_fields(terms, published_catalogue(grant.service_provider))
     context |= {
         "routed": case.who(),
         "drawn": asked.drawn,

@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import Capability, parse_capabilities
+from agentauth.protocol.catalogue import NO_CATALOGUE, Catalogue
 from approvals import sentences
+from approvals.service_words import in_brief
 from approvals.services.offered_capabilities import offer
 from registry.models import Agent, Grant
+from registry.services.catalogues import Published, words_of
 
 _ELSEWHERE = 20
-_RISKS = ("high", "medium", "low")
 _KINDS = {
     "read": gettext_lazy("Read “%(resource)s”"),
     "write": gettext_lazy("Create and change “%(resource)s”"),
@@ -41,9 +44,26 @@ def describe_kinds(agent: Agent) -> list[str]:
     """What the agent's manifest declares, without limits: a sentence per kind, riskiest first."""
     declared = {each.label: each for each in parse_capabilities(agent.capabilities)}
     ordered = sorted(
-        declared.items(), key=lambda item: (_RISKS.index(sentences.risk(item[1])), item[0])
+        declared.items(), key=lambda item: (sentences.RISKS.index(sentences.risk(item[1])), item[0])
     )
     return [describe_kind(each) for _label, each in ordered]
+
+
+def said_of(capability: Capability, published: Published | None) -> dict[str, Any] | None:
+    """What the service says about a permission, with the exact identifiers; None for nothing."""
+    words = words_of(published)
+    found = words.words_for(capability)
+    if published is None or found is None:
+        return None
+    return {
+        "line": sentences.permission_said(words, capability),
+        "label": found.label,
+        "icon": found.icon,
+        "kind": capability.label,
+        "arguments": sorted({each.argument for each in capability.constraints}),
+        "version": published.ref.version,
+        "sha256": published.ref.sha256,
+    }
 
 
 def describe_lost(grant: Grant) -> list[dict[str, str]]:
@@ -70,25 +90,33 @@ def elsewhere(others: Sequence[Grant]) -> list[str]:
     ]
 
 
-def describe_permissions(grant: Grant, *, riskiest_first: bool = False) -> list[str]:
-    """What a grant permits, as granted or else as asked: one sentence for each permission."""
+def describe_permissions(
+    grant: Grant, words: Catalogue = NO_CATALOGUE, *, riskiest_first: bool = False
+) -> list[str]:
+    """What a grant permits, as granted or else as asked: one sentence for each permission.
+
+    Each ends with what the service calls it.
+    """
     capabilities = parse_capabilities(grant.capabilities or grant.requested_capabilities)
     if riskiest_first:
         capabilities = tuple(
-            sorted(capabilities, key=lambda each: _RISKS.index(sentences.risk(each)))
+            sorted(capabilities, key=lambda each: sentences.RISKS.index(sentences.risk(each)))
         )
-    phrases = [sentences.permission(each, grant.service_provider.name) for each in capabilities]
+    at = grant.service_provider.name
+    phrases = [
+        sentences.permission(each, at, words=words) + in_brief(words, each) for each in capabilities
+    ]
     return [f"{sentence(phrase)}." for phrase in phrases]
 
 
-def describe_grant(grant: Grant) -> list[str]:
+def describe_grant(grant: Grant, words: Catalogue = NO_CATALOGUE) -> list[str]:
     """A grant as plain sentences: permissions and limits, as granted or else as asked."""
     envelope = parse_envelope(
         grant.requested_envelope if grant.envelope is None else grant.envelope
     )
     capabilities = parse_capabilities(grant.capabilities or grant.requested_capabilities)
     return (
-        describe_permissions(grant)
+        describe_permissions(grant, words)
         + sentences.limits(envelope)
         + sentences.unasked_total(capabilities, envelope)
     )

@@ -16,6 +16,8 @@ from approvals.views.page_requests import human_of, require_sign_in
 from approvals.views.paging import page_of
 from approvals.views.routed import routed_of
 from registry.models import Grant
+from registry.services.catalogues import Published, published_catalogues, words_of
+from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import pending_for
 
 # Requests of others on one page, the oldest. Each takes a millisecond to describe.
@@ -29,25 +31,30 @@ def inbox(request: HttpRequest) -> HttpResponse:
     mine = Grant.objects.filter(agent__human=human).select_related("agent", "service_provider")
     waiting = list(mine.filter(pk__in=Grant.objects.waiting(now)).order_by("created_at"))
     anew = list(mine.filter(pk__in=Grant.objects.to_sign_again(now)))
-    confirmations = [
-        {
-            "row": row,
-            "act": sentences.act(parse_action(row.action), row.grant.service_provider.name),
-        }
-        for row in [*pending_for(human, now), *routed.confirmations[:SHOWN]]
-    ]
+    grants = [*waiting, *anew, *routed.grants[:SHOWN]]
+    asked = [*pending_for(human, now), *routed.confirmations[:SHOWN]]
+    services = {row.grant.service_provider_id for row in asked}
+    found = published_catalogues(services | {each.service_provider_id for each in grants})
     history, paging = page_of(mine.exclude(status=Grant.Status.PENDING), request)
     context: dict[str, Any] = {
         # Riskiest first: the page shortens this list and must not leave out the dangerous.
         "waiting": [
-            {"grant": each, "permits": describe_permissions(each, riskiest_first=True)}
-            for each in [*waiting, *anew, *routed.grants[:SHOWN]]
+            {
+                "grant": each,
+                "permits": describe_permissions(
+                    each, words_of(found.get(each.service_provider_id)), riskiest_first=True
+                ),
+            }
+            for each in grants
         ],
         "more": max(len(routed.grants) - SHOWN, 0) + max(len(routed.confirmations) - SHOWN, 0),
-        "confirmations": confirmations,
+        "confirmations": [
+            {"row": row} | _describe_act(row, found.get(row.grant.service_provider_id))
+            for row in asked
+        ],
         "waiting_count": len(waiting)
         + len(anew)
-        + len(confirmations)
+        + len(asked)
         + len(routed.grants)
         + max(len(routed.confirmations) - SHOWN, 0),
         "history": [{"grant": grant, "status": grant_status(grant, now)} for grant in history],
@@ -62,3 +69,12 @@ def waiting(request: HttpRequest) -> HttpResponse:
     """How much waits, for the badge of every page (docs/adr/0042)."""
     found = waiting_for(human_of(request), timezone.now(), routed_of(request))
     return JsonResponse({"waiting": found.shown if found.count else "", "state": found.state})
+
+
+def _describe_act(row: Confirmation, published: Published | None) -> dict[str, str]:
+    """The payment in our words, and in the service's if it has any."""
+    action, words = parse_action(row.action), words_of(published)
+    return {
+        "act": sentences.act(action, row.grant.service_provider.name, words),
+        "said": sentences.act_said(words, action),
+    }

@@ -1,8 +1,9 @@
 """The fields in which a person narrows a request on the approval page."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from django.utils.translation import gettext as _
 
@@ -13,7 +14,8 @@ from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
 from approvals.services.term_choices import Terms, currency_of, whole_days
 from approvals.services.term_fields import MIDNIGHT, week_of
-from approvals.views.grant_descriptions import describe_kind
+from approvals.views.grant_descriptions import describe_kind, said_of
+from registry.services.catalogues import Published, words_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +56,19 @@ class PermissionFields:
     fields: Sequence[NarrowingField] = field(default_factory=list)
     # An amount is what people lower most: its fields are open at first.
     opened: bool = False
+    # What the service says about it, with the exact identifiers; None if it says nothing.
+    said: Mapping[str, Any] | None = None
 
 
-def permission_fields(terms: Terms) -> list[PermissionFields]:
+def permission_fields(terms: Terms, published: Published | None = None) -> list[PermissionFields]:
+    """What can be narrowed of each permission, with the service's words from its catalogue."""
+    words = words_of(published)
     return [
         PermissionFields(
             place=place,
             title=describe_kind(each),
-            risk=sentences.risk(each),
+            risk=sentences.risk(each, words),
+            said=said_of(each, published),
             fields=[*_capability_fields(place, each)],
             opened=each.max_amount is not None,
         )

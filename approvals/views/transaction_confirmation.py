@@ -22,6 +22,7 @@ from approvals.views.page_requests import (
     require_sign_in,
 )
 from registry.authentication import actor_of
+from registry.services.catalogues import published_catalogue, words_of
 from verifier.services.confirmation_lifecycle import obstacle
 
 WORDS = {"confirm": "Confirmed", "deny": "Denied"}
@@ -33,6 +34,7 @@ def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     case = find_confirmation(confirmation_id, human, now)
     row, provider = case.row, case.row.grant.service_provider
+    action, words = parse_action(row.action), words_of(published_catalogue(provider))
     shown = confirmations.confirmation_page(row, human, now=now, routing=case.routing)
     receipt = receipt_of("confirmation", str(row.pk))
     context = {
@@ -43,7 +45,8 @@ def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
         "confirmation": row,
         "agent": row.grant.agent,
         "provider": provider,
-        "act": sentences.act(parse_action(row.action), provider.name),
+        "act": sentences.act(action, provider.name, words),
+        "said": sentences.act_said(words, action),
         "status": row.status_at(now),
         "obstacle": obstacle(row, now),
         "receipt": receipt,

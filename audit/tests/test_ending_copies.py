@@ -42,6 +42,7 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
         kinds.KEY_PUBLISHED, kinds.KEY_ACTIVATED, kinds.KEY_CERTIFIED,
         kinds.HUMAN_CREATED, kinds.HUMAN_RESUMED, kinds.HUMAN_CHANGED, kinds.HUMAN_ERASED,
         kinds.SERVICE_PROVIDER_CREATED, kinds.SERVICE_PROVIDER_RESUMED,
+        kinds.CATALOGUE_PROPOSED, kinds.CATALOGUE_REFUSED,
         kinds.ENROLMENT_CODE_CREATED, kinds.SETUP_CODE_CREATED, kinds.PASSKEY_CREATED,
         kinds.AGENT_REGISTERED, kinds.AGENT_RESUMED,
         kinds.GRANT_REQUESTED, kinds.GRANT_APPROVED, kinds.GRANT_RESUMED, kinds.GRANT_RELEASED,
@@ -82,6 +83,7 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
     " repeats the change.": frozenset({
         kinds.AGENT_MANIFEST_RENEWED, kinds.AGENT_MANIFEST_CHANGED,
         kinds.SERVICE_PROVIDER_AUDIENCE_CHANGED, kinds.SERVICE_PROVIDER_ALLOWED_CHANGED,
+        kinds.CATALOGUE_APPROVED,
     }),
 }  # fmt: skip
 

@@ -88,7 +88,7 @@ def _vouched_for(agent: Agent, human: Human | None) -> Iterator[Likeness]:
 
 def look_alike(one: str, other: str) -> bool:
     """Whether a hurried reader could take one name for the other."""
-    return _picture(one) == _picture(other) != ""
+    return picture(one) == picture(other) != ""
 
 
 def check_is_no_word(name: str, where: str = "name") -> None:
@@ -96,8 +96,8 @@ def check_is_no_word(name: str, where: str = "name") -> None:
 
     See docs/protocol.md section 5. Raises InvalidRequestError naming `where`.
     """
-    words = {_picture(word) for word in _WORDS}
-    if _picture(name) in words or _picture(name.split(maxsplit=1)[0]) == _picture(_ADDRESS):
+    words = {picture(word) for word in _WORDS}
+    if picture(name) in words or picture(name.split(maxsplit=1)[0]) == picture(_ADDRESS):
         raise InvalidRequestError(
             f"{where}: must not read as a word such as “Nobody” or “You”. Choose another."
         )
@@ -112,7 +112,7 @@ def mixes_alphabets(name: str) -> bool:
 
 
 @lru_cache(maxsize=8192)
-def _picture(name: str) -> str:
+def picture(name: str) -> str:
     """A name as a hurried reader sees it; names with the same picture look alike.
 
     The UTS #39 skeleton, lower-cased, and its skeleton again: a capital may look like a letter that
@@ -161,6 +161,4 @@ def _prototypes() -> dict[str, str]:
         if len(one) == 1:
             table[one] = middle
     # A prototype of several characters may contain the half of a pair that was not chosen.
-    return {
-        one: "".join(table.get(each, each) for each in picture) for one, picture in table.items()
-    }
+    return {one: "".join(table.get(each, each) for each in seen) for one, seen in table.items()}

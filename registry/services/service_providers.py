@@ -105,12 +105,12 @@ def change_audience(
 
     Tokens and approvals name the old URL, so every grant there needs a new signature. The pages of
     pending requests are void and must be loaded again. Raises InvalidRequestError for a bad or
-    overlapping URL, InvalidStateError as `_lock_row`.
+    overlapping URL, InvalidStateError as `lock_service_provider`.
     """
     check_audience(audience)
     with transaction.atomic():
         _hold_audiences()
-        held = _lock_row(service_provider)
+        held = lock_service_provider(service_provider)
         if held.audience == audience:
             return 0
         _check_disjoint(audience, but=held)
@@ -134,11 +134,11 @@ def change_allowed(
 ) -> int:
     """Replace the allow-list; returns how many grants lie beyond it and are suspended.
 
-    Raises InvalidRequestError for a bad entry, InvalidStateError as `_lock_row`.
+    Raises InvalidRequestError for a bad entry, InvalidStateError as `lock_service_provider`.
     """
     parse_allow_list(list(allowed))
     with transaction.atomic():
-        held = _lock_row(service_provider)
+        held = lock_service_provider(service_provider)
         if held.allowed == list(allowed):
             return 0
         before, held.allowed = held.allowed, list(allowed)
@@ -158,10 +158,10 @@ def change_allowed(
 def rotate_secret(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> str:
     """Add a secret and return it. The newest of the old ones stays valid, older ones end now.
 
-    Raises InvalidStateError as `_lock_row`.
+    Raises InvalidStateError as `lock_service_provider`.
     """
     with transaction.atomic():
-        ended = _end_secrets(_lock_row(service_provider), keep=1, now=now)
+        ended = _end_secrets(lock_service_provider(service_provider), keep=1, now=now)
         secret = _add_secret(service_provider, now)
         publish_change(Subject.SERVICE_PROVIDER, service_provider.pk, now=now)
         record(
@@ -177,7 +177,7 @@ def rotate_secret(*, service_provider: ServiceProvider, actor: Actor, now: datet
 def end_previous_secrets(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> int:
     """End every secret but the newest, once the provider uses that one; returns how many ended."""
     with transaction.atomic():
-        ended = _end_secrets(_lock_row(service_provider), keep=1, now=now)
+        ended = _end_secrets(lock_service_provider(service_provider), keep=1, now=now)
         if ended:
             _record_ended(service_provider, ended, actor, now)
     return len(ended)
@@ -326,7 +326,7 @@ def _hold_audiences() -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_AUDIENCES])
 
 
-def _lock_row(service_provider: ServiceProvider) -> ServiceProvider:
+def lock_service_provider(service_provider: ServiceProvider) -> ServiceProvider:
     """The row, locked until the commit. Raises InvalidStateError if it is revoked or unsealed."""
     held = ServiceProvider.objects.select_for_update(no_key=True).get(pk=service_provider.pk)
     if held.status == ServiceProvider.Status.REVOKED:

@@ -14,6 +14,7 @@ from registry.services.agents import suspend_agent
 from registry.services.grants import suspend_grant
 from registry.services.service_providers import rotate_secret, suspend_service_provider
 from registry.tests.cast import TESTER
+from registry.tests.describing import proposed
 from tests.acts.world import Act, World, act
 
 What = Notification.What
@@ -296,6 +297,46 @@ def an_admin_ends_the_previous_secrets_of_a_service_provider(world: World) -> Ac
     rotate_secret(service_provider=world.provider, actor=TESTER, now=world.now)
     path = f"/admin/service-providers/{world.provider.pk}/end-previous-secrets/"
     return world.form(world.admin, path)
+
+
+@act("POST catalogues/<uuid:catalogue_id>/statement")
+def an_admin_is_asked_to_approve_a_catalogue(world: World) -> Act:
+    path, admin = f"/catalogues/{proposed(world.provider, world.now).pk}/", world.admin
+    drawn = admin.drawn_at(path)
+    return lambda: admin.post(f"{path}statement", {"drawn": drawn})
+
+
+@act("POST catalogues/<uuid:catalogue_id>/decide", kinds.CATALOGUE_APPROVED)
+def an_admin_approves_a_catalogue(world: World) -> Act:
+    path = f"/catalogues/{proposed(world.provider, world.now).pk}/"
+    return world.signed(world.admin, path, {})
+
+
+@act("POST catalogues/<uuid:catalogue_id>/refuse", kinds.CATALOGUE_REFUSED)
+def an_admin_refuses_a_catalogue(world: World) -> Act:
+    path, admin = f"/catalogues/{proposed(world.provider, world.now).pk}/", world.admin
+    return lambda: admin.client.post(f"{path}refuse")
+
+
+@act("POST admin/new-catalogue/", kinds.HUMAN_VERIFIED, kinds.CATALOGUE_PROPOSED)
+def an_admin_proposes_a_catalogue(world: World) -> Act:
+    provider = str(world.provider.pk)
+    return world.form(
+        world.admin, "/admin/new-catalogue/", service_provider=provider, catalogue="{}"
+    )
+
+
+@act(
+    "POST admin/new-service-provider/",
+    kinds.HUMAN_VERIFIED,
+    kinds.SERVICE_PROVIDER_CREATED,
+    kinds.CATALOGUE_PROPOSED,
+)
+def an_admin_creates_a_service_provider_with_a_catalogue(world: World) -> Act:
+    url = "https://acme.example"
+    return world.form(
+        world.admin, "/admin/new-service-provider/", name="Acme", audience=url, catalogue="{}"
+    )
 
 
 @act("POST admin/new-service-provider/", kinds.HUMAN_VERIFIED, kinds.SERVICE_PROVIDER_CREATED)

@@ -7,6 +7,7 @@ from django.test import override_settings
 
 from audit import kinds
 from registry.tests.cast import READ_CALENDAR
+from registry.tests.describing import WORDS
 from tests.acts.world import Act, World, act, task
 from verifier.models import Confirmation
 from verifier.services import outbox_drain
@@ -159,6 +160,18 @@ def a_revoked_token_is_revoked_again(world: World) -> Act:
 def what_is_no_token_is_not_revoked(world: World) -> Act:
     assert world.provider
     return lambda: world.post_token("/v1/revoke", "a.b.c")
+
+
+@act("POST v1/catalogue", kinds.CATALOGUE_PROPOSED)
+def a_service_provider_proposes_a_catalogue(world: World) -> Act:
+    assert world.provider
+    return lambda: world.ask({"catalogue": WORDS}, "/v1/catalogue")
+
+
+@act("POST v1/catalogue")
+def a_catalogue_is_proposed_again(world: World) -> Act:
+    world.ask({"catalogue": WORDS}, "/v1/catalogue")
+    return lambda: world.ask({"catalogue": WORDS}, "/v1/catalogue")
 
 
 @act("task verifier.expire_everything", kinds.CONFIRMATION_EXPIRED)

@@ -343,6 +343,16 @@ def hostile_receipt(theatre: Theatre) -> Page:
     return page
 
 
+def words(theatre: Theatre) -> Page:
+    """A request at a service with words of its own."""
+    theatre.paths |= steps.stage(theatre.registry, "set_up_catalogue", "alice@example.org")
+    page = theatre.open(theatre.alice, "words")
+    for folded in page.locator("details.narrow > summary").all()[:2]:
+        folded.click()
+    page.get_by_text("Exact identifiers").first.click()
+    return page
+
+
 NOT_FOUND = "/approvals/01900000-0000-7000-8000-000000000000/"
 # The order matters: later screens may rely on what earlier ones did.
 SCREENS = {
@@ -444,6 +454,12 @@ SCREENS = {
     "control-room-make": Screen(at("/admin/new-service-provider/")),
     "control-room-refused": Screen(refused_form),
     "control-room-made": Screen(made),
+    "words": Screen(words),
+    "words-confirmation": Screen(at("words-confirmation")),
+    "words-inbox": Screen(at("/approvals/")),
+    "catalogue": Screen(at("catalogue")),
+    "control-room-catalogues": Screen(at("/admin/registry/catalogueversion/")),
+    "control-room-catalogue": Screen(at("/admin/new-catalogue/")),
     "activity-wrong-log": Screen(wrong_log),
     "control-room-wrong-log": Screen(at("/admin/log/")),
     "hostile-approval": Screen(hostile_approval),

@@ -470,8 +470,15 @@ ACTS = {"set_up": set_up, "withdraw": withdraw}
 
 if __name__ == "__main__":
     django.setup()
-    from tests.browser import hostile_stage, log_stage, recovery_stage, restore_stage
+    from tests.browser import (
+        catalogue_stage,
+        hostile_stage,
+        log_stage,
+        recovery_stage,
+        restore_stage,
+    )
 
     what, argument = sys.argv[1:]
     acts = ACTS | log_stage.ACTS | hostile_stage.ACTS | restore_stage.ACTS | recovery_stage.ACTS
+    acts |= catalogue_stage.ACTS
     print(json.dumps(acts[what](argument)))

@@ -11,6 +11,7 @@ from agentauth.postgresql.base import SHORT_SECONDS, DatabaseWrapper
 from agentauth.protocol import (
     agent_manifest,
     capability,
+    catalogue,
     certificate,
     constraint,
     dpop,
@@ -31,6 +32,7 @@ from registry.api.base_view import DEFAULT_PAGE, MAX_PAGE
 from registry.api.long_poll import MAX_WAIT_SECONDS
 from registry.services import (
     agent_claims,
+    catalogues,
     enrolment_codes,
     grant_requests,
     idempotency,
@@ -99,6 +101,19 @@ FACTS: Final = [
     f"For {replay_epochs.CAREFUL_SECONDS} s after the verifier has begun",
     f"more than {urls.MAX_URL_LENGTH:,} characters",
     # 3
+    f"| `actions` | at most {catalogue.MAX_ENTRIES} entries,",
+    f"| `label` | 1 to {catalogue.MAX_LABEL} characters; `sentence` 1 to {catalogue.MAX_SENTENCE}",
+    f"| `arguments` | optional, at most {catalogue.MAX_ARGUMENTS}:",
+    f"an optional `unit` of 1 to {catalogue.MAX_UNIT} characters",
+    f"`format` present, has at most {catalogue.MAX_CATALOGUE:,} bytes",
+    (
+        f"| `icon` | optional: {', '.join(f'`{each}`' for each in catalogue.ICONS[:-1])} or "
+        f"`{catalogue.ICONS[-1]}` |"
+    ),
+    (
+        f"More than {catalogues.MAX_PROPOSED} proposals within "
+        f"{hours(catalogues.PROPOSED_WITHIN)} hours"
+    ),
     (
         f"A list has 1 to {capability.MAX_CAPABILITIES} capabilities, a capability at most "
         f"{constraint.MAX_CONSTRAINTS} "

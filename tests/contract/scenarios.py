@@ -18,6 +18,7 @@ from agentauth.openapi.operations import FORM
 from agentauth.protocol.keys import LocalSigner
 from audit.checkpoints import proofs_and_tiles
 from registry import rate_limits
+from registry.models import ServiceProvider
 from registry.rate_limits import Limit
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.enrolment_codes import create_enrolment_code
@@ -266,6 +267,11 @@ def of_a_revoked_token(stage: Stage, call: Call) -> Any:
     return stage.send(call, key="k-1")
 
 
+def by_a_row_that_no_service_wrote(stage: Stage, call: Call) -> Any:
+    ServiceProvider.objects.filter(pk=stage.provider.pk).update(name="Another")
+    return stage.send(call)
+
+
 # For one operation: (operation, code), with the status where one code has several.
 OWN: dict[tuple[str, str], Scenario] = {
     ("POST /v1/agents", "200"): twice,
@@ -284,6 +290,8 @@ OWN: dict[tuple[str, str], Scenario] = {
     ),
     ("POST /v1/agents/me/manifest", "invalid_state"): lambda s, _: s.agent.replace(later=-3600),
     ("POST /v1/agents/me/key", "key_in_use"): onto_a_key_in_use,
+    ("POST /v1/catalogue", "200"): twice,
+    ("POST /v1/catalogue", "invalid_state"): by_a_row_that_no_service_wrote,
     ("POST /v1/grants", "200"): twice,
     ("POST /v1/grants", "invalid_scope"): beyond_the_manifest,
     ("POST /v1/grants", "grant_too_large"): more_than_a_token_holds,

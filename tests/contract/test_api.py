@@ -25,7 +25,7 @@ from tests.rows import rows_of_a_module
 pytestmark = pytest.mark.django_db
 
 # Operations that can succeed in two ways.
-FIRST = {"POST /v1/agents": "201", "POST /v1/grants": "201"}
+FIRST = {"POST /v1/agents": "201", "POST /v1/catalogue": "201", "POST /v1/grants": "201"}
 
 
 # (operation, status, error code); the code is empty for success.

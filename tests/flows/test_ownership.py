@@ -35,6 +35,7 @@ from registry.tests.cast import (
     issue,
     pending,
 )
+from registry.tests.describing import proposed
 from tests.endpoints import ENDPOINTS, address
 from tests.flows.test_sweep import refused_shape
 from tests.rows import rows, rows_of_a_module
@@ -74,6 +75,7 @@ STAFF_ONLY = {
     "kind": ("/resume/", "/endings/"),
     "row_id": ("/resume/",),
     "request_id": ("/denials/",),
+    "catalogue_id": ("/catalogues/",),
     "human_id": ("/recoveries/",),
     "recovery_id": ("/recoveries/", "/recovery/"),
     **dict.fromkeys(("group_id", "member_id", "rule_id", "away_id"), ("/approvers/",)),
@@ -162,6 +164,7 @@ def _parties(now: datetime) -> Cast:
         "channel_id": str(by_mail(people[0].human, now).pk),
         "session_id": str(HumanSession.objects.get(human=people[0].human).pk),
         "absence_id": str(absence.pk),
+        "catalogue_id": str(proposed(provider, now).pk),
     }
     return Cast(
         provider=provider,

@@ -25,6 +25,7 @@ from kms.services import ensure_key
 from registry.models import Human, ServiceProvider
 from registry.services.humans import create_human
 from registry.tests.cast import TESTER, AgentClient, approve, claim_link, enrolled, pending
+from registry.tests.describing import proposed
 from tests.endpoints import FOR_PROGRAMS, ROUTES, address
 from tests.rows import read
 from verifier.models import Confirmation
@@ -88,6 +89,7 @@ def links(admin: Person, service_provider: ServiceProvider, now: datetime) -> li
         "recovery_id": str(begun(human, now).pk),
         "secret": claim_link(stray.agent())[0].split("/")[-2],
         "reference": service_provider.slug,
+        "catalogue_id": str(proposed(service_provider, now).pk),
     }
     found = {
         address(route, ids | {"grant_id": str(grant.pk), "code": url.split("/")[-2]})

@@ -26,6 +26,7 @@ from registry.models import (
     Agent,
     ApprovalRule,
     ApproverGroup,
+    CatalogueVersion,
     Grant,
     GroupMember,
     Human,
@@ -39,6 +40,7 @@ from registry.services import (
     agents,
     approvers,
     barred_keys,
+    catalogues,
     enrolment_codes,
     expiry,
     grant_requests,
@@ -210,6 +212,12 @@ def second_secret(world: World) -> None:
     )
 
 
+def proposed_catalogue(world: World) -> CatalogueVersion:
+    return catalogues.propose_catalogue(
+        service_provider=world.place.provider, document={}, actor=SYSTEM, now=world.now
+    )
+
+
 def agent_past_its_end(world: World) -> None:
     Agent.objects.filter(pk=world.place.agent.pk).update(expires_at=world.now)
 
@@ -357,6 +365,19 @@ SERVICES = [
     Row(service_providers.suspend_service_provider, the_provider),
     Row(service_providers.resume_service_provider, the_provider, suspended_provider),
     Row(service_providers.revoke_service_provider, the_provider),
+    # Only pages read catalogues, from the database each time.
+    Row(catalogues.propose_catalogue, None, more={"document": constant({})}),
+    Row(
+        catalogues.create_with_catalogue,
+        None,
+        more={
+            "document": constant({}),
+            "name": constant("New"),
+            "audience": constant("https://new.example"),
+        },
+    ),
+    Row(catalogues.approve_catalogue, None, proposed_catalogue, "row"),
+    Row(catalogues.refuse_catalogue, None, proposed_catalogue, "row"),
 ]
 
 

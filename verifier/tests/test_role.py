@@ -85,12 +85,8 @@ EXPECTED = {
         *("auth_group", "auth_group_permissions", "auth_permission"),
         *("django_admin_log", "django_content_type"),
         *("registry_absence", "registry_approvalrule", "registry_approvergroup"),
-        *(
-            "registry_enrolmentcode",
-            "registry_groupmember",
-            "registry_idempotencyrecord",
-            "registry_pairwisesubject",
-        ),
+        *("registry_catalogueversion", "registry_enrolmentcode", "registry_groupmember"),
+        *("registry_idempotencyrecord", "registry_pairwisesubject"),
     ],
     "",
 )

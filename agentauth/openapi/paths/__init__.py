@@ -19,7 +19,11 @@ from agentauth.openapi.paths import (
 GROUPS: Final[Mapping[str, tuple[str, Mapping[str, Operation]]]] = {
     "Discovery": (
         "The addresses of all endpoints, and the keys that sign. Public.",
-        {**discovery.OPERATIONS, **service_providers.OPERATIONS},
+        discovery.OPERATIONS,
+    ),
+    "Service providers": (
+        "What an agent may know of one, and how it describes its API to people.",
+        service_providers.OPERATIONS,
     ),
     "Agents": (
         "An agent registers with its own key, reads its own record, and can revoke itself.",

@@ -1,12 +1,16 @@
 """`create_service_provider NAME --audience URL`: a new service provider. Shows its secret once."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from agentauth.protocol.encoding import read_object
 from audit.management.base_commands import OperatorCommand, operator_of
+from registry.models import ServiceProvider
+from registry.services.catalogues import create_with_catalogue
 from registry.services.service_providers import create_service_provider
 
 
@@ -33,8 +37,15 @@ class Command(OperatorCommand):
             "--require-nonce", action="store_true", help="proofs for it must carry a server nonce"
         )
 
+        parser.add_argument(
+            "--catalogue",
+            type=Path,
+            help="a JSON file with the service's own words, which an administrator then approves",
+        )
+
     def act(self, **options: Any) -> Mapping[str, Any]:
-        service_provider, secret = create_service_provider(
+        service_provider, secret = _create(
+            options["catalogue"],
             name=options["name"],
             audience=options["audience"],
             allowed=options["allow"],
@@ -48,3 +59,13 @@ class Command(OperatorCommand):
             "slug": service_provider.slug,
             "client_secret": secret,
         }
+
+
+def _create(catalogue: Path | None, **provider: Any) -> tuple[ServiceProvider, str]:
+    if catalogue is None:
+        return create_service_provider(**provider)
+    try:
+        document = read_object(catalogue.read_bytes())
+    except OSError as error:
+        raise CommandError(f"--catalogue: cannot read {catalogue}: {error.strerror}.") from error
+    return create_with_catalogue(document=document, **provider)

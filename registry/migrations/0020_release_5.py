@@ -7,8 +7,8 @@ from registry.release_compatibility import raise_release
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0002_squashed_0017_triggers"),
-        ("approvals", "0012_notifications"),
+        ("registry", "0019_approvers"),
+        ("approvals", "0016_catalogue_purpose"),
     ]
     # Older code names the release itself when it creates the row.
     beside_older_code = "The default of a column in a row that exists once; release 4 runs beside."

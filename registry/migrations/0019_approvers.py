@@ -12,7 +12,7 @@ _SEALED = ("absence", "approvalrule", "approvergroup", "groupmember")
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0018_release_5"),
+        ("registry", "0018_catalogues"),
     ]
 
     operations = [

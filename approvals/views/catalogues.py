@@ -1,0 +1,95 @@
+"""The page on which an administrator approves or refuses a version of a service's words."""
+
+import uuid
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST, require_safe
+
+from agentauth.protocol.errors import NotFoundError
+from approvals.services import catalogue_approval
+from approvals.services.page_token import drawn_token
+from approvals.services.setup_and_sign_in import session_key_of
+from approvals.views.page_requests import (
+    answer,
+    human_of,
+    member,
+    read_posted_json,
+    require_sign_in,
+)
+from registry.authentication import actor_of
+from registry.services.catalogues import read_catalogue, refuse_catalogue
+
+
+@require_safe
+@require_sign_in
+def page(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
+    row = catalogue_approval.find_version(catalogue_id, human=human_of(request))
+    review = catalogue_approval.review_version(row)
+    context = {
+        "row": row,
+        "provider": row.service_provider,
+        "entries": review.entries,
+        "warnings": review.warnings,
+        "lines": review.text.splitlines(),
+        "sha256": read_catalogue(row).ref.sha256,
+        "drawn": drawn_token(review.page, now=timezone.now()),
+        "receipt": catalogue_approval.approval_receipt(row),
+    }
+    return render(request, "catalogue.html", context)
+
+
+@require_POST
+@require_sign_in
+def statement(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
+    human = human_of(request)
+    # Before the body is read, so that others get the same error whatever they send.
+    row = catalogue_approval.find_version(catalogue_id, human=human)
+    options = catalogue_approval.begin_approval(
+        row=row,
+        human=human,
+        drawn=member(read_posted_json(request), "drawn"),
+        session_key=session_key_of(request),
+        now=timezone.now(),
+    )
+    return answer(publicKey=options)
+
+
+@require_POST
+@require_sign_in
+def decide(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
+    human = human_of(request)
+    row = catalogue_approval.find_version(catalogue_id, human=human)
+    catalogue_approval.finish_approval(
+        row=row,
+        human=human,
+        session_key=session_key_of(request),
+        credential=read_posted_json(request).get("credential"),
+        actor=actor_of(request),
+        now=timezone.now(),
+    )
+    return answer(status="Approved", next=f"/catalogues/{row.pk}/")
+
+
+@require_POST
+@require_sign_in
+def refuse(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
+    row = catalogue_approval.find_version(catalogue_id, human=human_of(request))
+    refuse_catalogue(row=row, actor=actor_of(request), now=timezone.now())
+    messages.success(request, _("Refused"))
+    return HttpResponseRedirect(f"/catalogues/{row.pk}/")
+
+
+@require_safe
+@require_sign_in
+def receipt(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
+    """The signed receipt of the approval."""
+    row = catalogue_approval.find_version(catalogue_id, human=human_of(request))
+    found = catalogue_approval.approval_receipt(row)
+    if found is None:
+        raise NotFoundError("There is no receipt for this version.")
+    headers = {"Content-Disposition": f"attachment; filename=catalogue-{row.pk}.jws"}
+    return HttpResponse(found.compact, content_type="application/jose", headers=headers)

@@ -1,0 +1,63 @@
+"""Catalogues over HTTP: a service provider proposes a version and reads what became of it."""
+
+from typing import Any
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from agentauth.protocol.encoding import read_object, timestamp
+from registry.api.base_view import NativeView
+from registry.authentication import ServiceProviderAuthentication, caller_of
+from registry.models import CatalogueVersion, ServiceProvider
+from registry.permissions import IsServiceProvider
+from registry.services.catalogues import latest_of, propose_catalogue, read_catalogue
+
+
+class CatalogueView(NativeView):
+    """`POST /v1/catalogue` proposes a version; `GET` returns the approved and the waiting one."""
+
+    authentication_classes = [ServiceProviderAuthentication]
+    permission_classes = [IsServiceProvider]
+
+    @property
+    def provider(self) -> ServiceProvider:
+        """The calling service provider. Permissions admit no other caller."""
+        caller = caller_of(self.request)
+        if not isinstance(caller, ServiceProvider):
+            raise TypeError("this view is for service providers")
+        return caller
+
+    def get(self, request: Request) -> Response:
+        # Refuse all query parameters.
+        self.query()
+        states, found = CatalogueVersion.Status, dict[str, Any](approved=None, proposed=None)
+        rows = CatalogueVersion.objects.filter(service_provider=self.provider)
+        for row in rows.filter(status__in=list(found)):
+            found[states(row.status).value] = render(row) | {"catalogue": _document(row)}
+        return Response(found)
+
+    def post(self, request: Request) -> Response:
+        self.query()
+        body = self.body(required=["catalogue"])
+        last = latest_of(self.provider)
+        row = propose_catalogue(
+            service_provider=self.provider,
+            document=body["catalogue"],
+            actor=self.actor,
+            now=self.now,
+        )
+        return Response(render(row), status=200 if last and last.pk == row.pk else 201)
+
+
+def render(row: CatalogueVersion) -> dict[str, Any]:
+    """The state of a version, as answers have it."""
+    return {
+        **read_catalogue(row).ref.to_json(),
+        "status": row.status,
+        "proposed_at": timestamp(row.proposed_at),
+        "decided_at": timestamp(row.decided_at) if row.decided_at else None,
+    }
+
+
+def _document(row: CatalogueVersion) -> dict[str, Any]:
+    return read_object(row.document)

@@ -1,0 +1,69 @@
+"""A service with words of its own: what agents ask for there, and a version that waits."""
+
+from typing import Any
+
+PRINT = "custom:com.acme.print:printers"
+WORDS: dict[str, Any] = {
+    "actions": {
+        "read:files": {
+            "label": "Look at documents",
+            "sentence": "Opens documents in {resource} to count their pages.",
+            "icon": "document",
+            "arguments": {"size": {"label": "File size", "format": "bytes"}},
+        },
+        "transact:payments": {
+            "label": "Pay for prints",
+            "sentence": "Pays for your prints, {amount}, from {resource}.",
+            "icon": "money",
+        },
+        PRINT: {
+            "label": "Print a document",
+            "sentence": "Prints on {resource}, in colour if the document has colours.",
+            "icon": "printer",
+            "risk": "high",
+        },
+    },
+    "resources": {
+        "payments": {"label": "your print account"},
+        "printers/second-floor": {"label": "the printer on the second floor"},
+    },
+}
+CHANGED: dict[str, Any] = {
+    "actions": {
+        **WORDS["actions"],
+        "read:files": {
+            "label": "Read documents",
+            "sentence": "Opens documents in {resource}, as Harbour Files does.",
+            "icon": "folder",
+        },
+        "delete:files": {"label": "Clear the queue", "sentence": "Deletes waiting prints."},
+    },
+    "resources": {"payments": {"label": "your print account"}},
+}
+
+
+def set_up(email: str) -> dict[str, str]:
+    from registry.services.catalogues import approve_catalogue, propose_catalogue
+    from tests.browser.stage import DAY, MANY, MINUTE, PAY, SPENDING, Stage
+
+    stage = Stage(email)
+    shop = stage.service_provider("Copy Corner", "https://print.copycorner.example")
+    agent = stage.agent("Print Helper", "Prints what you mark.", DAY)
+    first, second = (
+        {"service_provider": shop, "document": words, "actor": stage.system, "now": stage.now}
+        for words in (WORDS, CHANGED)
+    )
+    approve_catalogue(row=propose_catalogue(**first), actor=stage.alice, now=stage.now)
+    waiting = propose_catalogue(**second)
+    asked = stage.request(
+        agent, shop, MINUTE, [MANY[1], MANY[6], PAY], envelope=SPENDING, reason="For the handouts."
+    )
+    paying = stage.approved(agent, shop, 3 * MINUTE, [PAY], envelope=SPENDING)
+    return {
+        "words": f"/approvals/{asked.pk}/",
+        "words-confirmation": f"/confirmations/{stage.confirmation(paying, '80.00', MINUTE).pk}/",
+        "catalogue": f"/catalogues/{waiting.pk}/",
+    }
+
+
+ACTS = {"set_up_catalogue": set_up}
