@@ -14,7 +14,7 @@ from django.db.models.fields.json import KT
 from django.db.models.functions import Cast, Replace
 
 from agentauth.protocol.money import MINOR_DIGITS, Money
-from approvals.models import Notification, NotificationChannel
+from approvals.models import Notification
 from audit import kinds
 from audit.models import Event
 from audit.new_ids import first_id_at, made_at
@@ -29,7 +29,7 @@ RATED: Final = timedelta(minutes=5)
 COUNTED: Final = 10_000
 SPENT_SINCE: Final = timedelta(hours=24)
 # Decisions whose amounts are added up, newest first: reading them out of JSON is slower.
-ADDED: Final = 5_000
+ADDED: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Overview:
     confirmations: Waiting
     keys: list[PurposeKeys]
     spending: Spending
-    # By kind of channel: messages that failed for good, and that will be tried again.
+    # Messages that failed for good, and that will be tried again, by kind of channel with any.
     failing: Mapping[str, Mapping[str, int]]
     agents: Mapping[str, int]
 
@@ -149,12 +149,12 @@ def _failing() -> dict[str, dict[str, int]]:
         .values("channel__kind", "state")
         .annotate(n=Count("pk"))
     )
-    counts = {
-        kind: {states.DEAD.value: 0, states.PENDING.value: 0}
-        for kind in NotificationChannel.Kind.values
-    }
+    counts: dict[str, dict[str, int]] = {}
     for row in found:
-        counts[row["channel__kind"]][row["state"]] = row["n"]
+        of_kind = counts.setdefault(
+            row["channel__kind"], {states.DEAD.value: 0, states.PENDING.value: 0}
+        )
+        of_kind[row["state"]] = row["n"]
     return counts
 
 

@@ -83,14 +83,14 @@ def test_dashboard_shows_rates_waiting_keys_log_spending_and_failures(
     assert (found.allowed, found.refused) == (2.0, 1.0)
     assert (found.requests.count, found.requests.oldest) == (1, reading.created_at)
     assert found.spending.amounts == [Money(12_500, "EUR")]
-    assert found.failing["email"]["dead"] == 1
+    assert found.failing == {"email": {"dead": 1, "pending": 0}}
     assert {key.purpose for key in found.keys if key.active_from} == {"token", "receipt"}
     assert found.agents["Active"] == 1
     page = " ".join(admin.get("/admin/").content.decode().split())
     for words in (
         "<dd>2.0</dd>",
         "€125.00",
-        "1 given up",
+        "E-mail</a>: <strong>1 given up",
         "<strong>none signs</strong>",
         "requests wait",
     ):
