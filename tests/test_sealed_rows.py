@@ -51,7 +51,6 @@ from registry.services.approvers import (
     remove_member,
     set_absence,
 )
-from registry.services.catalogues import published_catalogue
 from registry.services.service_providers import (
     change_allowed,
     create_service_provider,
@@ -59,6 +58,7 @@ from registry.services.service_providers import (
     revoke_service_provider,
     rotate_secret,
 )
+from registry.tests import forged_catalogues
 from registry.tests.cast import (
     PAY,
     TESTER,
@@ -71,7 +71,8 @@ from registry.tests.cast import (
     issue,
     pending,
 )
-from registry.tests.describing import WORDS, published
+from registry.tests.describing import published
+from registry.tests.written_rows import inserted, write
 
 __all__ = ["admin", "alice", "bob", "keys"]
 
@@ -162,11 +163,6 @@ def another(value: Any) -> Any:
     return ("y" if text[:1] == "x" else "x") + text[1:]
 
 
-def write(row: Sealed, **values: Any) -> None:
-    """One UPDATE of these columns, with the serving role's rights."""
-    row.rows().filter(pk=row.pk).update(**values)
-
-
 def test_DJ_17_every_kind_of_row_with_a_seal_is_tried_here(world: World) -> None:
     assert set(world.rows) == set(sealed_models()) == set(FORGED) == set(SET_BACK)
     assert list(unsealed_rows()) == []
@@ -219,13 +215,6 @@ def _elsewhere(world: World) -> ServiceProvider:
         name="Elsewhere", audience="http://127.0.0.1:8009/v1", actor=TESTER, now=world.now
     )
     return provider
-
-
-def inserted(row: Sealed, **values: Any) -> None:
-    """A copy with another id and these values, seal included: an INSERT alone."""
-    fields = {field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields}
-    del fields[row._meta.pk.attname]
-    row.rows().create(**fields | values)
 
 
 def comes_in(path: str) -> None:
@@ -342,27 +331,13 @@ def a_key(world: World) -> None:
         ]
 
 
-def a_catalogue(world: World) -> None:
-    """The approved one with other words; then one that no administrator approved."""
-    row = world.rows[CatalogueVersion]
-    other = row.document.replace("Pays", "Sells")
-    write(row, document=other)
-    assert published_catalogue(world.provider) is None
-    write(row, document=row.document)
-    assert published_catalogue(world.provider) is not None
-    write(row, status="replaced", decided_at=world.now)
-    inserted(row, version=7, document=other, status="proposed", decided_at=None)
-    CatalogueVersion.objects.filter(version=7).update(status="approved", decided_at=world.now)
-    assert published_catalogue(world.provider) is None
-
-
 FORGED: dict[type[Sealed], Callable[[World], None]] = {
     Absence: forged_approvers.an_approver,
     Agent: an_agents_key,
     ApprovalRule: forged_approvers.a_rule,
     ApproverGroup: forged_approvers.a_group,
     GroupMember: forged_approvers.an_approver,
-    CatalogueVersion: a_catalogue,
+    CatalogueVersion: forged_catalogues.a_catalogue,
     Human: an_administrator,
     Key: a_key,
     Passkey: a_passkey,
@@ -402,13 +377,6 @@ def _end_human(world: World) -> None:
     Human.objects.filter(pk=world.admin.human.pk).update(is_staff=False, seal=None)
 
 
-def _end_catalogue(world: World) -> None:
-    published(world.provider, world.now, {"resources": WORDS["resources"]})
-    # One is approved at a time, so the later one must end for the earlier one to come back.
-    later = CatalogueVersion.objects.exclude(pk=world.rows[CatalogueVersion].pk)
-    later.update(status="replaced", decided_at=world.now, seal=None)
-
-
 def _end_provider(world: World) -> None:
     change_allowed(
         service_provider=world.provider, allowed=["write:files"], actor=TESTER, now=world.now
@@ -430,7 +398,7 @@ SET_BACK: dict[type[Sealed], Callable[[World], Any]] = {
     GroupMember: lambda world: remove_member(
         member=world.rows[GroupMember], actor=TESTER, now=world.now
     ),
-    CatalogueVersion: _end_catalogue,
+    CatalogueVersion: forged_catalogues.end_catalogue,
     Human: _end_human,
     Key: _end_key,
     Passkey: _end_passkey,

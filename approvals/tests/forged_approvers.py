@@ -3,18 +3,11 @@
 from typing import Any
 
 from approvals.tests.cast import PAY, invited
-from kms.row_seals import Sealed
 from registry.models import Absence, ApprovalRule, ApproverGroup, Grant, GroupMember, Human
 from registry.services.decision_routing import route_now
 from registry.services.service_providers import change_allowed
 from registry.tests.cast import TESTER, pending
-
-
-def inserted(row: Sealed, **values: Any) -> None:
-    """A copy with another id and these values, seal included: an INSERT alone."""
-    fields = {field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields}
-    del fields["id"]
-    row.rows().create(**fields | values)
+from registry.tests.written_rows import inserted
 
 
 def decides(world: Any) -> set[str]:
