@@ -10,8 +10,8 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from agentauth.protocol.catalogue import Catalogue
-from agentauth.protocol.untrusted_text import quoted
 from approvals.models import Recovery
+from approvals.quotation import quoted
 from approvals.services.recent_recovery import RECENT, recovery_mark
 from approvals.views.act_sentences import ACTS, CONFIRMATIONS, describe_act, describe_confirmation
 from approvals.views.grant_descriptions import sentence
