@@ -14,6 +14,7 @@ from django.utils.translation import npgettext_lazy, pgettext
 
 from agentauth.protocol.untrusted_text import legible
 from approvals import sentences
+from approvals.identity_marks import identity_mark
 from approvals.quotation import QUOTED
 from approvals.quotation import quoted as in_quotes
 
@@ -21,6 +22,7 @@ register = template.Library()
 register.filter("fingerprint", sentences.fingerprint)
 register.filter("quoted", in_quotes)
 register.filter("money", sentences.money)
+register.filter("identity", identity_mark)
 MOMENT = timedelta(minutes=1)
 # From here on, a rate needs no digit after the point.
 _WHOLE_FROM = 10
