@@ -24,6 +24,8 @@ DANGEROUS = frozenset({"transact", "delete"})
 RISKS = ("high", "medium", "low")
 # Payments in the warning about a threshold without a budget.
 _EXAMPLE = 10
+# With three digits after it, a comma could stand between thousands.
+_COMMA_DIGITS = 2
 
 
 def money(amount: Money) -> str:
@@ -36,6 +38,14 @@ def money(amount: Money) -> str:
     parts = {"number": number, "unit": symbol or amount.currency}
     # No line breaks between number and unit.
     return _("%(unit)s%(number)s") % parts if symbol else _("%(unit)s %(number)s") % parts
+
+
+def typed_amount(amount: Money) -> str:
+    """An amount as a reader types it, which `read_money` reads: 1240.00, in German 1240,00."""
+    digits = MINOR_DIGITS[amount.currency]
+    if digits > _COMMA_DIGITS:
+        return amount.value
+    return formats.number_format(amount.value, decimal_pos=digits, use_l10n=True)
 
 
 def whole(number: int) -> str:

@@ -14,11 +14,11 @@ from tests.messages import MARKS, PLURALS, ROOT, collect, compile_mo, po_of, rea
 
 TEMPLATES = sorted((ROOT / "templates").rglob("*.html"))
 # Names and words that are the same in every language.
-SAME = {"AgentAuth", "UTC"}
+SAME = {"AgentAuth", "EUR", "UTC"}
 ATTRIBUTES = {"alt", "aria-description", "aria-label", "placeholder", "title"}
 # Calls whose texts nobody reads: names, and lines of the operator’s log.
-NOT_SHOWN = {"ForeignKey", "TypeVar", "getLogger", "warning", "error", "info"}
-UNREAD = {"code", "script", "style"}
+NOT_SHOWN = {"set_cookie", "ForeignKey", "TypeVar", "getLogger", "warning", "error", "info"}
+UNREAD = {"code", "samp", "script", "style"}
 TRANSLATED = re.compile(r"\{%-?\s*blocktranslate\b.*?\{%-?\s*endblocktranslate\s*-?%\}", re.DOTALL)
 # Blocks that hold names of classes.
 CLASSES = re.compile(r"\{% block \w*class %\}.*?\{% endblock %\}")

@@ -5,6 +5,7 @@ from datetime import timedelta
 from django.conf import settings
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -14,6 +15,7 @@ from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.errors import NotFoundError
 from approvals import consent_texts, sentences
+from approvals.views.page_requests import require_sign_in
 from audit.new_ids import new_id
 from registry.models import Agent, Grant, ServiceProvider
 
@@ -33,16 +35,21 @@ _ENVELOPE = {
 # Long names, and one that tries to look like our own sentence.
 _NAMES = (
     "Rechnungsprüfungsassistent der Donaudampfschifffahrtsgesellschaft",
-    "Demo",
+    "nordwind",
     "Approved. AgentAuth: low risk",
 )
 
 
 @require_safe
-def page(request: HttpRequest) -> HttpResponse:
+def page(request: HttpRequest) -> HttpResponseBase:
     """Nothing here is from the database: the rows are made up and never saved."""
     if not settings.DEVELOPMENT:
         raise NotFoundError
+    return _components(request)
+
+
+@require_sign_in
+def _components(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
     capabilities, envelope = parse_capabilities(_CAPABILITIES), parse_envelope(_ENVELOPE)
     agents = [Agent(pk=new_id(), name=name) for name in _NAMES]

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import steps
 from tests.browser.conftest import add_authenticator
-from tests.browser.screens import SCREENS, Screen, Theatre, as_visitor, at
+from tests.browser.screens import SCREENS, Screen, Theatre, at
 from tests.browser.test_screenshots import (
     AXE,
     DESK,
@@ -32,14 +32,11 @@ NAMES = (
     "front-signed-out", "sign-in", "claim", "claim-look-alike", "inbox-waiting",
     "approval-many-rows", "approval-look-alike", "approval-expired", "approval-suspended",
     "confirmation-pending", "agents", "agent-active", "agent-revoked", "resume-agent",
-    "denial", "ending-own-agent", "ending-human", "ending-keys", "activity-unsigned-log",
+    "denial", "ending-human", "ending-keys", "activity-unsigned-log",
     "activity-wrong-filter", "spending", "control-room-log", "settings", "not-found",
     "control-room", "control-room-grants", "control-room-keys", "control-room-make",
 )  # fmt: skip
-COMPONENTS = {
-    "components": Screen(at("/components/")),
-    "components-signed-out": Screen(as_visitor("/components/")),
-}
+COMPONENTS = {"components": Screen(at("/components/"))}
 
 
 @pytest.fixture(scope="module")
