@@ -143,6 +143,7 @@ _REASONS: Final = (
     gettext_noop("person"),
     gettext_noop("audience changed"),
     gettext_noop("allowed changed"),
+    gettext_noop("key rotated"),
     gettext_noop("manifest changed"),
     gettext_noop("recovery"),
     gettext_noop("restored"),
