@@ -82,7 +82,7 @@ def _capability_fields(place: int, each: Capability) -> Iterator[NarrowingField]
             f"amount.{place}",
             _("Maximum amount"),
             "amount",
-            value=each.max_amount.value,
+            value=sentences.typed_amount(each.max_amount),
             unit=_("%(currency)s per payment") % {"currency": each.max_amount.currency},
         )
     yield NarrowingField(
@@ -151,7 +151,7 @@ def _money_fields(terms: Terms) -> Iterator[NarrowingField]:
             f"budget.{index}",
             labels[budget.period],
             "amount",
-            value=budget.ceiling.value,
+            value=sentences.typed_amount(budget.ceiling),
             unit=budget.ceiling.currency,
             hint=_("Counted in %(zone)s time.") % {"zone": budget.zone},
         )
@@ -165,7 +165,7 @@ def _money_fields(terms: Terms) -> Iterator[NarrowingField]:
         "confirm",
         _("Ask me above"),
         "amount",
-        value=envelope.confirm_above.value if envelope.confirm_above else "",
+        value=sentences.typed_amount(envelope.confirm_above) if envelope.confirm_above else "",
         unit=currency,
         placeholder=_("never ask"),
     )
