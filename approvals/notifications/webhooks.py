@@ -7,8 +7,6 @@ import json
 from datetime import datetime
 from typing import Final
 
-from django.utils import translation
-
 from agentauth.protocol.encoding import timestamp
 from approvals.models import Notification
 from approvals.notifications.messages import link_of, sentence_of
@@ -29,12 +27,10 @@ TYPES: Final = {
 def compose(row: Notification, *, now: datetime) -> Outgoing:
     """The message for this row, signed now. Raises NotAcceptedError."""
     url, secret = open_channel(row.channel)
-    with translation.override(row.channel.human.written_to_in):
-        text = sentence_of(row)
     content = {
         "type": TYPES[What(row.what)],
         "timestamp": timestamp(row.created_at),
-        "data": {"text": text, "url": link_of(row)},
+        "data": {"text": sentence_of(row), "url": link_of(row)},
     }
     body = json.dumps(content).encode()
     seconds = int(now.timestamp())
