@@ -19,9 +19,9 @@ from agentauth.protocol.errors import (
     InvalidStateError,
 )
 from agentauth.protocol.passkey_statements import MAX_REASON
-from agentauth.protocol.untrusted_text import quoted
 from approvals import consent_texts, sentences
 from approvals.models import Challenge, Notification, Receipt
+from approvals.quotation import quoted
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn
