@@ -164,11 +164,16 @@ def _text_of(value: ast.expr, constants: Mapping[str, str]) -> str:
 
 def _names_of_models() -> Iterator[tuple[str, Message]]:
     """The names of rows, columns and choices, which the control room shows."""
+    from django.utils import translation
+
     from approvals.admin_names import names_of
     from approvals.admin_site import site
 
     for model in site._registry:
-        for name in names_of(model):
+        # Without a language, a name is what the catalogue has it under.
+        with translation.override(None):
+            names = names_of(model)
+        for name in names:
             yield f"{model._meta.app_label} (models)", Message(name)
 
 
