@@ -21,14 +21,17 @@ def names_of(model: type[Model]) -> set[str]:
     return found
 
 
+def _lazy(name: Any) -> Any:
+    """The name, looked up when it is shown; one that is looked up already stays as it is."""
+    return gettext_lazy(name) if isinstance(name, str) else name
+
+
 def translate_names(model: type[Model]) -> None:
     """Look the names up when they are shown; migrations still see the English ones."""
     meta = model._meta  # noqa: SLF001 — public by its docs
-    meta.verbose_name = gettext_lazy(str(meta.verbose_name))
-    meta.verbose_name_plural = gettext_lazy(str(meta.verbose_name_plural))
+    meta.verbose_name = _lazy(meta.verbose_name)
+    meta.verbose_name_plural = _lazy(meta.verbose_name_plural)
     for field in _fields(model):
-        field.verbose_name = gettext_lazy(str(field.verbose_name))
+        field.verbose_name = _lazy(field.verbose_name)
         if field.choices:
-            field.choices = [
-                (value, gettext_lazy(str(label))) for value, label in field.flatchoices
-            ]
+            field.choices = [(value, _lazy(label)) for value, label in field.flatchoices]
