@@ -47,8 +47,8 @@ from registry.admin import ADMINS as REGISTRY_ADMINS
 from registry.authentication import actor_of
 from registry.models import Grant, ServiceProvider
 from registry.refusal_recording import record_refused_request
-from registry.services.catalogues import create_with_catalogue, propose_catalogue
 from registry.refusal_texts import refusal_text
+from registry.services.catalogues import create_with_catalogue, propose_catalogue
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.service_providers import (
     change_allowed,

@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("registry", "0020_approvers")]
+    dependencies = [("registry", "0019_approvers")]
 
     operations = [
         migrations.AddField("human", "language", models.CharField(max_length=16, null=True)),
