@@ -19,6 +19,7 @@ COPY kms kms
 COPY registry registry
 COPY verifier verifier
 COPY approvals approvals
+COPY locale locale
 COPY templates templates
 COPY static static
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 VAR_DIR=/var/lib/agentauth

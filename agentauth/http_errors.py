@@ -44,6 +44,7 @@ from audit.services import Actor, record_refusal
 from registry import rate_limits
 from registry.authentication import actor_of
 from registry.refusal_recording import method_and_route, record_refused_request
+from registry.refusal_texts import refusal_text
 from verifier.services import process_lease
 
 logger = logging.getLogger(__name__)
@@ -316,6 +317,8 @@ def error_response(request: HttpRequest, error: AgentAuthError) -> HttpResponse:
     """Record a refusal outside DRF and answer it: a page for people, JSON for scripts."""
     error = record_http_refusal(request, error)
     metrics.count_error(error)
+    # A page's, or its script's: the API answers through `handle_exception`.
+    error.description = refusal_text(error)
     status = STATUSES[error.code]
     if "text/html" in request.headers.get("Accept", ""):
         page = {"error": error, "status": status}

@@ -1,17 +1,22 @@
-"""Middleware: request id, host, plain form, rate limits, same origin, headers, time zone."""
+"""Middleware: request id, host, plain form, rate limits, same origin, headers, language, zone."""
 
 import re
 import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.db import InterfaceError, OperationalError, connection
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseRedirect,
+    StreamingHttpResponse,
+)
 from django.http.response import HttpResponseBase
-from django.utils import timezone
+from django.utils import timezone, translation
 from django.utils.cache import patch_vary_headers
 
 from agentauth.http_errors import RequestTooLargeError, domain_error, error_response
@@ -333,8 +338,8 @@ class RateLimitMiddleware:
 class NoBrowserMiddleware:
     """Lets an API call that no browser made skip the middleware below this, except the rate limits.
 
-    Sessions, messages, CSRF and time zones do nothing without a cookie or a page. Put middleware
-    that concerns the API too above this one.
+    Sessions, messages, CSRF, languages and time zones do nothing without a cookie or a page. Put
+    middleware that concerns the API too above this one.
     """
 
     def __init__(self, get_response: Handler) -> None:
@@ -386,6 +391,35 @@ class SameOriginMiddleware:
         # Browsers always send Origin with a POST: a request without it comes from no page of ours.
         site = request.headers.get("Sec-Fetch-Site", "same-origin")
         return request.headers.get("Origin") == settings.ORIGIN and site == "same-origin"
+
+
+class LanguageMiddleware:
+    """Pages in the person's language, else in the one that their browser remembers or asks for.
+
+    The API's texts are part of its contract and stay English.
+    """
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.path.startswith("/v1/"):
+            return self.get_response(request)
+        own = getattr(request.user, "language", None)
+        language = own or translation.get_language_from_request(request)
+        with translation.override(language):
+            response = self.get_response(request)
+        if isinstance(response, StreamingHttpResponse):
+            # No view here streams asynchronously.
+            parts = cast("Iterable[bytes]", response.streaming_content)
+            response.streaming_content = _in_language(language, parts)
+        return response
+
+
+def _in_language(language: str, parts: Iterable[bytes]) -> Iterator[bytes]:
+    """A streamed file is written after the middleware has returned."""
+    with translation.override(language):
+        yield from parts
 
 
 class TimeZoneMiddleware:

@@ -94,6 +94,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "agentauth.middleware.LanguageMiddleware",
     "agentauth.middleware.RateLimitMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "agentauth.middleware.SameOriginMiddleware",
@@ -129,6 +130,7 @@ TEMPLATES: list[dict[str, Any]] = [
         "OPTIONS": {
             "context_processors": [
                 "django.template.context_processors.request",
+                "django.template.context_processors.i18n",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "approvals.context_processors.navigation",
@@ -226,7 +228,9 @@ STATE_PUBLISHER = "verifier.services.state_change_feed.publish"
 # Hours in which a person can cancel a recovery of their account, and the server that mails them.
 RECOVERY_WAIT_HOURS = number("RECOVERY_WAIT_HOURS", 24, least=24, most=336)
 globals().update(mail(RP_ID, development=DEVELOPMENT))
-LANGUAGE_CODE, TIME_ZONE = "en-gb", "UTC"
+# The first is what a visitor gets whose browser asks for none of them (agentauth/middleware.py).
+LANGUAGES = [("en-gb", "English"), ("de", "Deutsch")]
+LANGUAGE_CODE, TIME_ZONE, LOCALE_PATHS = "en-gb", "UTC", [BASE_DIR / "locale"]
 STATIC_URL, STATICFILES_DIRS = "/static/", [BASE_DIR / "static"]
 # Development serves assets from the source folder; production what collectstatic gathered.
 STATIC_ROOT = None if DEVELOPMENT else BASE_DIR / "staticfiles"
@@ -238,8 +242,10 @@ FILE_UPLOAD_HANDLERS: list[str] = []
 _PREFIX = "" if DEVELOPMENT else "__Host-"
 SESSION_COOKIE_NAME = f"{_PREFIX}agentauth_session"
 CSRF_COOKIE_NAME = f"{_PREFIX}agentauth_csrf"
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = not DEVELOPMENT
-SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+LANGUAGE_COOKIE_NAME = f"{_PREFIX}agentauth_language"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = not DEVELOPMENT
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = LANGUAGE_COOKIE_HTTPONLY = True
+LANGUAGE_COOKIE_AGE = 31_536_000
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Strict"
 # Our own session store: keys are kept as digests; 30 minutes idle, 12 hours in all.
 SESSION_ENGINE = "approvals.sessions"

@@ -30,6 +30,7 @@ from approvals.admin_forms import (
     ServiceProviderForm,
 )
 from approvals.admin_lists import ListPages
+from approvals.admin_names import translate_names
 from approvals.models import Recovery
 from approvals.services.catalogue_approval import proposed_catalogues
 from approvals.services.human_locking import hold_human
@@ -46,6 +47,7 @@ from registry.admin import ADMINS as REGISTRY_ADMINS
 from registry.authentication import actor_of
 from registry.models import Grant, ServiceProvider
 from registry.refusal_recording import record_refused_request
+from registry.refusal_texts import refusal_text
 from registry.services.catalogues import create_with_catalogue, propose_catalogue
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.service_providers import (
@@ -330,7 +332,7 @@ class ControlRoom(admin.AdminSite):
                 raise
             except AgentAuthError as error:
                 record_refused_request(request, error)
-                messages.error(request, error.description)
+                messages.error(request, refusal_text(error))
             else:
                 if about is not None and not made:
                     return HttpResponseRedirect(row_page(about))
@@ -359,3 +361,4 @@ _ADMINS: list[tuple[Any, Any]] = [*ADMINS, *REGISTRY_ADMINS, *AUDIT_ADMINS]
 for _model, _model_admin in _ADMINS:
     _bases = (ListPages, DetailPages, _model_admin)
     site.register(_model, type(_model_admin.__name__, _bases, {}))
+    translate_names(_model)

@@ -9,8 +9,8 @@ from django.utils.translation import gettext as _
 from agentauth.protocol.behavioural_envelope import Envelope
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.catalogue import NO_CATALOGUE, Catalogue
-from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
+from approvals.quotation import quoted
 
 
 def agent_line(agent: str) -> str:

@@ -6,14 +6,15 @@ from zoneinfo import ZoneInfo
 
 from django.utils import formats
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import ngettext, pgettext
 
 from agentauth.protocol.behavioural_envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.capability import PAYEE, Action, Capability
 from agentauth.protocol.catalogue import NO_CATALOGUE, ArgumentWords, Catalogue
 from agentauth.protocol.constraint import Constraint, Scalar
 from agentauth.protocol.money import MINOR_DIGITS, Money
-from agentauth.protocol.untrusted_text import legible, quoted
+from agentauth.protocol.untrusted_text import legible
+from approvals.quotation import quoted
 from approvals.service_words import argument_name, argument_words, measured, service_sentence
 from registry.services.lookalikes import Likeness, Whose
 
@@ -23,6 +24,8 @@ DANGEROUS = frozenset({"transact", "delete"})
 RISKS = ("high", "medium", "low")
 # Payments in the warning about a threshold without a budget.
 _EXAMPLE = 10
+# With three digits after it, a comma could stand between thousands.
+_COMMA_DIGITS = 2
 
 
 def money(amount: Money) -> str:
@@ -32,7 +35,17 @@ def money(amount: Money) -> str:
         amount.value, decimal_pos=digits, use_l10n=True, force_grouping=True
     )
     symbol = _SYMBOLS.get(amount.currency)
-    return f"{symbol}{number}" if symbol else f"{amount.currency} {number}"
+    parts = {"number": number, "unit": symbol or amount.currency}
+    # No line breaks between number and unit.
+    return _("%(unit)s%(number)s") % parts if symbol else _("%(unit)s %(number)s") % parts
+
+
+def typed_amount(amount: Money) -> str:
+    """An amount as a reader types it, which `read_money` reads: 1240.00, in German 1240,00."""
+    digits = MINOR_DIGITS[amount.currency]
+    if digits > _COMMA_DIGITS:
+        return amount.value
+    return formats.number_format(amount.value, decimal_pos=digits, use_l10n=True)
 
 
 def whole(number: int) -> str:
@@ -46,9 +59,14 @@ def fingerprint(jkt: str) -> str:
 
 
 def moment(at: datetime, zone: str) -> str:
-    """A date and time with its zone: 25 December 2026, 09:00 (Europe/Berlin)."""
+    """A date and time with its zone: 25 December 2026, 09:00 (Europe/Berlin).
+
+    In the hour that summer time's end repeats, also the offset: (Europe/Berlin, UTC+01:00).
+    """
     local = at.astimezone(ZoneInfo(zone))
-    return f"{formats.date_format(local, 'j F Y, H:i')} ({zone})"
+    if local.utcoffset() != local.replace(fold=1 - local.fold).utcoffset():
+        zone = f"{zone}, UTC{local.isoformat()[-6:]}"
+    return f"{formats.date_format(local, pgettext('date format', 'j F Y, H:i'))} ({zone})"
 
 
 def listed(words: Sequence[str], last: str) -> str:

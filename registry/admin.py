@@ -18,6 +18,7 @@ from kms.models import Key, KeyCertificate
 from registry.authentication import actor_of
 from registry.models import Agent, CatalogueVersion, Grant, ServiceProvider
 from registry.refusal_recording import record_refused_request
+from registry.refusal_texts import refusal_text
 from registry.services import agents, grants, service_providers
 
 # Ids that fit into one URL.
@@ -45,7 +46,7 @@ def each(
         except AgentAuthError as error:
             # Shown as a message, the error never reaches the handler that records refusals.
             record_refused_request(request, error)
-            model_admin.message_user(request, f"{row}: {error.description}", messages.ERROR)
+            model_admin.message_user(request, f"{row}: {refusal_text(error)}", messages.ERROR)
         else:
             done += 1
     if done:

@@ -8,7 +8,8 @@ for (const form of document.querySelectorAll("form[data-ceremony]")) {
   // Without a script, or without passkeys, these buttons could do nothing: they come disabled.
   for (const button of form.querySelectorAll("button")) settle(button);
   if (!available()) complain(texts.noPasskeys);
-  const { reason, drawn } = form.elements;
+  const { reason, drawn, time_zone } = form.elements;
+  if (time_zone) time_zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone;
   const preview =
     "review" in form.dataset &&
     new Preview(form.dataset.review, {

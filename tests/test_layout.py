@@ -17,7 +17,7 @@ TOP_LEVEL = {
     ".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile",
     "LICENSE", "Makefile", "README.md", "SECURITY.md",
     "agentauth", "approvals", "audit", "benchmarks", "conftest.py", "docs", "examples", "kms",
-    "manage.py", "mkdocs.yml", "pyproject.toml",
+    "locale", "manage.py", "mkdocs.yml", "pyproject.toml",
     "registry", "requirements-dev.in", "requirements-dev.txt", "requirements-production.in",
     "requirements-production.txt", "requirements.in", "requirements.txt", "static", "templates",
     "tests", "verifier",

@@ -38,10 +38,15 @@ def _zone_names() -> frozenset[str]:
 _zone = lru_cache(maxsize=1_024)(zoneinfo.ZoneInfo)
 
 
+def is_zone(name: str) -> bool:
+    """Whether this is the exact name of an IANA zone."""
+    # Looked up before it reaches the file system: zoneinfo opens a zone name as a path.
+    return name in _zone_names()
+
+
 def parse_zone(obj: object, where: str) -> str:
     """Check the exact name of an IANA zone. Raises InvalidRequestError naming `where`."""
-    # Look it up before it reaches the file system: zoneinfo opens a zone name as a path.
-    if not isinstance(obj, str) or obj not in _zone_names():
+    if not isinstance(obj, str) or not is_zone(obj):
         raise InvalidRequestError(f"{where}: {quote_safely(str(obj))} is not an IANA time zone.")
     return obj
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
+from django.utils import translation
 from django.utils.translation import gettext as _
 
 from approvals.models import Notification, NotificationChannel
@@ -17,7 +18,8 @@ Kind = NotificationChannel.Kind
 def compose(row: Notification, *, now: datetime) -> Outgoing:
     """The message for this row. Raises NotAcceptedError."""
     url, _nothing = open_channel(row.channel)
-    content = FORMATS[row.channel.kind](sentence_of(row), link_of(row))
+    with translation.override(row.channel.human.written_to_in):
+        content = FORMATS[row.channel.kind](sentence_of(row), link_of(row))
     headers = {"Content-Type": "application/json", "User-Agent": "AgentAuth"}
     return Outgoing(url, headers, json.dumps(content).encode())
 

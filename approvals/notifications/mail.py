@@ -4,6 +4,7 @@ from smtplib import SMTPException
 
 from django.conf import settings
 from django.core.mail import EmailMessage
+from django.utils import translation
 from django.utils.translation import gettext as _
 
 from approvals.models import Notification
@@ -16,6 +17,11 @@ class MailError(Exception):
 
 def compose(row: Notification) -> EmailMessage:
     """The mail for this row. Only the address comes from a person; headers have fixed words."""
+    with translation.override(row.channel.human.written_to_in):
+        return _compose(row)
+
+
+def _compose(row: Notification) -> EmailMessage:
     text = [
         sentence_of(row),
         link_of(row),

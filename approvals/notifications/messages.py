@@ -1,6 +1,7 @@
 """What a notification says: one generic sentence and a link to a page, which decides nothing."""
 
 from django.conf import settings
+from django.utils import translation
 from django.utils.translation import gettext as _
 
 from approvals.models import Notification
@@ -27,7 +28,12 @@ def page_of(row: Notification) -> str:
 
 
 def sentence_of(row: Notification) -> str:
-    """What waits or happened, without names or amounts."""
+    """What waits or happened, in the language of the person, without names or amounts."""
+    with translation.override(row.channel.human.written_to_in):
+        return _sentence(What(row.what))
+
+
+def _sentence(what: Notification.What) -> str:
     return {
         What.REQUEST: _("A request is waiting for your decision."),
         What.REQUEST_ENDS: _("A request that is waiting for your decision expires soon."),
@@ -38,4 +44,4 @@ def sentence_of(row: Notification) -> str:
         What.PASSKEY_REMOVED: _("A passkey was removed from your account."),
         What.RECOVERY_BEGUN: _("A recovery of your account was started."),
         What.CHANNEL_CHANGED: _("Your notification settings were changed."),
-    }[What(row.what)]
+    }[what]

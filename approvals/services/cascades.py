@@ -17,14 +17,15 @@ from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import b64u_encode, canonical_json
 from agentauth.protocol.errors import InvalidStateError
-from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
 from approvals.models import Passkey, Receipt, SetupCode
+from approvals.quotation import quoted
 from audit.models import Checkpoint
 from kms.lifetimes import TOKEN_OVERLAP
 from kms.models import Key, KeyCertificate
 from kms.services import refuse_to_disable
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
+from registry.refusal_texts import refusal_text
 from registry.services.humans import refuse_to_delete
 
 # Grants, agents or services named per row; the others are counted.
@@ -338,5 +339,5 @@ def _refusal_of(ask: Callable[[], None]) -> str:
     try:
         ask()
     except InvalidStateError as error:
-        return error.description
+        return refusal_text(error)
     return ""

@@ -1,9 +1,13 @@
 """What changed since a page was shown, or since a statement was signed, in words."""
 
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
-from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
+from approvals.quotation import quoted
+
+# A state that no page shows by this word.
+_PENDING = gettext_noop("pending")
 
 
 def change_sentence(name: str, old: object, new: object) -> str:
@@ -12,6 +16,8 @@ def change_sentence(name: str, old: object, new: object) -> str:
         old, new = sentences.fingerprint(str(old)), sentences.fingerprint(str(new))
     if name in {"agent_name", "service_name", "name"}:
         old, new = quoted(str(old)), quoted(str(new))
+    if name.endswith("status"):
+        old, new = _(str(old)), _(str(new))
     plain = {
         "agent_name": _("The agent was called %(old)s and is now called %(new)s."),
         "service_name": _("The service was called %(old)s and is now called %(new)s."),
@@ -34,6 +40,7 @@ def change_sentence(name: str, old: object, new: object) -> str:
         "suspension": _("This was suspended again."),
         "party": _("This page now lifts a different party’s suspension."),
         "vkeys": _("The keys of the log have changed."),
+        "language": _("You chose another language since this page was shown."),
         "text": _("The text to sign is not the one that was shown."),
         "routing": _("Other people decide on this now."),
         "reader": _("This page was drawn for another person."),

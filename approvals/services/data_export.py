@@ -118,6 +118,7 @@ def _account(human: Human) -> dict[str, Any]:
         "status": human.status,
         "is_staff": human.is_staff,
         "time_zone": human.time_zone,
+        "language": human.language,
         "created_at": _time(human.created_at),
     }
 

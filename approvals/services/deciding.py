@@ -17,9 +17,9 @@ from agentauth.protocol.errors import (
     NotFoundError,
 )
 from agentauth.protocol.jose import parse_compact
-from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
 from approvals.models import Challenge, Receipt
+from approvals.quotation import quoted
 from approvals.services.page_token import read_drawn
 from registry.models import Grant, Human
 from registry.services.approver_routing import Cause, Decider, Route, Standing

@@ -255,7 +255,7 @@ def check_shown(found: Preview, shown: str) -> None:
     Raises GrantChangedError if not, InvalidStateError if nothing is left to end.
     """
     if not found.ends:
-        raise InvalidStateError(f"Nothing was done. {found.stays[0].refusal}")
+        raise InvalidStateError(_("Nothing was done. %(why)s") % {"why": found.stays[0].refusal})
     if found.shown != shown:
         raise GrantChangedError(
             "What this would end has changed since you opened the page. Nothing was done: "
@@ -266,7 +266,9 @@ def check_shown(found: Preview, shown: str) -> None:
 def check_typed(found: Preview, text: str) -> None:
     """Check what the human typed, ignoring case and extra spaces. Raises InvalidRequestError."""
     if _plain(text) != _plain(found.typed):
-        raise InvalidRequestError(f"Nothing was done. Type “{found.typed}” to confirm.")
+        raise InvalidRequestError(
+            _("Nothing was done. Type %(text)s to confirm.") % {"text": f"“{found.typed}”"}
+        )
 
 
 def _plain(text: str) -> str:

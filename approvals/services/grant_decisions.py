@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
@@ -19,9 +20,9 @@ from agentauth.protocol.errors import (
     InvalidStateError,
 )
 from agentauth.protocol.passkey_statements import MAX_REASON
-from agentauth.protocol.untrusted_text import quoted
 from approvals import consent_texts, sentences
 from approvals.models import Challenge, Notification, Receipt
+from approvals.quotation import quoted
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn
@@ -362,8 +363,8 @@ def _undecided_page(grant: Grant, now: datetime, routing: Routed) -> Page:
 def _already(grant: Grant, routing: Routed) -> str:
     """That it is decided; for a person who decides for another also by whom."""
     if routing is None or grant.human is None:
-        return "This request was already decided."
-    return f"{quoted(grant.human.name)} already decided this request."
+        return _("This request was already decided.")
+    return _("%(name)s already decided this request.") % {"name": quoted(grant.human.name)}
 
 
 def _ceremony(grant: Grant, human: Human, session_key: str) -> Ceremony:

@@ -12,12 +12,14 @@ from datetime import datetime
 from typing import Any
 
 from django.core import signing
+from django.utils.translation import get_language
 
 from agentauth.protocol.errors import GrantChangedError, InvalidRequestError
 from approvals.models import Challenge
 from approvals.services.changes_since_shown import change_sentence
 
 _SALT = "approvals.page"
+_CHANGED = "This page has changed since it was shown. Reload it and read it again."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Drawn:
 
     at: datetime
     shown: Mapping[str, Any]
+    # None: drawn by the previous release, which knew one language.
+    language: str | None
 
 
 def drawn_token(page: Page, *, now: datetime) -> str:
@@ -46,6 +50,8 @@ def drawn_token(page: Page, *, now: datetime) -> str:
         "purpose": page.purpose,
         "subject": page.subject,
         "at": now.isoformat(),
+        # Of all texts on the page. Without it, a change of language would read as other changes.
+        "language": get_language(),
         "shown": dict(page.shown),
     }
     return signing.dumps(body, salt=_SALT, compress=True)
@@ -61,7 +67,7 @@ def read_drawn(token: str, purpose: Challenge.Purpose, subject: str) -> Drawn:
         ) from None
     if (body.get("purpose"), body.get("subject")) != (purpose, subject):
         raise InvalidRequestError("This page belongs to a different request.")
-    return Drawn(datetime.fromisoformat(body["at"]), body["shown"])
+    return Drawn(datetime.fromisoformat(body["at"]), body["shown"], body.get("language"))
 
 
 def check_drawn(page: Page, token: str) -> None:
@@ -70,7 +76,10 @@ def check_drawn(page: Page, token: str) -> None:
     Raises InvalidRequestError as `read_drawn`; GrantChangedError with `changes`, sentences that say
     what changed.
     """
-    old = read_drawn(token, page.purpose, page.subject).shown
+    drawn = read_drawn(token, page.purpose, page.subject)
+    if drawn.language not in {None, get_language()}:
+        raise GrantChangedError(_CHANGED, changes=[change_sentence("language", None, None)])
+    old = drawn.shown
     # Through JSON, as in the token: a tuple becomes a list.
     new = json.loads(json.dumps(dict(page.shown)))
     differs = [name for name in new if name not in old or old[name] != new[name]]
@@ -79,6 +88,6 @@ def check_drawn(page: Page, token: str) -> None:
     # The text derives from the rest: report it only if nothing else explains the difference.
     told = [name for name in differs if name != "text"] or differs
     raise GrantChangedError(
-        "This page has changed since it was shown. Reload it and read it again.",
+        _CHANGED,
         changes=[change_sentence(name, old.get(name), new[name]) for name in told],
     )

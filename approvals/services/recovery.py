@@ -5,13 +5,13 @@ decision. Every act locks the `Recovery` row first, then challenges, passkeys an
 """
 
 import secrets
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F, Q
-from django.utils import formats
+from django.utils.translation import gettext as _
 
 from agentauth.protocol.encoding import b64u_encode, timestamp
 from agentauth.protocol.errors import (
@@ -22,6 +22,7 @@ from agentauth.protocol.errors import (
     InvalidStateError,
     NotFoundError,
 )
+from approvals import sentences
 from approvals.models import Challenge, Notification, Recovery, RecoveryQuerySet
 from approvals.notifications.channels import remove_all_but_email
 from approvals.notifications.outbox import tell_security
@@ -318,9 +319,8 @@ def _check_ready(row: Recovery, now: datetime) -> None:
     # By the database's clock too: a host whose clock is ahead must not end the wait early.
     if row.ready_at is None or row.ready_at > not_ahead(now):
         raise InvalidStateError(
-            "This recovery is not ready until "
-            f"{formats.date_format(row.ready_at.astimezone(UTC), 'j F Y, H:i')} UTC. Try "
-            "again then."
+            _("This recovery is not ready until %(at)s. Try again then.")
+            % {"at": sentences.moment(row.ready_at, "UTC")}
             if row.ready_at
             else "This recovery is not ready: a second administrator must approve it at "
             "/recoveries/."

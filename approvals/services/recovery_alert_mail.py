@@ -7,6 +7,7 @@ from smtplib import SMTPException
 from django.conf import settings
 from django.core.mail import EmailMessage
 from django.db import transaction
+from django.utils import translation
 from django.utils.translation import gettext as _
 
 from approvals import sentences
@@ -49,6 +50,11 @@ def mail_is_sent() -> bool:
 
 def notice_text(row: Recovery) -> tuple[str, str]:
     """Subject and body for the recovery's state. Contains no secret; its link changes nothing."""
+    with translation.override(row.human.written_to_in):
+        return _notice_text(row)
+
+
+def _notice_text(row: Recovery) -> tuple[str, str]:
     human = row.human
     cancel = _("If you did not ask for this, sign in with one of your passkeys and cancel it here:")
     page = f"{settings.PUBLIC_URL}/recovery/"
@@ -92,7 +98,7 @@ def notice_text(row: Recovery) -> tuple[str, str]:
             f"{cancel}\n{page}",
         ]
     where = _("This is about your account at %(url)s.") % {"url": settings.PUBLIC_URL}
-    return str(_("Recovery of your AgentAuth account")), "\n\n".join([*lines, where]) + "\n"
+    return _("Recovery of your AgentAuth account"), "\n\n".join([*lines, where]) + "\n"
 
 
 def _send(row: Recovery, now: datetime) -> bool:

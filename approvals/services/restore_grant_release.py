@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import ConfirmationRequiredError, InvalidStateError
@@ -28,6 +29,7 @@ from audit.checkpoints.anchors import Anchor
 from audit.models import LogBreak
 from audit.services import Actor, record
 from registry.models import Grant, Human
+from registry.refusal_texts import refusal_text
 from registry.services.grants import release_grant
 
 
@@ -69,7 +71,7 @@ def find_unused(row: LogBreak, *, now: datetime) -> Findings:
         anchor, lost = prove_end(row, now=now)
     except InvalidStateError as error:
         return Findings(
-            [Finding(each, error.description) for each in grants], None, error.description
+            [Finding(each, refusal_text(error)) for each in grants], None, refusal_text(error)
         )
     present = read_present(row)
 
@@ -213,7 +215,7 @@ def _suspended_grants() -> Any:
 
 def _provable(row: LogBreak, ids: Sequence[str], now: datetime) -> tuple[Anchor, list[Grant]]:
     if not 1 <= len(set(ids)) <= MAX_RELEASED:
-        raise InvalidStateError(f"Choose 1 to {MAX_RELEASED} grants.")
+        raise InvalidStateError(_("Choose 1 to %(n)s grants.") % {"n": MAX_RELEASED})
     found = find_unused(row, now=now)
     if found.anchor is None:
         raise InvalidStateError(found.problem)

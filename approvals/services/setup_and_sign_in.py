@@ -20,6 +20,7 @@ from agentauth.protocol.errors import (
     InvalidStateError,
     NotFoundError,
 )
+from agentauth.protocol.hours_and_periods import is_zone
 from approvals.models import Challenge, SetupCode
 from approvals.passkeys import creation_options, request_options
 from approvals.services.challenges import Ceremony, answering, begin, check_signature, latest
@@ -156,10 +157,18 @@ def find_setup_code(digest: bytes, *, now: datetime) -> SetupCode:
 
 
 def begin_setup(
-    *, setup_code: SetupCode, name: str, email: str, session_key: str, now: datetime
+    *,
+    setup_code: SetupCode,
+    name: str,
+    email: str,
+    time_zone: str = "",
+    language: str | None = None,
+    session_key: str,
+    now: datetime,
 ) -> dict[str, Any]:
     """Creation options for the first passkey of a new human. No human is created yet.
 
+    `time_zone` is what the browser names; a zone that we do not know becomes UTC.
     Raises InvalidRequestError for a bad name or address, or one that is taken.
     """
     email = setup_code.email or email.strip()
@@ -173,7 +182,13 @@ def begin_setup(
     row = begin(
         Ceremony(Challenge.Purpose.SETUP, session_key, None, str(setup_code.pk)),
         now=now,
-        data={"name": name.strip(), "email": email, "user_handle": handle.hex()},
+        data={
+            "name": name.strip(),
+            "email": email,
+            "user_handle": handle.hex(),
+            "time_zone": time_zone if is_zone(time_zone) else "UTC",
+            "language": language,
+        },
     )
     return creation_options(
         rp_id=settings.RP_ID,
@@ -200,6 +215,9 @@ def finish_setup(
             email=row.data["email"],
             name=row.data["name"],
             is_staff=setup_code.is_staff,
+            # A ceremony that the previous release began has neither.
+            time_zone=row.data.get("time_zone", "UTC"),
+            language=row.data.get("language"),
             actor=actor,
             now=now,
         )

@@ -21,6 +21,7 @@ from approvals.services.term_fields import (
     read_number,
 )
 from registry.models import Grant
+from registry.refusal_texts import refusal_text
 from registry.services.grants import latest_end
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
@@ -206,7 +207,7 @@ def _end(fields: Fields, latest: datetime, now: datetime) -> datetime:
     try:
         count = read_number(fields.choices["days"])
     except InvalidRequestError as error:
-        fields.wrong["days"] = error.description
+        fields.wrong["days"] = refusal_text(error)
         return latest
     if count > whole_days(latest, now, unit):
         fields.wrong["days"] = _("This can only be shorter than what the agent asked for.")

@@ -24,6 +24,7 @@ from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.hours_and_periods import DAYS
 from agentauth.protocol.money import Money
 from approvals import sentences
+from registry.refusal_texts import refusal_text
 
 Term = TypeVar("Term", Capability, Envelope)
 MIDNIGHT: Final = 1440
@@ -64,7 +65,7 @@ class Fields:
             new = change(old, self.choices[name])
             _check_narrows(new, old)
         except InvalidRequestError as error:
-            self.wrong[name] = error.description
+            self.wrong[name] = refusal_text(error)
             return old
         return new
 

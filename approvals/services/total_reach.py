@@ -10,8 +10,8 @@ from django.utils.translation import gettext as _
 from agentauth.protocol.behavioural_envelope import Envelope, parse_envelope, single_currency
 from agentauth.protocol.capability import Capability, parse_capabilities
 from agentauth.protocol.money import Money
-from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
+from approvals.quotation import quoted
 from approvals.services.term_choices import Terms
 from registry.models import Grant
 

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, Final
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 
 from agentauth.protocol.errors import ChainError, InvalidStateError
 from approvals.services.reapply_endings import REASON
@@ -93,13 +94,13 @@ class PresentLog:
             not grant.waits_for_signature(now)
             or grant.suspension_cause != Grant.SuspensionCause.RESTORED
         ):
-            return "The restore did not suspend it."
+            return _("The restore did not suspend it.")
         if (
             data is None
             or data.get("before") != Grant.Status.APPROVED
             or data.get("version") != grant.version
         ):
-            return "It was not approved when the registry continued, or it has changed since."
+            return _("It was not approved when the registry continued, or it has changed since.")
         if kind := self.against.kind_of(grant):
             return f"The log has this event after the restore: {kind}."
         return ""

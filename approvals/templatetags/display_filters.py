@@ -1,7 +1,8 @@
 """Template filters: names and untrusted text, times with their zone, comparable fingerprints."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from typing import Any
 
 from django import template
 from django.utils import formats, timezone
@@ -9,19 +10,31 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince, timeuntil
 from django.utils.translation import gettext as _
+from django.utils.translation import npgettext_lazy, pgettext
 
 from agentauth.protocol.untrusted_text import legible
-from agentauth.protocol.untrusted_text import quoted as in_quotes
 from approvals import sentences
+from approvals.identity_marks import identity_mark
+from approvals.quotation import QUOTED
+from approvals.quotation import quoted as in_quotes
 
 register = template.Library()
 register.filter("fingerprint", sentences.fingerprint)
 register.filter("quoted", in_quotes)
 register.filter("money", sentences.money)
+register.filter("identity", identity_mark)
 MOMENT = timedelta(minutes=1)
 # From here on, a rate needs no digit after the point.
 _WHOLE_FROM = 10
-_QUOTED = re.compile("(“[^”]*”)")
+# Of our own, because Django's words do not fit after “in” and “ago” in every language.
+_SPANS: dict[str, Any] = {
+    "year": npgettext_lazy("span", "%(num)d year", "%(num)d years", "num"),
+    "month": npgettext_lazy("span", "%(num)d month", "%(num)d months", "num"),
+    "week": npgettext_lazy("span", "%(num)d week", "%(num)d weeks", "num"),
+    "day": npgettext_lazy("span", "%(num)d day", "%(num)d days", "num"),
+    "hour": npgettext_lazy("span", "%(num)d hour", "%(num)d hours", "num"),
+    "minute": npgettext_lazy("span", "%(num)d minute", "%(num)d minutes", "num"),
+}
 _ESCAPE = re.compile(r"(\\\\)|\\(?:u\{[0-9a-f]+\}|x[0-9a-f]{2}|[nrt])")
 
 
@@ -34,7 +47,7 @@ def named(name: str) -> SafeString:
 @register.filter
 def set_apart(sentence: str) -> SafeString:
     """A sentence of ours with every quoted name or value marked up, apart from our own words."""
-    parts = enumerate(_QUOTED.split(sentence))
+    parts = enumerate(QUOTED.split(sentence))
     forms = ("{}", '<span class="name">{}</span>')
     return format_html_join(
         "", "{}", ((format_html(forms[index % 2], words),) for index, words in parts)
@@ -66,9 +79,9 @@ def when(at: datetime | None) -> SafeString | str:
     if abs(at - now) < MOMENT:
         said = _("just now") if at <= now else _("in a moment")
     elif at > now:
-        said = _("in %(time)s") % {"time": timeuntil(at, now).split(",")[0]}
+        said = _("in %(time)s") % {"time": timeuntil(at, now, time_strings=_SPANS, depth=1)}
     else:
-        said = _("%(time)s ago") % {"time": timesince(at, now).split(",")[0]}
+        said = _("%(time)s ago") % {"time": timesince(at, now, time_strings=_SPANS, depth=1)}
     return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), exact(at), said)
 
 
@@ -87,7 +100,10 @@ def rate(number: float) -> str:
 @register.filter
 def exact(at: datetime) -> str:
     """A date and time in the reader's zone, which it names."""
-    return (
-        f"{formats.date_format(timezone.localtime(at), 'j F Y, H:i')} "
-        f"({timezone.get_current_timezone_name()})"
-    )
+    return sentences.moment(at, str(timezone.get_current_timezone()))
+
+
+@register.filter
+def month_day(day: date) -> str:
+    """A day of this year, short: 5 Nov."""
+    return formats.date_format(day, pgettext("date format", "j M"))

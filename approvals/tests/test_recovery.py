@@ -139,7 +139,7 @@ def test_WR_15_a_recovery_waits_for_its_hours(
     settings.RECOVERY_WAIT_HOURS = 48
     row = begun(alice.human, now)
     assert (row.ready_at, row.notice_due_at) == (now + 2 * DAY, now)
-    with pytest.raises(InvalidStateError, match=f"until {now + 2 * DAY:%-d %B %Y, %H:%M} UTC"):
+    with pytest.raises(InvalidStateError, match=rf"until {now + 2 * DAY:%-d %B %Y, %H:%M} \(UTC\)"):
         link_of(row, now + 2 * DAY - timedelta(seconds=1))
     assert link_of(row, now + 2 * DAY).expires_at == now + 2 * DAY + timedelta(minutes=15)
 

@@ -12,8 +12,9 @@ from agentauth.protocol.catalogue import NO_CATALOGUE, Catalogue
 from agentauth.protocol.constraint import Scalar
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.money import Money
-from agentauth.protocol.untrusted_text import MAX_NAME, quoted
+from agentauth.protocol.untrusted_text import MAX_NAME
 from approvals import sentences
+from approvals.quotation import quoted
 from approvals.service_words import in_brief
 from audit import kinds
 from audit.log.event_encoding import is_committed

@@ -121,4 +121,4 @@ def decide(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
         actor=actor_of(request),
         now=timezone.now(),
     )
-    return answer(status="Denied", next=f"/admin/registry/grant/{grant.pk}/change/")
+    return answer(status=_("Denied"), next=f"/admin/registry/grant/{grant.pk}/change/")

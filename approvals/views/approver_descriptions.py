@@ -8,8 +8,8 @@ from django.utils.translation import gettext_lazy
 
 from agentauth.protocol.capability import TYPES
 from agentauth.protocol.money import Money
-from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
+from approvals.quotation import quoted
 from approvals.services.deciding import route_sentences
 from kms.row_seals import select_sealed
 from registry.models import (

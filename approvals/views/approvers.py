@@ -38,6 +38,7 @@ from registry.models import (
     ServiceProvider,
 )
 from registry.refusal_recording import record_refused_request
+from registry.refusal_texts import refusal_text
 from registry.services import approvers
 
 _MINUTES: Final = 3
@@ -174,7 +175,7 @@ def add_own_absence(request: HttpRequest) -> HttpResponse:
     except (InvalidRequestError, InvalidStateError) as error:
         record_refused_request(request, error)
         return settings.render_page(
-            request, absence_error=error.description, typed=request.POST, status=400
+            request, absence_error=refusal_text(error), typed=request.POST, status=400
         )
     messages.success(request, _("Absence saved. Until it ends, others decide in your groups."))
     return HttpResponseRedirect("/settings/#absences")
@@ -220,7 +221,7 @@ def _run(request: HttpRequest, section: str, act: Callable[[datetime], str]) -> 
     except AgentAuthError as error:
         record_refused_request(request, error)
         return _page(
-            request, refused=error.description, section=section, typed=request.POST, status=400
+            request, refused=refusal_text(error), section=section, typed=request.POST, status=400
         )
     messages.success(request, word)
     return HttpResponseRedirect("/approvers/")
@@ -239,7 +240,7 @@ def _page(request: HttpRequest, *, status: int = 200, **more: Any) -> HttpRespon
                 now=now,
             )
         except InvalidRequestError as error:
-            context["preview_error"] = error.description
+            context["preview_error"] = refusal_text(error)
     return render(request, "approvers.html", context | more, status=status)
 
 

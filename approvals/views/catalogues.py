@@ -71,7 +71,7 @@ def decide(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
         actor=actor_of(request),
         now=timezone.now(),
     )
-    return answer(status="Approved", next=f"/catalogues/{row.pk}/")
+    return answer(status=_("Approved"), next=f"/catalogues/{row.pk}/")
 
 
 @require_POST

@@ -3,6 +3,7 @@
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.identifiers import parse_id
@@ -69,7 +70,7 @@ def decide(request: HttpRequest, secret: str) -> HttpResponse:
     )
     grant = _grant(request)
     return answer(
-        status="Claimed",
+        status=_("Claimed"),
         next=f"/approvals/{grant}/?claimed=1" if grant else f"/agents/{agent.pk}/?claimed=1",
     )
 

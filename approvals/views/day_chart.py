@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from django.utils import formats
 from django.utils.translation import gettext as _
+from django.utils.translation import pgettext
 
 from approvals import sentences
 
@@ -68,7 +69,7 @@ def draw_days(days: Sequence[date], series: Sequence[Series]) -> dict[str, Any]:
 
 def _title(day: date, name: str, number: int) -> str:
     return _("%(day)s, %(name)s: %(n)s") % {
-        "day": formats.date_format(day, "j F"),
+        "day": formats.date_format(day, pgettext("date format", "j F")),
         "name": name,
         "n": sentences.whole(number),
     }
@@ -81,7 +82,7 @@ def _labels(days: Sequence[date], step: float) -> list[dict[str, str]]:
         {
             "x": _digits({"start": 0, "end": WIDTH}.get(anchor, (index + 0.5) * step)),
             "anchor": anchor,
-            "text": formats.date_format(days[index], "j F"),
+            "text": formats.date_format(days[index], pgettext("date format", "j F")),
         }
         for index, anchor in zip(marked, ("start", "middle", "end"), strict=True)
     ]

@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from django.db.models import prefetch_related_objects
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, gettext_noop
 
 from agentauth.protocol.catalogue import Catalogue
-from agentauth.protocol.untrusted_text import quoted
 from approvals.models import Recovery
+from approvals.quotation import quoted
 from approvals.services.recent_recovery import RECENT, recovery_mark
 from approvals.views.act_sentences import ACTS, CONFIRMATIONS, describe_act, describe_confirmation
 from approvals.views.grant_descriptions import sentence
@@ -138,6 +138,18 @@ _WORDS: Final = {
 }
 
 
+# Reasons of events that people see often. The others are shown as they are recorded.
+_REASONS: Final = (
+    gettext_noop("person"),
+    gettext_noop("audience changed"),
+    gettext_noop("allowed changed"),
+    gettext_noop("key rotated"),
+    gettext_noop("manifest changed"),
+    gettext_noop("recovery"),
+    gettext_noop("restored"),
+)
+
+
 def _name_after(form: str, name: str | None) -> str:
     """A quoted name after the word for what it names, so that no name can change the sentence."""
     return form % {"name": quoted(name)} if name else ""
@@ -199,7 +211,7 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
                 "says_outcome": act is not None,
                 "mark": marks.get(event.pk, ""),
                 # The sentence of an act says why it was refused.
-                "reason": "" if act else (event.reason or "").replace("_", " "),
+                "reason": "" if act or not event.reason else _(event.reason.replace("_", " ")),
             }
         )
     return lines

@@ -11,6 +11,8 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.behavioural_envelope import parse_envelope
@@ -55,7 +57,7 @@ from registry.authentication import actor_of
 from registry.models import Grant, Human
 from registry.services.catalogues import published_catalogue, words_of
 
-WORDS = {"approve": "Approved", "deny": "Denied"}
+WORDS = {"approve": gettext_lazy("Approved"), "deny": gettext_lazy("Denied")}
 NEW_AGENT_SECONDS = 86_400
 
 
@@ -186,7 +188,7 @@ def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         now=now,
         routing=case.routing,
     )
-    return answer(status="Continue")
+    return answer(status=_("Continue"))
 
 
 @require_POST

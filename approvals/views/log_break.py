@@ -3,6 +3,7 @@
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from approvals.services import log_break_signing
@@ -68,4 +69,4 @@ def decide(request: HttpRequest, name: str) -> HttpResponse:
         actor=actor_of(request),
         now=timezone.now(),
     )
-    return answer(status="Signed", next=f"/restores/{name}/")
+    return answer(status=_("Signed"), next=f"/restores/{name}/")

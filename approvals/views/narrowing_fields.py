@@ -10,8 +10,8 @@ from django.utils.translation import gettext as _
 from agentauth.protocol.behavioural_envelope import Envelope, TimeWindow
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.constraint import Constraint
-from agentauth.protocol.untrusted_text import quoted
 from approvals import sentences
+from approvals.quotation import quoted
 from approvals.services.term_choices import Terms, currency_of, whole_days
 from approvals.services.term_fields import MIDNIGHT, week_of
 from approvals.views.grant_descriptions import describe_kind, said_of
@@ -82,7 +82,7 @@ def _capability_fields(place: int, each: Capability) -> Iterator[NarrowingField]
             f"amount.{place}",
             _("Maximum amount"),
             "amount",
-            value=each.max_amount.value,
+            value=sentences.typed_amount(each.max_amount),
             unit=_("%(currency)s per payment") % {"currency": each.max_amount.currency},
         )
     yield NarrowingField(
@@ -151,7 +151,7 @@ def _money_fields(terms: Terms) -> Iterator[NarrowingField]:
             f"budget.{index}",
             labels[budget.period],
             "amount",
-            value=budget.ceiling.value,
+            value=sentences.typed_amount(budget.ceiling),
             unit=budget.ceiling.currency,
             hint=_("Counted in %(zone)s time.") % {"zone": budget.zone},
         )
@@ -165,7 +165,7 @@ def _money_fields(terms: Terms) -> Iterator[NarrowingField]:
         "confirm",
         _("Ask me above"),
         "amount",
-        value=envelope.confirm_above.value if envelope.confirm_above else "",
+        value=sentences.typed_amount(envelope.confirm_above) if envelope.confirm_above else "",
         unit=currency,
         placeholder=_("never ask"),
     )

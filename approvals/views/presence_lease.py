@@ -2,6 +2,7 @@
 
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from agentauth.protocol.encoding import timestamp
@@ -31,7 +32,7 @@ def begin(request: HttpRequest) -> HttpResponse:
         actor=actor_of(request),
         now=timezone.now(),
     )
-    return answer(status="You are here", until=timestamp(until))
+    return answer(status=_("You are here"), until=timestamp(until))
 
 
 @require_POST
@@ -47,4 +48,4 @@ def renew(request: HttpRequest) -> HttpResponse:
 @require_sign_in
 def end(request: HttpRequest) -> HttpResponse:
     ceremonies.end_presence(human=human_of(request), actor=actor_of(request), now=timezone.now())
-    return answer(status="You are away")
+    return answer(status=_("You are away"))

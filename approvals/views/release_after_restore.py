@@ -3,6 +3,7 @@
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.json_fields import text
@@ -89,4 +90,4 @@ def decide(request: HttpRequest, name: str) -> HttpResponse:
         actor=actor_of(request),
         now=timezone.now(),
     )
-    return answer(status="Released", next=f"/restores/{name}/release/")
+    return answer(status=_("Released"), next=f"/restores/{name}/release/")

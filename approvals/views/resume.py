@@ -25,6 +25,7 @@ from approvals.views.page_requests import (
 )
 from registry.authentication import actor_of
 from registry.models import Grant
+from registry.refusal_texts import refusal_text
 
 
 @require_safe
@@ -39,7 +40,7 @@ def index(request: HttpRequest, kind: str) -> HttpResponse:
         try:
             resuming.find_suspension(row, party="administrator", now=now)
         except InvalidStateError as error:
-            refusal = error.description
+            refusal = refusal_text(error)
         path = f"/resume/{kind}/{row_id}/"
         rows.append({"name": resuming.name_of(row), "refusal": refusal, "path": path})
     context = {
@@ -97,7 +98,7 @@ def decide(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -
         actor=actor_of(request),
         now=timezone.now(),
     )
-    return answer(status="Resumed", next=_after(row, party))
+    return answer(status=_("Resumed"), next=_after(row, party))
 
 
 @require_safe

@@ -7,6 +7,8 @@ from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.utils import timezone
+from django.utils.translation import get_language
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.encoding import b64u_decode
@@ -80,7 +82,7 @@ def sign_in_finish(request: HttpRequest) -> HttpResponse:
         now=timezone.now(),
     )
     start_session(request, human, now=timezone.now())
-    return answer(status="Signed in", next=safe_next(request))
+    return answer(status=_("Signed in"), next=safe_next(request))
 
 
 @require_POST
@@ -103,6 +105,8 @@ def setup_options(request: HttpRequest, code: str) -> HttpResponse:
         setup_code=setup_code,
         name=member(body, "name"),
         email=member(body, "email", ""),
+        time_zone=member(body, "time_zone", ""),
+        language=get_language() or settings.LANGUAGE_CODE,
         session_key=setup_and_sign_in.session_key_of(request),
         now=timezone.now(),
     )
@@ -119,7 +123,7 @@ def setup_finish(request: HttpRequest, code: str) -> HttpResponse:
         now=timezone.now(),
     )
     start_session(request, human, now=timezone.now())
-    return answer(status="Passkey created", next=HOME)
+    return answer(status=_("Passkey created"), next=HOME)
 
 
 def _setup_code(code: str) -> SetupCode:

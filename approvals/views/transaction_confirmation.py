@@ -5,6 +5,7 @@ import uuid
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.capability import parse_action
@@ -25,7 +26,7 @@ from registry.authentication import actor_of
 from registry.services.catalogues import published_catalogue, words_of
 from verifier.services.confirmation_lifecycle import obstacle
 
-WORDS = {"confirm": "Confirmed", "deny": "Denied"}
+WORDS = {"confirm": gettext_lazy("Confirmed"), "deny": gettext_lazy("Denied")}
 
 
 @require_safe

@@ -36,6 +36,9 @@ class Human(Sealed, AbstractBaseUser):
     status = models.CharField(max_length=16, choices=Status, default=Status.ACTIVE)
     is_staff = models.BooleanField(default=False)
     time_zone = models.CharField(max_length=64, default="UTC")
+    # None: not chosen. Pages then follow the browser, and mails are in LANGUAGE_CODE. Nullable,
+    # since SQLite adds any other column by a new table, which triggers do not let it rename.
+    language = models.CharField(max_length=16, null=True)  # noqa: DJ001
     # Raised to end all sessions of this human at once.
     session_epoch = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField()
@@ -54,6 +57,11 @@ class Human(Sealed, AbstractBaseUser):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def written_to_in(self) -> str:
+        """The language of what is sent to this person, outside their pages."""
+        return self.language or settings.LANGUAGE_CODE
 
     @property
     def is_active(self) -> bool:  # type: ignore[override]  # a field there, derived here

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
@@ -25,9 +26,16 @@ _ACTIVE_ADMIN = Q(is_staff=True, status=Human.Status.ACTIVE)
 
 
 def create_human(
-    *, email: str, name: str, is_staff: bool = False, actor: Actor, now: datetime
+    *,
+    email: str,
+    name: str,
+    is_staff: bool = False,
+    time_zone: str = "UTC",
+    language: str | None = None,
+    actor: Actor,
+    now: datetime,
 ) -> Human:
-    """A new active human, without a passkey yet.
+    """A new active human, without a passkey yet. Zone and language are those of their browser.
 
     Raises InvalidRequestError for a bad name, or a bad or taken address.
     """
@@ -38,7 +46,14 @@ def create_human(
         try:
             # A savepoint, so that the refusal leaves the caller's transaction usable.
             with transaction.atomic():
-                human = Human(email=email, name=name, is_staff=is_staff, created_at=now)
+                human = Human(
+                    email=email,
+                    name=name,
+                    is_staff=is_staff,
+                    time_zone=time_zone,
+                    language=language,
+                    created_at=now,
+                )
                 if is_staff:
                     human.set_seal()
                 human.save(force_insert=True)
@@ -162,6 +177,7 @@ def delete_human(
                 is_staff=False,
                 seal=None,
                 time_zone="UTC",
+                language=None,
                 session_epoch=F("session_epoch") + 1,
             )
         )
@@ -189,15 +205,28 @@ def refuse_to_delete(human: Human) -> None:
 def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) -> None:
     """Show times in another IANA zone from now on. Raises InvalidRequestError."""
     parse_zone(zone, "time_zone")
+    _change(human, actor, now, time_zone=zone)
+
+
+def change_language(*, human: Human, language: str, actor: Actor, now: datetime) -> None:
+    """Show pages, and write to the human, in this language from now on.
+
+    Raises InvalidRequestError.
+    """
+    check_language(language)
+    _change(human, actor, now, language=language)
+
+
+def check_language(language: str) -> None:
+    """Check that pages are offered in the language. Raises InvalidRequestError."""
+    if language not in dict(settings.LANGUAGES):
+        raise InvalidRequestError("Choose one of the languages that are offered.")
+
+
+def _change(human: Human, actor: Actor, now: datetime, **values: str) -> None:
     with transaction.atomic():
-        Human.objects.filter(pk=human.pk).update(time_zone=zone)
-        record(
-            kind=kinds.HUMAN_CHANGED,
-            actor=actor,
-            at=now,
-            human_id=human.id,
-            data={"time_zone": zone},
-        )
+        Human.objects.filter(pk=human.pk).update(**values)
+        record(kind=kinds.HUMAN_CHANGED, actor=actor, at=now, human_id=human.id, data=values)
     human.refresh_from_db()
 
 

@@ -387,6 +387,12 @@ def a_human_moves_to_another_zone(world: World) -> Act:
     return lambda: alice.client.post("/settings/time-zone", {"time_zone": "Europe/Berlin"})
 
 
+@act("POST language", kinds.HUMAN_CHANGED)
+def a_human_reads_another_language(world: World) -> Act:
+    alice = world.alice
+    return lambda: alice.client.post("/language", {"language": "de"})
+
+
 @act("POST settings/data", kinds.HUMAN_VERIFIED, kinds.HUMAN_EXPORTED)
 def a_human_downloads_their_data(world: World) -> Act:
     return world.form(world.alice, "/settings/data")

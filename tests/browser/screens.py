@@ -435,6 +435,7 @@ SCREENS = {
     "recovery-banner": Screen(as_bob("/approvals/")),
     "recovery-own": Screen(as_bob("/recovery/")),
     "recovery-cancelled": Screen(recovery_cancelled),
+    "components": Screen(at("/components/")),
     "not-found": Screen(at(NOT_FOUND), frozenset({404})),
     "forged-form": Screen(forged, frozenset({403})),
     "control-room": Screen(at("/admin/")),

@@ -195,6 +195,7 @@ MEMBERS = [
     "idempotency_key",
     "dry_run",
     "time_zone",
+    "language",
 ]
 HOSTILE: dict[str, bytes] = {
     "nothing": b"",

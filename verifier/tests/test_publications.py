@@ -349,6 +349,7 @@ SERVICES = [
         more={"email": constant("new@example.org"), "name": constant("New")},
     ),
     Row(humans.change_time_zone, None, more={"zone": constant("Europe/Berlin")}),
+    Row(humans.change_language, None, more={"language": constant("de")}),
     Row(humans.suspend_human, the_human),
     Row(humans.resume_human, the_human, suspended_human),
     # Their presence ends with them.

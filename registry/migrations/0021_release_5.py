@@ -7,7 +7,7 @@ from registry.release_compatibility import raise_release
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0019_approvers"),
+        ("registry", "0020_human_language"),
         ("approvals", "0016_catalogue_purpose"),
     ]
     # Older code names the release itself when it creates the row.
