@@ -25,10 +25,15 @@ export const signedWords = (text) =>
 // Pixels of what was read that stay on screen, so that a reader finds the place again.
 const MARGIN = 48;
 
+// Milliseconds after a press that showed the text. A double tap or a held Enter key, whose first repeat comes after
+// about 500 ms, must not also sign.
+export const SETTLE = 700;
+
 class Reading {
   constructor(text, button) {
     this.text = text;
     this.button = button;
+    this.pressed = -SETTLE;
     this.begin();
     const renew = () => signedWords(this.text) !== this.words && this.begin();
     new MutationObserver(renew).observe(text, { childList: true, characterData: true, subtree: true });
@@ -42,6 +47,7 @@ class Reading {
   begin() {
     this.words = signedWords(this.text);
     this.seen = 0;
+    this.height = 0;
     this.finished = false;
     this.button.dataset.unread = "";
     if (hint) this.button.setAttribute("aria-describedby", hint.id);
@@ -54,14 +60,20 @@ class Reading {
     if (this.finished || document.visibilityState !== "visible") return;
     const { top, bottom } = onScreen();
     const box = this.text.getBoundingClientRect();
+    // On a turned phone the text has other lines: the same share of it was read, no more.
+    if (box.height < this.height) this.seen *= box.height / this.height;
+    this.height = box.height;
     if (box.top + this.seen >= top - 1) this.seen = Math.max(this.seen, Math.min(bottom, box.bottom) - box.top);
     if (box.height > 0 && this.seen >= box.height - 1) this.finish();
   }
 
   guard(event) {
-    if (this.finished) return;
+    const again = event.timeStamp - this.pressed < SETTLE;
+    if (this.finished && !again) return;
+    this.pressed = event.timeStamp;
     event.preventDefault();
     event.stopImmediatePropagation();
+    if (this.finished) return;
     // From the heading above the text, or where the reader was.
     const part = this.seen ? this.text : (this.text.closest("section") ?? this.text);
     scrollBy({ top: part.getBoundingClientRect().top + this.seen - onScreen().top - MARGIN });
