@@ -1,6 +1,7 @@
 // A button that signs works only once its whole text was on screen, from the first line to the last without a gap.
-// By keyboard and with a screen reader, the end of the text is a stop of its own in front of the button: the focus that
-// comes there has moved past the text. Pressed before that, the button shows what is still to be read, and no more.
+// By keyboard and with a screen reader, the end of the text is a stop of its own in front of the button: a focus that Tab
+// moved there from before the text has moved past it. A link to the end moves the focus too, and past nothing.
+// Pressed before that, the button shows what is still to be read, and no more.
 
 import { settle } from "./passkey.js";
 
@@ -29,6 +30,11 @@ const MARGIN = 48;
 // about 500 ms, must not also sign.
 export const SETTLE = 700;
 
+// Whether Tab is moving the focus forward.
+let tabbed = false;
+addEventListener("keydown", (event) => { tabbed = event.key === "Tab" && !event.shiftKey; }, { capture: true });
+for (const kind of ["keyup", "pointerdown"]) addEventListener(kind, () => { tabbed = false; }, { capture: true });
+
 class Reading {
   constructor(text, button) {
     this.text = text;
@@ -40,7 +46,10 @@ class Reading {
     button.addEventListener("click", (event) => this.guard(event), { capture: true });
     new ResizeObserver(() => this.look()).observe(text);
     const end = document.getElementById(`${text.id}-end`);
-    end.addEventListener("focus", () => end.matches(":focus-visible") && this.finish());
+    document.addEventListener("focusin", ({ target }) => {
+      this.passing = this.follows(target) || (this.passing && tabbed);
+      if (target === end && this.passing) this.finish();
+    });
   }
 
   // Other words are to be read from their beginning.
@@ -48,11 +57,19 @@ class Reading {
     this.words = signedWords(this.text);
     this.seen = 0;
     this.height = 0;
+    // Whether the focus came by Tab alone from before the text to where it is.
+    this.passing = this.follows(document.activeElement);
     this.finished = false;
     this.button.dataset.unread = "";
     if (hint) this.button.setAttribute("aria-describedby", hint.id);
     settle(this.button);
     this.look();
+  }
+
+  // Whether the text comes after this element of the page, or after its beginning.
+  follows(element) {
+    const place = element.compareDocumentPosition(this.text);
+    return element !== document.body && Boolean(place & Node.DOCUMENT_POSITION_FOLLOWING);
   }
 
   // `seen` is how far down the text everything was on screen; what was jumped over stops it.

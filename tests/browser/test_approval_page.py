@@ -239,6 +239,35 @@ def test_AP_22_a_turned_phone_has_read_no_more_than_before(alice: Page, agent: s
     alice.set_viewport_size(PHONE)  # type: ignore[arg-type]
 
 
+def test_AP_22_a_link_to_the_end_of_the_text_reads_nothing(alice: Page, agent: steps.Agent) -> None:
+    """An agent gives its person the link, and may add a fragment to it."""
+    many = [FILES | {"resource": f"files/reports/{n}"} for n in range(12)]
+    grant = open_request(alice, agent, many)
+    approve = alice.get_by_role("button", name="Approve with passkey")
+    end = alice.locator("#sign-approve-end")
+    url = f"{agent.registry.url}/approvals/{grant}/"
+    alice.goto(f"{url}#sign-approve-end")
+    expect(end).to_be_focused()
+    alice.wait_for_timeout(300)
+    expect(approve).to_be_disabled()
+    # Nor does Tab from the last lines of the text.
+    alice.goto("about:blank")
+    alice.goto(f"{url}#permission-11")
+    expect(alice.locator("#permission-11")).to_be_focused()
+    alice.keyboard.press("Tab")
+    expect(end).to_be_focused()
+    expect(approve).to_be_disabled()
+    # From the top of the page it does, past each permission.
+    alice.goto("about:blank")
+    alice.goto(f"{url}#main")
+    for _ in range(len(many) + 3):
+        alice.keyboard.press("Tab")
+        if end.evaluate("end => end === document.activeElement"):
+            break
+    expect(end).to_be_focused()
+    expect(approve).to_be_enabled()
+
+
 @pytest.mark.parametrize("width", [320, 390, 768, 1440])
 def test_both_decisions_stay_in_reach_and_cover_no_focus(
     alice: Page, agent: steps.Agent, width: int
