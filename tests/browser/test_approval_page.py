@@ -34,8 +34,8 @@ FILES = {
 OBSCURED = """() => {
   const each = document.activeElement, bar = document.querySelector('.reach');
   if (each === document.body || bar.contains(each)) return null;
-  const box = each.getBoundingClientRect();
-  return box.top >= bar.getBoundingClientRect().top - 1 ? each.outerHTML.slice(0, 90) : null;
+  const box = each.getBoundingClientRect(), { top, bottom } = bar.getBoundingClientRect();
+  return box.top >= top - 1 && box.top < bottom ? each.outerHTML.slice(0, 90) : null;
 }"""
 SIGNED_LINES = """() => [...document.querySelectorAll('#sign-approve > li')]
   .filter((each) => !each.querySelector('input:not(:checked)'))
