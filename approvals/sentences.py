@@ -174,6 +174,16 @@ def budget_words(budget: Budget) -> str:
     return _("%(amount)s in all") % amount
 
 
+def budget_names() -> dict[str, str]:
+    """The names of budgets by their periods."""
+    return {
+        "day": _("Daily budget"),
+        "week": _("Weekly budget"),
+        "month": _("Monthly budget"),
+        "total": _("Total budget"),
+    }
+
+
 def weekdays() -> dict[str, str]:
     """The names of the days by their short forms, in the order of the week."""
     return {

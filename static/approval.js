@@ -3,7 +3,7 @@
 import { forget, keep, restore } from "./choices.js";
 import { Refusal, announce, available, busy, complain, post, settle, sign, texts } from "./passkey.js";
 import { Preview } from "./preview.js";
-import { signedWords } from "./reading.js";
+import { SETTLE, signedWords } from "./reading.js";
 
 const form = document.getElementById("approval");
 const dialog = document.getElementById("second-step");
@@ -11,10 +11,11 @@ const buttons = [...form.querySelectorAll("[data-signs]")];
 const base = form.dataset.base;
 // There is none where nothing is left to approve.
 const text = document.getElementById("sign-approve");
+const totalsBody = document.querySelector("#totals tbody");
 
 const boxesOf = (set) => [...set.querySelectorAll("input")];
 
-// The fields that differ from the request, and the permissions that are on. A set of boxes is posted as the values of
+// The fields that differ from the request, the life, and the permissions that are on. A set of boxes is posted as the values of
 // those that are ticked, even if none is.
 function asked() {
   const choices = {};
@@ -22,7 +23,10 @@ function asked() {
     if (!field.name || field.type === "hidden" || field.closest("[data-set]")) continue;
     if (field.type === "checkbox") {
       if (field.checked) choices[field.name] = field.value;
-    } else if (field.value.trim() && (field.value !== field.defaultValue || !field.name.includes("."))) {
+    } else if (field.validity.badInput) {
+      // The browser does not say what was typed, such as half a time. So the server can say what to enter.
+      choices[field.name] = "?";
+    } else if (field.value.trim() && (field.value !== field.defaultValue || field.name === "days")) {
       choices[field.name] = field.value;
     }
   }
@@ -58,7 +62,7 @@ function showTotals(totals) {
     row.append(head, ...cells.map((words) => Object.assign(document.createElement("td"), { textContent: words })));
     return row;
   });
-  document.querySelector("#totals tbody").replaceChildren(...rows);
+  totalsBody.replaceChildren(...rows);
 }
 
 const wrongFields = () => [...form.querySelectorAll("[aria-invalid]")];
@@ -142,6 +146,10 @@ document.getElementById("undo")?.addEventListener("click", () => {
 function secondStep(dangerous) {
   list(document.getElementById("dangerous"), dangerous);
   dialog.returnValue = "";
+  // The second tap of a double tap was meant for the button that the dialog now covers.
+  const go = dialog.querySelector('[value="continue"]');
+  go.disabled = true;
+  setTimeout(() => { go.disabled = false; }, SETTLE);
   dialog.showModal();
   // It is as long as its text and scrolls with the page: from its beginning.
   dialog.style.top = `${scrollY}px`;
@@ -151,14 +159,17 @@ function secondStep(dangerous) {
   });
 }
 
-// Refuses while a field is wrong, and where the text on the page was not yet that of the choices.
+// Refuses while a field is wrong, where the text on the page was not yet that of the choices, and where the page showed
+// another total: a request may have been approved in another tab.
 async function confirmStatement() {
   const before = signedWords(text);
+  const total = totalsBody.textContent;
   const found = await review().catch((error) => {
     if (!error.body?.choices) throw error;
     throw new Refusal({ ...error.body, error_description: form.dataset.wrong });
   });
   if (signedWords(text) !== before) throw new Refusal({ error: "renewed", error_description: form.dataset.renewed });
+  if (totalsBody.textContent !== total) throw new Refusal({ error: "renewed", error_description: form.dataset.total });
   return found;
 }
 

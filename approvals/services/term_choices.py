@@ -176,11 +176,14 @@ def _limit_changes(asked: Envelope, chosen: Envelope) -> list[str]:
         (_("Requests per minute"), asked.max_requests_per_minute, chosen.max_requests_per_minute),
         (_("Requests at once"), asked.max_burst, chosen.max_burst),
         (_("Uses in all"), asked.max_uses, chosen.max_uses),
-        (_("Token life in seconds"), asked.max_session_seconds, chosen.max_session_seconds),
+        (_("Access token life in seconds"), asked.max_session_seconds, chosen.max_session_seconds),
         (_("Ask me above"), asked.confirm_above, chosen.confirm_above),
     ]
     before = {budget.key: budget.ceiling for budget in asked.budgets}
-    pairs += [(_("Budget"), before.get(budget.key), budget.ceiling) for budget in chosen.budgets]
+    names = sentences.budget_names()
+    pairs += [
+        (names[budget.period], before.get(budget.key), budget.ceiling) for budget in chosen.budgets
+    ]
     lines = [_arrow(name, old, new) for name, old, new in pairs if old != new]
     if chosen.allowed_time_windows != asked.allowed_time_windows:
         windows = map(sentences.window_words, chosen.allowed_time_windows or ())
@@ -211,4 +214,5 @@ def _end(fields: Fields, latest: datetime, now: datetime) -> datetime:
         return latest
     if count > whole_days(latest, now, unit):
         fields.wrong["days"] = _("This can only be shorter than what the agent asked for.")
+        return latest
     return min(latest, (now + count * unit).replace(microsecond=0))

@@ -72,15 +72,26 @@ class Fields:
 
 def _check_narrows(new: Capability | Envelope, old: Capability | Envelope) -> None:
     if isinstance(new, Envelope) and isinstance(old, Envelope):
-        fits = narrows_envelope(parse_envelope(new.to_json()), old)
+        fits = narrows_envelope(new, old)
     else:
         assert isinstance(new, Capability)
         assert isinstance(old, Capability)
-        fits = narrows([parse_capability(new.to_json())], [old])
+        fits = narrows([new], [old])
     if not fits:
         raise InvalidRequestError(
             _("This is more than the agent asked for. You can only narrow it.")
         )
+    try:
+        # What narrows may still be no valid term: a number above every limit, a text too long.
+        if isinstance(new, Envelope):
+            parse_envelope(new.to_json())
+        else:
+            parse_capability(new.to_json())
+    except InvalidRequestError:
+        # The parser's message names members of the API, which people do not see.
+        raise InvalidRequestError(
+            _("The registry does not accept this. Enter something else, or empty the field.")
+        ) from None
 
 
 def narrow_capability(fields: Fields, index: int, asked: Capability) -> Capability:
@@ -157,9 +168,7 @@ def narrow_envelope(fields: Fields, asked: Envelope, currency: str | None, zone:
 
 def _narrow_counts(fields: Fields, asked: Envelope) -> Envelope:
     chosen = fields.apply("rate", asked, _lower_rate)
-    chosen = fields.apply(
-        "burst", chosen, lambda old, text: replace(old, max_burst=read_number(text))
-    )
+    chosen = fields.apply("burst", chosen, _lower_burst)
     chosen = fields.apply(
         "uses", chosen, lambda old, text: replace(old, max_uses=read_number(text))
     )
@@ -205,6 +214,13 @@ def _lower_rate(envelope: Envelope, text: str) -> Envelope:
     )
 
 
+def _lower_burst(envelope: Envelope, text: str) -> Envelope:
+    burst, rate = read_number(text), envelope.max_requests_per_minute
+    if rate is not None and burst > rate:
+        raise InvalidRequestError(_("This must not be above the requests per minute."))
+    return replace(envelope, max_burst=burst)
+
+
 def week_of(zone: str) -> TimeWindow:
     """Every hour of the week: what the page shows if the agent asked for no hours."""
     return TimeWindow(DAYS, 0, MIDNIGHT, zone)
@@ -230,7 +246,7 @@ def _narrow_window(
     """One window, or None if all its days are off. A new window is limited by no other."""
     days = fields.choices[f"week.{index}"].split() if fields.has(f"week.{index}") else old.days
     if not set(days) <= set(old.days):
-        fields.wrong[f"week.{index}"] = _("You can only take days away.")
+        fields.wrong[f"week.{index}"] = _("You can only remove days.")
         return old
     start = _clock(fields, f"from.{index}", old.start)
     end = _clock(fields, f"to.{index}", old.end)
@@ -242,7 +258,7 @@ def _narrow_window(
     new = TimeWindow(tuple(day for day in DAYS if day in days), start, end, old.zone)
     if limited and not new.lies_inside(old):
         name = "to" if old.start <= start < old.until else "from"
-        fields.wrong[f"{name}.{index}"] = _("Stay within %(hours)s.") % {
+        fields.wrong[f"{name}.{index}"] = _("Choose hours within these: %(hours)s.") % {
             "hours": sentences.window_words(old)
         }
         return old

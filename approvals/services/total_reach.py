@@ -4,10 +4,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
+from typing import NamedTuple
 
 from django.utils.translation import gettext as _
 
-from agentauth.protocol.behavioural_envelope import Envelope, parse_envelope, single_currency
+from agentauth.protocol.behavioural_envelope import (
+    Budget,
+    Envelope,
+    parse_envelope,
+    single_currency,
+)
 from agentauth.protocol.capability import Capability, parse_capabilities
 from agentauth.protocol.money import Money
 from approvals import sentences
@@ -15,12 +21,11 @@ from approvals.quotation import quoted
 from approvals.services.term_choices import Terms
 from registry.models import Grant
 
-# How many periods of a budget one day and one calendar month can touch.
+# How many periods of a budget one day and one calendar month of its time zone can touch.
 _TOUCHED = {
     "day": {"day": 1, "week": 1, "month": 1, "total": 1},
     "month": {"day": 31, "week": 6, "month": 1, "total": 1},
 }
-_MOST_DAYS = 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +37,16 @@ class Total:
     after: str
 
 
+class _Service(NamedTuple):
+    name: str
+    audience: str
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The terms of one grant at one service."""
+    """The terms of one grant at one service, of which two may have the same name."""
 
-    service: str
+    service: "_Service"
     capabilities: Sequence[Capability]
     envelope: Envelope
 
@@ -54,9 +64,10 @@ class _Part:
             ceilings.append(self.envelope.max_uses * most)
         return min(ceilings, default=None)
 
-    def budget(self, period: str) -> int | None:
-        own = [each.ceiling.minor for each in self.envelope.budgets if each.period == period]
-        return min(own, default=None)
+    @property
+    def budgets(self) -> dict[str, Budget]:
+        """The budgets that count what the agent's other grants at the service spend, by counter."""
+        return {each.key: each for each in self.envelope.budgets if each.period != "total"}
 
 
 def other_grants(grant: Grant, now: datetime) -> list[Grant]:
@@ -69,22 +80,28 @@ def total_reach(grant: Grant, terms: Terms, others: Sequence[Grant]) -> list[Tot
     """The agent's reach with its `others`, and with the grant on these terms too."""
     before = [
         _Part(
-            each.service_provider.name,
+            _service(each),
             parse_capabilities(each.capabilities),
             parse_envelope(each.envelope),
         )
         for each in others
     ]
-    after = [*before, _Part(grant.service_provider.name, terms.capabilities, terms.envelope)]
+    after = [*before, _Part(_service(grant), terms.capabilities, terms.envelope)]
+    places = [*_places(after)]
+    names = [service.name for service in {service for service, _currency in places if service}]
     spending = [
         Total(label, _spent(before, place, period), _spent(after, place, period))
-        for place in _places(after)
-        for period, label in _labels(*place)
+        for place in places
+        for period, label in _labels(*place, names)
     ]
     return [*spending, *_counts(before, after)]
 
 
-def _places(parts: Iterable[_Part]) -> Iterator[tuple[str | None, str]]:
+def _service(grant: Grant) -> _Service:
+    return _Service(grant.service_provider.name, grant.service_provider.audience)
+
+
+def _places(parts: Iterable[_Part]) -> Iterator[tuple[_Service | None, str]]:
     """Where money moves, as service and currency; then, for all services together, no service."""
     found = sorted({(each.service, each.currency) for each in parts if each.currency is not None})
     yield from found
@@ -93,25 +110,29 @@ def _places(parts: Iterable[_Part]) -> Iterator[tuple[str | None, str]]:
             yield None, currency
 
 
-def _labels(service: str | None, currency: str) -> list[tuple[str, str]]:
-    parts = {"at": quoted(service or ""), "currency": currency}
+def _labels(service: _Service | None, currency: str, names: Sequence[str]) -> list[tuple[str, str]]:
     if service is None:
+        parts = {"currency": currency}
         return [
-            ("day", _("Spend in all, a day (%(currency)s)") % parts),
-            ("month", _("Spend in all, a month (%(currency)s)") % parts),
+            ("day", _("Spend at all services per day (%(currency)s)") % parts),
+            ("month", _("Spend at all services per month (%(currency)s)") % parts),
         ]
+    at = quoted(service.name)
+    if names.count(service.name) > 1:
+        at = _("%(at)s (%(audience)s)") % {"at": at, "audience": service.audience}
+    parts = {"at": at, "currency": currency}
     return [
-        ("day", _("Spend at %(at)s, a day (%(currency)s)") % parts),
-        ("month", _("Spend at %(at)s, a month (%(currency)s)") % parts),
+        ("day", _("Spend at %(at)s per day (%(currency)s)") % parts),
+        ("month", _("Spend at %(at)s per month (%(currency)s)") % parts),
     ]
 
 
-def _spent(parts: Sequence[_Part], place: tuple[str | None, str], period: str) -> str:
+def _spent(parts: Sequence[_Part], place: tuple[_Service | None, str], period: str) -> str:
     service, currency = place
     paying = [each for each in parts if each.currency == currency]
     services = {each.service for each in paying if service in {None, each.service}}
     sums = [
-        _ceiling_at([each for each in paying if each.service == name], period) for name in services
+        _ceiling_at([each for each in paying if each.service == one], period) for one in services
     ]
     known = [each for each in sums if each is not None]
     if len(known) < len(sums):
@@ -125,15 +146,16 @@ def _ceiling_at(parts: Sequence[_Part], period: str) -> int | None:
     known = [each for each in ceilings if each is not None]
     if len(known) < len(ceilings):
         return None
-    bounds = [sum(known)]
-    # Budgets of one period count what the other grants at the service spend in it, so together
-    # they allow no more than the largest (docs/protocol.md section 3).
-    shared = [each.budget(period) for each in parts]
-    if all(each is not None for each in shared):
-        bounds.append(max(each for each in shared if each is not None))
-    if period == "month" and (a_day := _ceiling_at(parts, "day")) is not None:
-        bounds.append(_MOST_DAYS * a_day)
-    return min(bounds)
+    # Budgets of one period in one zone count what the other grants at the service spend in it, so
+    # together they allow no more than the largest (docs/protocol.md section 3). Periods of two
+    # zones begin at different times, so those allow their sum.
+    shared = set.intersection(*(set(each.budgets) for each in parts))
+    bounds = [
+        max(each.budgets[key].ceiling.minor for each in parts)
+        * _TOUCHED[period][parts[0].budgets[key].period]
+        for key in shared
+    ]
+    return min([sum(known), *bounds])
 
 
 def _counts(before: Sequence[_Part], after: Sequence[_Part]) -> list[Total]:

@@ -58,7 +58,7 @@ def test_each_changed_term_is_shown_with_both_values() -> None:
         "Requests per minute: 10 → 5",
         "Uses in all: no limit → 3",
         "Ask me above: no limit → €0.00",
-        "Budget: €500.00 → €100.00",
+        "Daily budget: €500.00 → €100.00",
     ]
     assert told(valid_until=NOW + timedelta(days=10)) == ["Valid for, in days: 30 → 10"]
 

@@ -1,5 +1,6 @@
 """Every field of the approval page: what it narrows, and that it never widens."""
 
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -8,8 +9,9 @@ import pytest
 from agentauth.protocol.behavioural_envelope import narrows_envelope, parse_envelope
 from agentauth.protocol.capability import narrows, parse_capabilities
 from approvals.models import Receipt
-from approvals.services.term_choices import Terms, chosen_terms
+from approvals.services.term_choices import Terms, chosen_terms, offered_terms
 from approvals.tests.cast import PAY, READ_CALENDAR, Person
+from approvals.views.narrowing_fields import permission_fields
 from registry.models import Grant, ServiceProvider
 from registry.tests.cast import AgentClient, assert_refused, pending
 
@@ -210,6 +212,43 @@ def test_a_field_that_widens_is_refused_beside_it(
     assert (limited.status, limited.capabilities) == ("pending", None)
 
 
+@pytest.mark.parametrize("unit", ["days", "hours"])
+def test_a_life_beyond_every_date_is_refused(alice: Person, limited: Grant, unit: str) -> None:
+    answer = alice.ask(limited, "review", choices=ON | {"days": "999999999", "unit": unit})
+    [(field, _message)] = assert_refused(answer, 400, "invalid_request")["choices"]
+    assert field == "days"
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"rate": "999999999"},
+        {"uses": "999999999"},
+        {"token": "999999999"},
+        {"burst": "10", "rate": "5"},
+        {"limit.0.5": "secret"},
+        {"limit.0.4": "-1"},
+        {"limit.0.2": "9007199254740992"},
+    ],
+)
+def test_messages_of_fields_name_no_member_of_the_api(
+    alice: Person, limited: Grant, choices: dict[str, str]
+) -> None:
+    answer = alice.ask(limited, "review", choices=ON | choices)
+    for _field, message in assert_refused(answer, 400, "invalid_request")["choices"]:
+        assert not re.search(r"envelope|capabilit|constraints|max_|[a-z]_[a-z]|`", message)
+
+
+def test_a_field_shows_no_value_that_a_browser_would_change(
+    agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    asked = READ_CALENDAR | {"constraints": {"who": {"prefix": "al\nice"}, "id": {"prefix": "a"}}}
+    grant = pending(agent, service_provider, now=now, capabilities=[asked])
+    [permission] = permission_fields(offered_terms(grant, now))
+    shown = {each.label: each.value for each in permission.fields}
+    assert (shown["who begins with"], shown["id begins with"]) == ("", "a")
+
+
 def test_every_wrong_field_is_named_at_once(alice: Person, limited: Grant) -> None:
     wrong = {"amount.1": "x", "rate": "31", "to.0": "18:01", "days": "0"}
     answer = alice.ask(limited, "review", choices=ON | wrong | {"uses": "7"})
@@ -256,7 +295,7 @@ def test_everything_narrowed_at_once_is_what_is_signed(
         "Requests per minute: 30 → 5",
         "Requests at once: 10 → 5",
         "Uses in all: 200 → 1",
-        "Budget: no limit → €80.00",
+        "Total budget: no limit → €80.00",
         "Only at these times: Monday, 09:00 to 18:00 (Europe/Berlin).",
         "Only while your “I'm here” switch is on.",
         "Valid for, in days: 30 → 1",

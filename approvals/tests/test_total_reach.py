@@ -17,7 +17,7 @@ from registry.services.grants import suspend_grant
 from registry.tests.cast import TESTER, AgentClient, approved, pending
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
-DAY, MONTH = "Spend at “Acme”, a day (EUR)", "Spend at “Acme”, a month (EUR)"
+DAY, MONTH = "Spend at “Acme” per day (EUR)", "Spend at “Acme” per month (EUR)"
 
 
 def euros(value: str) -> dict[str, str]:
@@ -28,10 +28,12 @@ def budget(value: str, period: str, zone: str = "UTC") -> dict[str, str]:
     return euros(value) | {"period": period, "zone": zone}
 
 
-def grant_of(*capabilities: dict[str, Any], at: str = "Acme", **envelope: Any) -> Grant:
+def grant_of(
+    *capabilities: dict[str, Any], at: str = "Acme", audience: str = "", **envelope: Any
+) -> Grant:
     """A grant that is not stored."""
     return Grant(
-        service_provider=ServiceProvider(name=at),
+        service_provider=ServiceProvider(name=at, audience=audience),
         capabilities=list(capabilities),
         envelope=envelope,
     )
@@ -88,6 +90,34 @@ def test_budgets_of_one_period_at_one_service_count_each_other() -> None:
     assert told(asked, monthly)[DAY] == ("€500.00", "€800.00")
 
 
+def test_budgets_of_two_zones_are_added() -> None:
+    """A day of one zone has hours of two days of the other, so one budget can be spent twice."""
+    asked = grant_of(PAY, budgets=[budget("100.00", "day")])
+    other = grant_of(PAY, budgets=[budget("100.00", "day", "Europe/Berlin")])
+    assert told(asked, other)[DAY] == ("€100.00", "€200.00")
+    both = [budget("100.00", "day"), budget("300.00", "day", "Europe/Berlin")]
+    assert told(grant_of(PAY, budgets=both), other)[DAY] == ("€100.00", "€200.00")
+    assert told(grant_of(PAY, budgets=both), asked)[DAY] == ("€100.00", "€100.00")
+
+
+def test_a_month_is_bound_by_the_days_and_weeks_it_touches() -> None:
+    for period, month in (("day", "€310.00"), ("week", "€60.00"), ("month", "€10.00")):
+        asked = grant_of(PAY, budgets=[budget("10.00", period)])
+        other = grant_of(PAY, budgets=[budget("5.00", period)])
+        assert told(asked, other)[MONTH][1] == month
+        assert told(asked, other)[DAY][1] == "€10.00"
+
+
+def test_services_of_the_same_name_are_not_one() -> None:
+    """Their budgets count nothing of each other."""
+    asked = grant_of(PAY, audience="https://a.example", budgets=[budget("100.00", "day")])
+    other = grant_of(PAY, audience="https://b.example", budgets=[budget("100.00", "day")])
+    found = told(asked, other)
+    assert found["Spend at “Acme” (https://a.example) per day (EUR)"] == ("nothing", "€100.00")
+    assert found["Spend at “Acme” (https://b.example) per day (EUR)"] == ("€100.00", "€100.00")
+    assert found["Spend at all services per day (EUR)"] == ("€100.00", "€200.00")
+
+
 def test_one_grant_without_a_limit_makes_the_sum_unlimited() -> None:
     asked = grant_of(PAY, budgets=[budget("300.00", "day")])
     assert told(asked, grant_of(PAY))[DAY] == ("without limit", "without limit")
@@ -100,10 +130,10 @@ def test_services_are_summed_by_currency() -> None:
     dollars = {**PAY, "max_amount": {"value": "5.00", "currency": "USD"}}
     abroad = grant_of(dollars, at="Beta", max_uses=2)
     found = told(asked, there, abroad)
-    assert found["Spend at “Beta”, a day (EUR)"] == ("€20.00", "€20.00")
-    assert found["Spend at “Beta”, a day (USD)"] == ("$10.00", "$10.00")
-    assert found["Spend in all, a day (EUR)"] == ("€20.00", "€320.00")
-    assert "Spend in all, a day (USD)" not in found
+    assert found["Spend at “Beta” per day (EUR)"] == ("€20.00", "€20.00")
+    assert found["Spend at “Beta” per day (USD)"] == ("$10.00", "$10.00")
+    assert found["Spend at all services per day (EUR)"] == ("€20.00", "€320.00")
+    assert "Spend at all services per day (USD)" not in found
 
 
 @pytest.mark.django_db
@@ -115,7 +145,7 @@ def test_the_page_and_the_preview_count_active_grants_alone(
     stopped = approved(agent, service_provider, now=now, capabilities=[PAY])
     suspend_grant(grant=stopped, actor=TESTER, now=now)
     grant = pending(agent, service_provider, now=now, capabilities=[READ_CALENDAR, PAY])
-    label = "Spend at “Acme Payments”, a day (EUR)"
+    label = "Spend at “Acme Payments” per day (EUR)"
     page = alice.get(f"/approvals/{grant.pk}/")
     [row] = [each for each in page.context["totals"] if each.label == label]
     assert (row.before, row.after) == ("€70.00", "without limit")

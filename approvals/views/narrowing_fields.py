@@ -1,5 +1,6 @@
 """The fields in which a person narrows a request on the approval page."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,8 @@ from approvals.services.term_choices import Terms, currency_of, whole_days
 from approvals.services.term_fields import MIDNIGHT, week_of
 from approvals.views.grant_descriptions import describe_kind, said_of
 from registry.services.catalogues import Published, words_of
+
+_LINE_BREAK = re.compile(r"[\r\n]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,8 @@ def _capability_fields(place: int, each: Capability) -> Iterator[NarrowingField]
 
 def _constraint_field(suffix: str, each: Constraint) -> NarrowingField | None:
     value = str(each.values[0])
+    # A browser drops line breaks from such a field, which would then seem to be changed.
+    value = "" if _LINE_BREAK.search(value) else value
     argument = {"argument": each.argument}
     match each.operator:
         case "in" if len(each.values) > 1:
@@ -140,12 +145,7 @@ def limit_fields(terms: Terms, now: datetime) -> list[NarrowingField]:
 
 def _money_fields(terms: Terms) -> Iterator[NarrowingField]:
     envelope, currency = terms.envelope, currency_of(terms)
-    labels = {
-        "day": _("Daily budget"),
-        "week": _("Weekly budget"),
-        "month": _("Monthly budget"),
-        "total": _("Total budget"),
-    }
+    labels = sentences.budget_names()
     for index, budget in enumerate(envelope.budgets):
         yield NarrowingField(
             f"budget.{index}",
@@ -176,7 +176,7 @@ def _count_fields(envelope: Envelope) -> Iterator[NarrowingField]:
         ("rate", _("Requests per minute"), envelope.max_requests_per_minute, True),
         ("burst", _("Requests at once"), envelope.max_burst, False),
         ("uses", _("Uses in all"), envelope.max_uses, True),
-        ("token", _("Seconds each token is valid"), envelope.max_session_seconds, False),
+        ("token", _("Access token life in seconds"), envelope.max_session_seconds, False),
     ]
     for name, label, most, may_be_added in counts:
         if most is not None or may_be_added:

@@ -34,8 +34,8 @@ FILES = {
 OBSCURED = """() => {
   const each = document.activeElement, bar = document.querySelector('.reach');
   if (each === document.body || bar.contains(each)) return null;
-  const box = each.getBoundingClientRect();
-  return box.top >= bar.getBoundingClientRect().top - 1 ? each.outerHTML.slice(0, 90) : null;
+  const box = each.getBoundingClientRect(), { top, bottom } = bar.getBoundingClientRect();
+  return box.top >= top - 1 && box.top < bottom ? each.outerHTML.slice(0, 90) : null;
 }"""
 SIGNED_LINES = """() => [...document.querySelectorAll('#sign-approve > li')]
   .filter((each) => !each.querySelector('input:not(:checked)'))
@@ -76,6 +76,13 @@ def open_request(page: Page, agent: steps.Agent, capabilities: list[Any], **more
     # As from a notification, without the word that the agent was claimed.
     page.goto(f"{agent.registry.url}/approvals/{asked['grant_id']}/")
     return str(asked["grant_id"])
+
+
+def posts_of(page: Page) -> list[str]:
+    """The last parts of the addresses that the page asks from now on."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[1]))
+    return asked
 
 
 def choices_kept(page: Page, grant: str = "") -> list[str]:
@@ -142,7 +149,7 @@ def test_AP_22_what_the_bar_covers_is_not_read(alice: Page, agent: steps.Agent) 
     alice.set_viewport_size({"width": 390, "height": int(bottom + bar / 2)})
     alice.reload()
     expect(approve).to_be_disabled()
-    alice.set_viewport_size({"width": 390, "height": int(bottom + bar + 4)})
+    alice.set_viewport_size({"width": 390, "height": int(bottom + 2 * bar)})
     expect(approve).to_be_enabled()
     alice.set_viewport_size(PHONE)  # type: ignore[arg-type]
 
@@ -157,9 +164,104 @@ def test_AP_22_an_unread_button_shows_its_text_and_signs_nothing(
     expect(alice.locator("#sign-deny")).to_be_in_viewport(ratio=1)
     expect(alice.get_by_role("textbox", name="Reason")).to_be_in_viewport()
     assert agent.status(grant)["status"] == "pending"
+    alice.wait_for_timeout(750)  # Before that, it could be the second tap of a double tap.
     deny.tap()
     expect(alice.get_by_role("status")).to_contain_text("Denied")
     assert agent.status(grant)["status"] == "denied"
+
+
+@pytest.mark.parametrize("twice", ["double tap", "held Enter"])
+def test_AP_22_one_press_does_not_both_show_and_sign(
+    alice: Page, agent: steps.Agent, twice: str
+) -> None:
+    grant = open_request(alice, agent, [READ])
+    deny = alice.get_by_role("button", name="Deny")
+    expect(deny).to_be_disabled()
+    asked = posts_of(alice)
+    if twice == "double tap":
+        deny.tap(force=True)
+        alice.wait_for_timeout(150)
+        deny.tap(force=True)
+    else:
+        deny.focus()
+        for _ in range(20):
+            alice.keyboard.down("Enter")
+            alice.wait_for_timeout(50)
+        alice.keyboard.up("Enter")
+    expect(alice.locator("#sign-deny")).to_be_in_viewport(ratio=1)
+    alice.wait_for_timeout(300)
+    assert "statement" not in asked
+    assert agent.status(grant)["status"] == "pending"
+
+
+def test_a_double_tap_does_not_take_the_second_step(alice: Page, agent: steps.Agent) -> None:
+    open_request(alice, agent, [PAY])
+    alice.evaluate(
+        """() => {
+          const dialog = document.getElementById('second-step');
+          const go = dialog.querySelector('[value=continue]');
+          new MutationObserver(() => { window.atFirst ??= go.disabled; })
+            .observe(dialog, { attributes: true, attributeFilter: ['open'] });
+        }"""
+    )
+    steps.read(alice)
+    alice.get_by_role("button", name="Approve with passkey").tap()
+    go = alice.get_by_role("button", name="Continue")
+    expect(go).to_be_enabled()
+    assert alice.evaluate("atFirst") is True
+    go.tap()
+    expect(alice.get_by_role("status")).to_contain_text("Approved")
+
+
+def test_AP_22_a_turned_phone_has_read_no_more_than_before(alice: Page, agent: steps.Agent) -> None:
+    open_request(alice, agent, [FILES | {"resource": f"files/reports/{n}"} for n in range(12)])
+    alice.set_viewport_size({"width": 320, "height": 568})
+    alice.reload()
+    share = """share => {
+      const box = document.getElementById('sign-approve').getBoundingClientRect();
+      const bar = document.querySelector('.reach').getBoundingClientRect();
+      scrollTo(0, scrollY + box.top + share * box.height - bar.top);
+    }"""
+    for step in range(1, 7):
+        alice.evaluate(share, step / 10)
+        alice.wait_for_timeout(50)
+    approve = alice.get_by_role("button", name="Approve with passkey")
+    expect(approve).to_be_disabled()
+    alice.set_viewport_size({"width": 1000, "height": 568})
+    alice.wait_for_timeout(300)
+    expect(approve).to_be_disabled()
+    steps.read(alice)
+    expect(approve).to_be_enabled()
+    alice.set_viewport_size(PHONE)  # type: ignore[arg-type]
+
+
+def test_AP_22_a_link_to_the_end_of_the_text_reads_nothing(alice: Page, agent: steps.Agent) -> None:
+    """An agent gives its person the link, and may add a fragment to it."""
+    many = [FILES | {"resource": f"files/reports/{n}"} for n in range(12)]
+    grant = open_request(alice, agent, many)
+    approve = alice.get_by_role("button", name="Approve with passkey")
+    end = alice.locator("#sign-approve-end")
+    url = f"{agent.registry.url}/approvals/{grant}/"
+    alice.goto(f"{url}#sign-approve-end")
+    expect(end).to_be_focused()
+    alice.wait_for_timeout(300)
+    expect(approve).to_be_disabled()
+    # Nor does Tab from the last lines of the text.
+    alice.goto("about:blank")
+    alice.goto(f"{url}#permission-11")
+    expect(alice.locator("#permission-11")).to_be_focused()
+    alice.keyboard.press("Tab")
+    expect(end).to_be_focused()
+    expect(approve).to_be_disabled()
+    # From the top of the page it does, past each permission.
+    alice.goto("about:blank")
+    alice.goto(f"{url}#main")
+    for _ in range(len(many) + 3):
+        alice.keyboard.press("Tab")
+        if end.evaluate("end => end === document.activeElement"):
+            break
+    expect(end).to_be_focused()
+    expect(approve).to_be_enabled()
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1440])
@@ -197,7 +299,7 @@ def test_AP_1_the_statement_on_the_page_is_what_is_signed(alice: Page, agent: st
     alice.get_by_label("To", exact=True).fill("18:00")
     alice.get_by_role("checkbox", name=re.compile("Only while my")).check()
     alice.get_by_role("spinbutton", name="Valid for").fill("6")
-    alice.get_by_role("combobox", name="Unit of the life").select_option("hours")
+    alice.get_by_role("combobox", name="Days or hours").select_option("hours")
     expect(alice.locator("#changes li")).to_have_count(8)
     expect(alice.locator("#totals")).to_contain_text("€80.00")
     lines = alice.evaluate(SIGNED_LINES)
@@ -247,13 +349,54 @@ def test_errors_stand_beside_their_fields_and_keep_what_was_typed(
     expect(alice.locator("#sign-approve")).to_contain_text("€40.00 per payment")
 
 
+def test_what_the_browser_cannot_read_is_an_error(alice: Page, agent: steps.Agent) -> None:
+    open_request(alice, agent, [READ])
+    uses = alice.get_by_role("spinbutton", name="Uses in all")
+    uses.press("-")
+    expect(uses).to_have_accessible_description(re.compile("Enter a whole number above zero."))
+    uses.fill("3")
+    alice.get_by_text("Hours", exact=True).click()
+    begins = alice.get_by_label("From", exact=True)
+    begins.focus()
+    begins.press("Delete")
+    expect(begins).to_have_accessible_description(re.compile("Enter a time such as 09:00."))
+    begins.fill("09:00")
+    expect(alice.locator("#sign-approve")).to_contain_text("09:00 to 24:00")
+
+
+def test_a_lower_rate_lowers_the_burst(alice: Page, agent: steps.Agent) -> None:
+    open_request(alice, agent, [READ], envelope={"max_requests_per_minute": 30, "max_burst": 10})
+    alice.get_by_role("spinbutton", name="Requests per minute").fill("5")
+    expect(alice.locator("#sign-approve")).to_contain_text("Up to 5 of them at once.")
+    expect(alice.locator(".field-error:visible")).to_have_count(0)
+
+
+def test_a_total_that_changed_is_shown_before_it_is_signed(alice: Page, agent: steps.Agent) -> None:
+    first = open_request(alice, agent, [READ, FILES])
+    steps.approve(alice, second_step=False)
+    grant = str(agent.request("demo-service", [FILES])["grant_id"])
+    alice.goto(f"{agent.registry.url}/approvals/{grant}/")
+    permissions = alice.get_by_role("row", name=re.compile("^Permissions"))
+    expect(permissions).to_have_text("Permissions23")
+    # As if another tab had changed what is active.
+    ended = "UPDATE registry_grant SET valid_until = '2020-01-01' WHERE id = ?"
+    assert write(agent.registry, ended, uuid.UUID(first).hex) == 1
+    steps.read(alice)
+    approve = alice.get_by_role("button", name="Approve with passkey")
+    approve.tap()
+    expect(alice.get_by_role("alert")).to_contain_text("in total has changed")
+    expect(permissions).to_have_text("Permissionsnone1")
+    assert agent.status(grant)["status"] == "pending"
+    approve.tap()
+    expect(alice.get_by_role("status")).to_contain_text("Approved")
+
+
 def test_enter_in_a_field_decides_nothing(alice: Page, agent: steps.Agent) -> None:
     grant = open_request(alice, agent, [READ])
     steps.read(alice)
     for name in ("Approve with passkey", "Deny"):
         expect(alice.get_by_role("button", name=name)).to_be_enabled()
-    asked: list[str] = []
-    alice.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[1]))
+    asked = posts_of(alice)
     uses = alice.get_by_role("spinbutton", name="Uses in all")
     uses.fill("3")
     uses.press("Enter")

@@ -71,11 +71,14 @@ def test_approving_takes_no_mouse(alice: Page, paths: dict[str, str]) -> None:
     approve = alice.get_by_role("button", name="Approve with passkey")
     tab_to(alice, approve)
     read_on(alice, approve)
+    # A held key must not show the rest and sign (reading.js).
+    alice.wait_for_timeout(750)
     alice.keyboard.press("Enter")
     dialog = alice.get_by_role("dialog")
     expect(dialog).to_be_visible()
     # The safe choice has the focus first.
     expect(dialog.get_by_role("button", name="Go back")).to_be_focused()
+    expect(dialog.get_by_role("button", name="Continue")).to_be_enabled()
     tab_to(alice, dialog.get_by_role("button", name="Continue"))
     alice.keyboard.press("Enter")
     expect(alice.get_by_role("status")).to_contain_text("Approved")
