@@ -228,7 +228,7 @@ def test_a_deputy_decides_while_the_member_is_away_and_not_after(
     assert bob.get(f"/approvals/{paying.pk}/").status_code == 404
     assert carol.approve(paying).status_code == 200
     assert verified(paying, now)["routing"]["as"] == "deputy"
-    assert "You are there as a deputy." in Receipt.objects.get().consent_text
+    assert "You decide as the deputy of a member who is away." in Receipt.objects.get().consent_text
     assert Absence.objects.get() == absence
 
 
@@ -327,6 +327,15 @@ def test_what_a_deleted_approver_signed_for_others_stays_and_holds_no_name(
     assert not GroupMember.objects.exists()
     paying.refresh_from_db()
     assert issue(agent, paying).status_code == 201
+
+
+def test_an_administrator_finds_what_an_approver_decided_for_others(
+    admin: Person, bob: Person, rule: ApprovalRule, paying: Grant
+) -> None:
+    assert bob.approve(paying).status_code == 200
+    listed = f"/admin/registry/grant/?human__id__exact={bob.human.pk}"
+    assert listed in admin.get(f"/admin/registry/human/{bob.human.pk}/change/").content.decode()
+    assert f"/admin/registry/grant/{paying.pk}/" in admin.get(listed).content.decode()
 
 
 def test_what_a_recovered_approver_signed_for_others_waits_for_a_signature(
