@@ -223,7 +223,8 @@ def route_sentences(route: Route, rosters: Rosters | None, zone: str) -> list[st
     lines.append(_may_decide(route, names))
     if route.passes_on_at is not None:
         lines.append(
-            _("It is passed on at %(at)s.") % {"at": sentences.moment(route.passes_on_at, zone)}
+            _("If no one decides, it is passed on at %(at)s.")
+            % {"at": sentences.moment(route.passes_on_at, zone)}
         )
     return lines
 
