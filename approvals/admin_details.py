@@ -183,6 +183,9 @@ def _of_human(row: Human) -> list[Link]:
     found = [
         Link(_("Agents"), _("Their agents"), list_page(Agent, human__id__exact=row.pk)),
         Link(_("Grants"), _("Of their agents"), list_page(Grant, agent__human__id__exact=row.pk)),
+        Link(
+            _("Decisions"), _("Grants they decided on"), list_page(Grant, human__id__exact=row.pk)
+        ),
         Link(_("Passkeys"), str(passkeys)),
     ]
     if row.status != Human.Status.DELETED:

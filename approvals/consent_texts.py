@@ -63,7 +63,11 @@ def routing_lines(routing: Mapping[str, Any] | None) -> list[str]:
             "You decide for %(owner)s, because the rule %(rule)s sends this to the group %(group)s."
         )
     )
-    deputy = [_("You are there as a deputy.")] if routing["as"] == "deputy" else []
+    deputy = (
+        [_("You decide as the deputy of a member who is away.")]
+        if routing["as"] == "deputy"
+        else []
+    )
     return [line % parts, *deputy]
 
 

@@ -18,7 +18,9 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from approvals.models import Notification, NotificationChannel
 from audit.new_ids import new_id
 from registry.models import Agent, Grant, Human
+from registry.services.decision_routing import Rosters, read_rosters, route_grant
 from verifier.models import Confirmation
+from verifier.services.confirmation_lifecycle import route_confirmation
 
 What = Notification.What
 # When the reminder of a request is due, before the request expires. A request waits an hour.
@@ -37,11 +39,18 @@ _AS: Final = {
 def add_waiting(*, now: datetime) -> int:
     """Add a row for each channel that was not yet told of what waits. Returns how many.
 
-    Safe to run in parallel: of two rows for the same message the database refuses one.
+    Only for the owners who decide themselves: `routed_requests.tell_approvers` tells the people to
+    whom a rule sends it. Safe to run in parallel: of two rows for the same message the database
+    refuses one.
     """
     grants = Grant.objects.waiting(now).exclude(agent__status=Agent.Status.REVOKED)
-    ending = grants.filter(expires_at__lte=now + REMIND_BEFORE)
     confirmations = Confirmation.objects.waiting(now)
+    if rosters := read_rosters(now):
+        grants = grants.exclude(pk__in=_routed_grants(grants, now, rosters))
+        confirmations = confirmations.exclude(
+            pk__in=_routed_confirmations(confirmations, now, rosters)
+        )
+    ending = grants.filter(expires_at__lte=now + REMIND_BEFORE)
     return (
         _add(What.REQUEST, grants, "agent__human_id", now)
         + _add(What.REQUEST_ENDS, ending, "agent__human_id", now)
@@ -131,6 +140,29 @@ def quiet_end(channel: NotificationChannel, human: Human, now: datetime) -> date
     day = local.date() if time < end else local.date() + timedelta(days=1)
     # When the clock goes back, an hour comes twice: the end is in the same one of both as `now`.
     return datetime.combine(day, end.replace(fold=local.fold), zone)
+
+
+def _routed_grants(rows: QuerySet[Grant], now: datetime, rosters: Rosters) -> list[uuid.UUID]:
+    """The requests on which their owner may not decide now."""
+    every = rows.select_related("agent__human").defer("agent__manifest", "agent__public_jwk")
+    return [
+        row.pk
+        for row in every
+        if str(row.agent.human_id) not in route_grant(row, now, rosters).deciders
+    ]
+
+
+def _routed_confirmations(
+    rows: QuerySet[Confirmation], now: datetime, rosters: Rosters
+) -> list[uuid.UUID]:
+    """The transactions that their owner may not confirm now."""
+    unseen = ("grant__agent__manifest", "grant__agent__public_jwk")
+    every = rows.select_related("grant__agent__human").defer(*unseen)
+    return [
+        row.pk
+        for row in every
+        if str(row.grant.agent.human_id) not in route_confirmation(row, now, rosters).deciders
+    ]
 
 
 def _zone_of(human: Human) -> tzinfo:

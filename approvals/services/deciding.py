@@ -164,9 +164,12 @@ def gone() -> GrantChangedError:
 
 
 def _had_begun(human: Human, purpose: str, subject: uuid.UUID, now: datetime) -> bool:
-    """Whether this person was asked for a signature on this within the last minutes."""
+    """Whether this person was asked to sign this for another within the last minutes.
+
+    A former owner, who decided by no rule, gets the answer for an unknown id.
+    """
     asked = Challenge.objects.open(now).filter(human=human, purpose=purpose, subject=str(subject))
-    return asked.exists()
+    return asked.filter(statement__has_key="routing").exists()
 
 
 def decided_by(receipt: Receipt | None, reader: Human) -> dict[str, Any] | None:
@@ -223,7 +226,8 @@ def route_sentences(route: Route, rosters: Rosters | None, zone: str) -> list[st
     lines.append(_may_decide(route, names))
     if route.passes_on_at is not None:
         lines.append(
-            _("It is passed on at %(at)s.") % {"at": sentences.moment(route.passes_on_at, zone)}
+            _("If no one decides, it is passed on at %(at)s.")
+            % {"at": sentences.moment(route.passes_on_at, zone)}
         )
     return lines
 

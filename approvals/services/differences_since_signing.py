@@ -37,7 +37,12 @@ def moved_since_signed(grant: Grant, lost: tuple[LostPermission, ...]) -> list[s
     ):
         lines.append(change_sentence("allowed", None, None))
     if grant.suspension_cause == causes.RECOVERY:
-        lines.append(_("Your account was recovered."))
+        for_other = grant.human_id not in {None, agent.human_id}
+        lines.append(
+            _("The account of the owner, or of the person who approved this, was recovered.")
+            if for_other
+            else _("Your account was recovered.")
+        )
     if grant.suspension_cause == causes.RESTORED:
         lines.append(
             _(

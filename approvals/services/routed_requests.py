@@ -5,7 +5,7 @@ Who may decide follows from the rows and the time alone: the job changes nothing
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -14,7 +14,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from approvals.models import Notification, NotificationChannel
-from approvals.notifications.outbox import quiet_end, tell_channels
+from approvals.notifications.outbox import REMIND_BEFORE, quiet_end, tell_channels
 from audit import kinds
 from audit.models import Event
 from audit.new_ids import first_id_at
@@ -196,22 +196,33 @@ def _tell(waiting: Iterable[_Waiting], now: datetime) -> int:
     told = set(
         Notification.objects.filter(
             channel__human_id__in=deciders,
-            what__in=[What.REQUEST, What.CONFIRMATION],
+            what__in=[What.REQUEST, What.REQUEST_ENDS, What.CONFIRMATION],
             subject__in=[each.subject for each in waiting],
         ).values_list("channel_id", "what", "subject")
     )
     sent = 0
     for each in waiting:
-        channels = [
-            channel
-            for human in each.route.deciders
-            for channel in by_human.get(human, ())
-            if getattr(channel, each.switch)
-            and (channel.pk, each.what, each.subject) not in told
-            and quiet_end(channel, channel.human, now) is None
-        ]
-        if channels:
+        new: dict[Notification.What, list[NotificationChannel]] = {}
+        for human in each.route.deciders:
+            for channel in by_human.get(human, ()):
+                awake = not quiet_end(channel, channel.human, now)
+                what = _due(each, channel, told, now)
+                if what and awake and getattr(channel, each.switch):
+                    new.setdefault(what, []).append(channel)
+        for what, channels in new.items():
             with transaction.atomic():
-                tell_channels(channels, what=each.what, now=now, subject=each.subject)
+                tell_channels(channels, what=what, now=now, subject=each.subject)
             sent += len(channels)
     return sent
+
+
+def _due(
+    each: _Waiting, channel: NotificationChannel, told: Collection[Any], now: datetime
+) -> Notification.What | None:
+    """The message that this channel lacks: the first one, or the reminder of a request."""
+    if (channel.pk, each.what, each.subject) not in told:
+        return each.what
+    ends = each.what == What.REQUEST and each.grant.expires_at <= now + REMIND_BEFORE
+    if ends and (channel.pk, What.REQUEST_ENDS, each.subject) not in told:
+        return What.REQUEST_ENDS
+    return None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from django.core import signing
 from django.db import transaction
 
 from agentauth.protocol.approval_receipt import build_receipt
@@ -31,6 +32,7 @@ from registry.models import Human
 
 # Where the statement of each kind names what it is about.
 _SUBJECTS: Final = {"approval": "grant_id", "confirmation": "confirmation_id"}
+_SALT: Final = "approvals.statement"
 
 
 def ask_signature(
@@ -56,7 +58,11 @@ def ask_signature(
         statement=statement.to_json(),
         consent_text=consent_text,
         # The previous release, which may run beside this one, reads `claim_number` here.
-        data={"drawn": drawn, "claim_number": page.shown.get("claim_number")},
+        data={
+            "drawn": drawn,
+            "claim_number": page.shown.get("claim_number"),
+            "sealed": _seal(ceremony, statement.to_json(), consent_text),
+        },
     )
     return passkey_options(row, human)
 
@@ -96,7 +102,7 @@ def accept_signature(
             fault_point("approve.after_signature")
             # A challenge of the previous release may have no token; its page must then be reloaded.
             check_drawn(page(row), row.data.get("drawn", ""))
-            _check_statement(row, routing)
+            _check_statement(row, ceremony, routing)
             act(row)
             hold_human(human)
             return _keep_receipt(row, human, passkey, verified, fingerprint, now=now)
@@ -109,17 +115,39 @@ def accept_signature(
         raise
 
 
-def _check_statement(row: Challenge, routing: Mapping[str, Any] | None) -> None:
+def _seal(ceremony: Ceremony, statement: Mapping[str, Any], consent_text: str) -> str:
+    """Proves that a process with SECRET_KEY made this statement for this ceremony."""
+    return signing.Signer(salt=_SALT).sign(_digest(ceremony, statement, consent_text))
+
+
+def _is_sealed(row: Challenge, ceremony: Ceremony) -> bool:
+    try:
+        sealed = signing.Signer(salt=_SALT).unsign(str(row.data.get("sealed", "")))
+    except signing.BadSignature:
+        return False
+    return hmac.compare_digest(sealed, _digest(ceremony, row.statement, row.consent_text))
+
+
+def _digest(ceremony: Ceremony, statement: Mapping[str, Any], consent_text: str) -> str:
+    human = None if ceremony.human is None else str(ceremony.human.pk)
+    of = [str(ceremony.purpose), str(ceremony.subject), ceremony.session.hex(), human]
+    return hashlib.sha256(canonical_json([*of, dict(statement), consent_text])).hexdigest()
+
+
+def _check_statement(row: Challenge, ceremony: Ceremony, routing: Mapping[str, Any] | None) -> None:
     """Check that the challenge's statement is of this ceremony, about its subject, and so routed.
 
-    The row is not sealed. Without this check, one UPDATE of it would make a person's own ceremony
-    sign a decision on another person's request.
+    Without this check, an attacker who can write the row could rewrite the statement of their own
+    ceremony: into a decision on another person's request, or into a larger payment than the one by
+    which a rule let them decide. A challenge of the previous release has no seal: its page must be
+    reloaded.
     """
     body = row.statement
     subject = _SUBJECTS.get(row.purpose)
     is_ours = body.get("kind") == row.purpose and (
         subject is None or body.get(subject) == row.subject
     )
+    is_ours = is_ours and _is_sealed(row, ceremony)
     if not is_ours or body.get("routing") != (None if routing is None else dict(routing)):
         raise InvalidAssertionError("This signature was made for something else. Try again.")
 

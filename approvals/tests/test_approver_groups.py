@@ -17,10 +17,11 @@ from agentauth.protocol.money import Money
 from agentauth.sdk.approval_receipts import check_receipt, read_key_set, summary
 from approvals.models import Challenge, Receipt
 from approvals.services.human_suspension_and_erasure import delete_human
-from approvals.services.statement_builders import approval
+from approvals.services.statement_builders import approval, confirmation
 from approvals.services.term_choices import offered_terms
 from approvals.tests.cast import Person, invited
 from approvals.tests.notifying import by_mail, outbox
+from approvals.tests.recovering import ready_link, recovered
 from approvals.tests.test_pages import asking
 from kms.services import public_jwks, verification_keys
 from registry.models import (
@@ -193,11 +194,17 @@ def test_a_members_own_request_is_decided_by_another_person(
     assert (body["as"], body["group"]) == ("administrator", None)
 
 
-def test_the_owner_decides_if_no_one_else_can_and_the_text_says_so(
+def test_the_only_administrator_decides_on_their_own_and_the_text_says_so(
     alice: Person, rule: ApprovalRule, paying: Grant, agent: AgentClient, now: datetime
 ) -> None:
     remove_member(member=GroupMember.objects.get(), actor=TESTER, now=now)
+    # Not an owner without that right: rows that are written away must not make them the last one.
     assert not Human.objects.filter(is_staff=True).exists()
+    assert_refused(alice.statement(paying), 409, "invalid_state")
+    human = alice.human
+    human.is_staff = True
+    human.set_seal()
+    human.save()
     assert alice.approve(paying).status_code == 200
     assert verified(paying, now)["routing"]["as"] == "owner"
     assert "no one else can decide" in Receipt.objects.get().consent_text
@@ -221,7 +228,7 @@ def test_a_deputy_decides_while_the_member_is_away_and_not_after(
     assert bob.get(f"/approvals/{paying.pk}/").status_code == 404
     assert carol.approve(paying).status_code == 200
     assert verified(paying, now)["routing"]["as"] == "deputy"
-    assert "You are there as a deputy." in Receipt.objects.get().consent_text
+    assert "You decide as the deputy of a member who is away." in Receipt.objects.get().consent_text
     assert Absence.objects.get() == absence
 
 
@@ -281,6 +288,33 @@ def test_a_challenge_written_over_signs_nothing_for_another(
     assert not Receipt.objects.exists()
 
 
+def test_a_rewritten_statement_confirms_no_payment_that_a_rule_sends_on(
+    alice: Person, asking: Confirmation, finance: ApproverGroup, now: datetime
+) -> None:
+    """Alice can write the database: the row is below the rule's amount while she decides."""
+    create_rule(
+        name="Over €50", group=finance, above=Money.of("50.00", "EUR"), actor=TESTER, now=now
+    )
+    real = asking.action
+    small = real | {"amount": real["amount"] | {"value": "1.00"}}
+    Confirmation.objects.filter(pk=asking.pk).update(action=small)
+    path = f"/confirmations/{asking.pk}/"
+    assert alice.press_on(path, decision="confirm").status_code == 200
+    row, text = Challenge.objects.get(purpose="confirmation"), "x"
+    asking.refresh_from_db()
+    asking.action = real
+    forged = confirmation(
+        row=asking, human=alice.human, decision="confirm", consent_text=text, now=now
+    )
+    Challenge.objects.filter(pk=row.pk).update(
+        statement=forged.to_json(), challenge=forged.challenge(), consent_text=text
+    )
+    options = {"challenge": b64u_encode(forged.challenge()), "rpId": "localhost"}
+    done = alice.post(f"{path}decide", {"credential": alice.device.assertion(options)})
+    assert_refused(done, 400, "invalid_assertion")
+    assert not Receipt.objects.filter(kind="confirmation").exists()
+
+
 def test_what_a_deleted_approver_signed_for_others_stays_and_holds_no_name(
     bob: Person, rule: ApprovalRule, paying: Grant, agent: AgentClient, now: datetime
 ) -> None:
@@ -292,6 +326,29 @@ def test_what_a_deleted_approver_signed_for_others_stays_and_holds_no_name(
     assert "Bob" not in row.consent_text
     assert not GroupMember.objects.exists()
     paying.refresh_from_db()
+    assert issue(agent, paying).status_code == 201
+
+
+def test_an_administrator_finds_what_an_approver_decided_for_others(
+    admin: Person, bob: Person, rule: ApprovalRule, paying: Grant
+) -> None:
+    assert bob.approve(paying).status_code == 200
+    listed = f"/admin/registry/grant/?human__id__exact={bob.human.pk}"
+    assert listed in admin.get(f"/admin/registry/human/{bob.human.pk}/change/").content.decode()
+    assert f"/admin/registry/grant/{paying.pk}/" in admin.get(listed).content.decode()
+
+
+def test_what_a_recovered_approver_signed_for_others_waits_for_a_signature(
+    alice: Person, bob: Person, rule: ApprovalRule, paying: Grant, agent: AgentClient, now: datetime
+) -> None:
+    assert bob.approve(paying).status_code == 200
+    anew = recovered(ready_link(bob.human, now))
+    paying.refresh_from_db()
+    assert (paying.status, paying.suspension_cause) == ("suspended", "recovery")
+    assert_refused(issue(agent, paying), 400, "invalid_grant")
+    said = "or of the person who approved this, was recovered."
+    assert said in anew.get(f"/approvals/{paying.pk}/").content.decode()
+    assert anew.approve(paying).status_code == 200
     assert issue(agent, paying).status_code == 201
 
 

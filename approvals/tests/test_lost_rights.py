@@ -20,7 +20,15 @@ from approvals.sessions import stored_key
 from approvals.tests.cast import PAY, Person, invited
 from approvals.tests.recovering import ready_link, recovered
 from audit.services import Actor
-from registry.models import Agent, EnrolmentCode, Grant, Human, ServiceProvider
+from registry.models import (
+    Agent,
+    CatalogueVersion,
+    EnrolmentCode,
+    Grant,
+    Human,
+    ServiceProvider,
+    ServiceProviderSecret,
+)
 from registry.services.humans import end_sessions, suspend_human
 from registry.tests.cast import TESTER, AgentClient, approve, assert_refused, claim_link, pending
 from tests.endpoints import writing
@@ -156,15 +164,22 @@ def test_AP_9_former_owner_gets_the_same_answer_as_for_an_unknown_id(
     assert Grant.objects.get().status == "pending"
 
 
-ACTS = {
+PROVIDER = "/admin/service-providers/<uuid:service_provider_id>/"
+ACTS: dict[str, dict[str, str]] = {
     "/admin/invite/": {"email": "new@example.org"},
     "/admin/enrolment-code/": {"human": "alice"},
     "/admin/new-service-provider/": {"name": "Beta", "audience": "http://127.0.0.1:8004"},
+    "/admin/new-catalogue/": {"document": "{}"},
+    f"{PROVIDER}change/": {"audience": "http://127.0.0.1:8005"},
+    f"{PROVIDER}rotate-secret/": {},
+    f"{PROVIDER}end-previous-secrets/": {},
 }
 
 
 def made() -> list[object]:
-    rows = [model._default_manager.count() for model in (SetupCode, EnrolmentCode, ServiceProvider)]
+    models = (SetupCode, EnrolmentCode, ServiceProvider, ServiceProviderSecret, CatalogueVersion)
+    rows: list[object] = [model._default_manager.count() for model in models]
+    rows += ServiceProvider.objects.order_by("pk").values_list("audience", "allowed")
     return [*rows, *Human.objects.order_by("email").values_list("email", "status", "session_epoch")]
 
 
@@ -178,14 +193,14 @@ def another_admin(keys: None, now: datetime) -> None:
 @pytest.mark.parametrize("path", ACTS)
 @pytest.mark.parametrize("loss", ["no longer staff", "suspended", "signed out everywhere"])
 def test_AP_9_DJ_16_former_admin_cannot_use_an_earlier_signature(
-    admin: Person, alice: Person, now: datetime, path: str, loss: str
+    admin: Person, alice: Person, reading: Grant, now: datetime, path: str, loss: str
 ) -> None:
-
-    signed = json.dumps(admin.verification(path))
     fields = {
         name: str(alice.human.pk) if name == "human" else value
         for name, value in ACTS[path].items()
     }
+    path = path.replace("<uuid:service_provider_id>", str(reading.service_provider_id))
+    signed = json.dumps(admin.verification(path))
     if loss == "no longer staff":
         Human.objects.filter(pk=admin.human.pk).update(is_staff=False)
     else:

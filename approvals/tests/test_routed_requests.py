@@ -7,14 +7,19 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from approvals.models import Notification
+from approvals.notifications.outbox import add_waiting
 from approvals.services.routed_requests import tell_approvers
 from approvals.tests.cast import Person, invited
 from approvals.tests.notifying import NIGHT, by_mail, outbox
+from approvals.tests.test_pages import asking
 from audit import kinds
 from audit.models import Event
-from registry.models import ApproverGroup, Grant, GroupMember
+from registry.models import ApprovalRule, ApproverGroup, Grant, GroupMember
 from registry.services.approvers import add_member, create_group, create_rule, remove_member
 from registry.tests.cast import TESTER
+from verifier.models import Confirmation
+
+__all__ = ["asking"]
 
 pytestmark = pytest.mark.django_db
 
@@ -70,6 +75,37 @@ def test_each_group_is_told_when_the_request_comes_to_it_and_once(
     # Then the administrators, of whom there are none: the groups still decide.
     assert tell_approvers(now=at + minutes(30)) == 0
     assert len(steps(paying)) == 3
+
+
+def test_those_who_decide_are_reminded_and_the_owner_is_not_asked(
+    alice: Person,
+    bob: Person,
+    groups: tuple[ApproverGroup, ApproverGroup],
+    paying: Grant,
+    now: datetime,
+) -> None:
+    for person in (alice, bob):
+        by_mail(person.human, now - timedelta(days=1))
+    late = paying.expires_at - minutes(14)
+    for at in (paying.created_at, late, late + minutes(1)):
+        add_waiting(now=at)
+        tell_approvers(now=at)
+    assert outbox(channel__human=bob.human) == [
+        ("request", "pending"),
+        ("request_ends", "pending"),
+    ]
+    assert outbox(channel__human=alice.human) == []
+
+
+def test_an_owner_is_not_asked_to_confirm_what_others_decide(
+    alice: Person, asking: Confirmation, groups: tuple[ApproverGroup, ApproverGroup], now: datetime
+) -> None:
+    by_mail(alice.human, now - timedelta(days=1))
+    add_waiting(now=now)
+    assert outbox(channel__human=alice.human) == []
+    ApprovalRule.objects.all().delete()
+    add_waiting(now=now)
+    assert outbox(channel__human=alice.human) == [("confirmation", "pending")]
 
 
 def test_an_empty_group_passes_on_at_once_and_the_log_says_why(

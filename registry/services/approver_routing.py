@@ -124,8 +124,9 @@ def route(asked: Asked, roster: Roster, now: datetime) -> Route:
 
     The first rule that matches names a group. Each group has its time; then, or as soon as none of
     its members is there, the next group may decide too, and last the administrators. The owner
-    does not decide on their own request, unless no one else can. Never empty while the owner or an
-    administrator is active. Ends for any roster: each group is visited once.
+    does not decide on their own request, unless they are the only administrator left and no one
+    else can. Never empty while an administrator is active. Ends for any roster: each group is
+    visited once.
     """
     rule = find_rule(asked, roster.rules)
     if rule is None:
@@ -140,7 +141,9 @@ def route(asked: Asked, roster: Roster, now: datetime) -> Route:
         )
         for human, decider in found.items():
             deciders.setdefault(human, decider)
-    if not deciders and asked.owner in roster.active:
+    # Not any owner: whoever takes the seals off the members and administrators would approve alone.
+    # An administrator could also end the rule.
+    if not deciders and asked.owner in roster.administrators & roster.active:
         deciders = {asked.owner: _OWNER}
     return Route(deciders, rule, tuple(steps), passes_on_at)
 

@@ -127,14 +127,15 @@ def end_sessions(*, human: Human, actor: Actor, now: datetime) -> None:
 def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
     """End what depends on lost or stolen passkeys, in the caller's transaction that adds new ones.
 
-    Sessions and unspent enrolment codes end. Every grant needs a new signature, even one
-    that was suspended before.
+    Sessions and unspent enrolment codes end. Every grant needs a new signature, even one that was
+    suspended before: those of the human's agents, and those that the human, or a thief with their
+    passkey, approved for others.
     """
     held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     # In id order, as in every change of many grants (grants_after_change.py), so that none
     # deadlock.
     grants = (
-        Grant.objects.filter(agent__human=human, status__in=held)
+        Grant.objects.filter(Q(agent__human=human) | Q(human=human), status__in=held)
         .select_related("agent")
         .order_by("id")
     )

@@ -353,6 +353,13 @@ def words(theatre: Theatre) -> Page:
     return page
 
 
+def approvers(theatre: Theatre) -> Page:
+    theatre.paths |= steps.stage(theatre.registry, "approvers", "alice@example.org")
+    page = theatre.open(theatre.alice, "/approvers/?type=transact&amount=80.00&currency=EUR")
+    page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true })")
+    return page
+
+
 NOT_FOUND = "/approvals/01900000-0000-7000-8000-000000000000/"
 # The order matters: later screens may rely on what earlier ones did.
 SCREENS = {
@@ -463,6 +470,12 @@ SCREENS = {
     "control-room-catalogue": Screen(at("/admin/new-catalogue/")),
     "activity-wrong-log": Screen(wrong_log),
     "control-room-wrong-log": Screen(at("/admin/log/")),
+    "approvers-empty": Screen(at("/approvers/")),
+    "approvers": Screen(approvers),
+    "approvers-wrong-amount": Screen(at("/approvers/?type=transact&amount=x"), frozenset({400})),
+    "approval-others-decide": Screen(at("approval-others-decide")),
+    "approval-for-another": Screen(at("approval-for-another")),
+    "settings-absence": Screen(at("/settings/")),
     "hostile-approval": Screen(hostile_approval),
     "hostile-receipt": Screen(hostile_receipt),
     "hostile-claim": Screen(at("hostile-claim")),

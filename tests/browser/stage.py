@@ -471,6 +471,7 @@ ACTS = {"set_up": set_up, "withdraw": withdraw}
 if __name__ == "__main__":
     django.setup()
     from tests.browser import (
+        approvers_stage,
         catalogue_stage,
         hostile_stage,
         log_stage,
@@ -480,5 +481,5 @@ if __name__ == "__main__":
 
     what, argument = sys.argv[1:]
     acts = ACTS | log_stage.ACTS | hostile_stage.ACTS | restore_stage.ACTS | recovery_stage.ACTS
-    acts |= catalogue_stage.ACTS
+    acts |= catalogue_stage.ACTS | approvers_stage.ACTS
     print(json.dumps(acts[what](argument)))

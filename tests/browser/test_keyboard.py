@@ -134,7 +134,8 @@ def test_the_skip_link_comes_first_and_leads_to_the_content(
 
 
 @pytest.mark.parametrize(
-    "path", ["/approvals/", "changed", "claim", "agent-active", "/settings/", "/admin/"]
+    "path",
+    ["/approvals/", "changed", "claim", "agent-active", "/settings/", "/admin/", "/approvers/"],
 )
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_focus_is_always_seen(
