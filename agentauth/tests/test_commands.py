@@ -137,7 +137,7 @@ GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
 def documented() -> dict[str, set[str]]:
     """Command → the members section 12 names for it: the words in backticks, without options."""
     page = (ROOT / "docs/protocol.md").read_text()
-    section = page[page.index("\n## 12. Commands") : page.index("\n## 13.")]
+    section = page[page.index("\n## 12. Commands") :]
     rows = re.findall(r"^\| `(\w+)(?=[ `])[^|]*?(?:\\\|[^|]*?)*\| (.+) \|$", section, re.MULTILINE)
     return {name: set(re.findall(r"`(\w+)`", text)) for name, text in rows}
 

@@ -30,6 +30,7 @@ def test_DJ_8_a_charset_that_is_none_for_text_fails_nothing(charset: str) -> Non
     assert request.content_type == "application/x-www-form-urlencoded"
 
 
+@pytest.mark.django_db
 def test_an_answer_to_head_has_the_length_of_the_other_and_no_body() -> None:
     """The server would drop a body here, and log a warning each time."""
 
