@@ -169,8 +169,9 @@ def test_what_only_browsers_need_changes_no_answer_of_the_api(
 ) -> None:
     def answered() -> tuple[Any, ...]:
         answer = Client().generic(method, path, **more)
-        # New in each answer: its id, and the CSRF token in a page.
-        made = re.compile(rf'{answer["X-Request-Id"]}|(?<="csrf-token" content=")\w{{64}}')
+        # New in each answer: its id, and the CSRF tokens in a page.
+        tokens = r"""(?<=csrf-token" content=")\w{64}|(?<=csrfmiddlewaretoken" value=")\w{64}"""
+        made = re.compile(rf"{answer['X-Request-Id']}|{tokens}")
         said = {name: made.sub("", value) for name, value in answer.items()}
         return answer.status_code, said, set(answer.cookies), made.sub("", answer.content.decode())
 
@@ -184,8 +185,8 @@ def test_what_agents_pass_over_is_for_browsers_alone(settings: Settings) -> None
     behind = settings.MIDDLEWARE[settings.MIDDLEWARE.index(JUMP) + 1 :]
     assert [name.rpartition(".")[2] for name in behind] == [
         "SessionMiddleware", "CommonMiddleware", "CsrfViewMiddleware", "AuthenticationMiddleware",
-        "RateLimitMiddleware", "MessageMiddleware", "SameOriginMiddleware", "KeepSessionMiddleware",
-        "TimeZoneMiddleware", "PageErrorMiddleware",
+        "LanguageMiddleware", "RateLimitMiddleware", "MessageMiddleware", "SameOriginMiddleware",
+        "KeepSessionMiddleware", "TimeZoneMiddleware", "PageErrorMiddleware",
     ]  # fmt: skip
     assert not hasattr(Client().get("/v1/schema/").wsgi_request, "session")
     assert hasattr(Client().get("/docs/").wsgi_request, "session")
