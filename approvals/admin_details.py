@@ -1,4 +1,4 @@
-"""The control room's page of one row: facts, acts, related rows, and what the log says of it."""
+"""The control room's page of one row: facts, actions, related rows and events."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -28,9 +28,9 @@ from kms.models import Key, KeyCertificate
 from registry.models import Agent, Grant, Human, ServiceProvider
 
 EVENTS_SHOWN: Final = 20
-# Characters of a fact that is shown unfolded.
+# A fact with more characters is shown folded.
 _SHORT: Final = 120
-# Actions that lead to an end for good.
+# Actions that cannot be undone.
 _ENDS: Final = {"revoke", "disable", "delete", "forget"}
 
 
@@ -60,13 +60,13 @@ class Button(NamedTuple):
 
     @property
     def is_end(self) -> bool:
-        """Whether it leads to an end for good."""
+        """Whether the action cannot be undone."""
         return self.action in _ENDS
 
 
 _Offered = Callable[[Any, datetime], bool]
-# Every action of the site: its name on a row's page, and for which rows it is offered. The service
-# refuses the others too.
+# Every action of the site: its name on a row's page, and the rows for which it is offered. The
+# service itself refuses it for other rows.
 ACTIONS: Final[dict[tuple[type[Model], str], tuple[Any, _Offered]]] = {
     (Agent, "suspend"): (
         gettext_lazy("Suspend agent"),
@@ -244,7 +244,7 @@ _ABOUT: Final[dict[type[Model], Callable[[Any], QuerySet[Event]]]] = {
 
 
 def _pages_of(row: Model) -> list[Button]:
-    """Acts that take more than a press."""
+    """Actions that need a page of their own."""
     if not isinstance(row, ServiceProvider) or row.status == ServiceProvider.Status.REVOKED:
         return []
     names = {
@@ -309,13 +309,13 @@ class DetailPages(_ModelAdmin):
             label, offered = ACTIONS[type(row), action]
             if offered(row, now):
                 found.append(Button(label, action))
-        # What ends something for good comes last.
+        # Actions that cannot be undone come last.
         return sorted(found, key=lambda button: button.is_end)
 
     def response_action(  # type: ignore[override]  # the stubs have a parameter of Django 6
         self, request: HttpRequest, queryset: Any
     ) -> HttpResponse | None:
-        """As Django's, but back to the row's page if the button was there."""
+        """As Django's, but returns to the row's page if the button was there."""
         done: HttpResponse | None = super().response_action(request, queryset)
         chosen = request.POST.getlist(ACTION_CHECKBOX_NAME)
         is_list = isinstance(done, HttpResponseRedirect) and done.url == request.get_full_path()
@@ -352,5 +352,5 @@ def _fact(model_admin: Any, row: Model, name: str) -> Fact:
 
 
 def _searched(row: Model) -> str:
-    """What the list of events finds this row's events by."""
+    """The search term that finds this row's events in the list of events."""
     return row.kid if isinstance(row, Key) else str(row.pk)

@@ -28,7 +28,7 @@ def export_list(model_admin: Any, request: HttpRequest) -> StreamingHttpResponse
         rows = model_admin.get_changelist_instance(request).queryset
     except IncorrectLookupParameters as error:
         raise InvalidRequestError("The list has no such filter.") from error
-    # The ids first, so that rows that come and go meanwhile shift no page.
+    # Read the ids first, so that rows added or removed meanwhile do not shift a page.
     ids = list(rows.values_list("pk", flat=True)[: MOST + 1])
     name = f"agentauth-{model_admin.opts.model_name}-{timezone.now():%Y-%m-%d}.csv"
     headers = {"Content-Disposition": f"attachment; filename={name}", "Cache-Control": "no-store"}
@@ -61,5 +61,5 @@ def _cell(name: str, row: Any, model_admin: Any) -> object:
         return ""
     if isinstance(value, datetime):
         return timezone.localtime(value).isoformat()
-    # Names are others' words: no direction marks or look-alike blanks in a file.
+    # Others choose names: keep direction marks and look-alike spaces out of the file.
     return legible(str(value)) if value is not None else ""

@@ -1,4 +1,4 @@
-"""The forms of the control room. What they create or change goes through services."""
+"""The forms of the control room. The services create and change the rows."""
 
 from django import forms
 from django.utils.translation import gettext_lazy as _
@@ -71,7 +71,7 @@ class ServiceProviderChangeForm(forms.Form):
 
     audience = _AUDIENCE
     allowed = _ALLOWED
-    # What the form was filled with: a change made meanwhile by someone else is not undone.
+    # The values when the form was opened, so that it does not undo another administrator's change.
     shown_audience = forms.CharField(widget=forms.HiddenInput)
     shown_allowed = forms.CharField(widget=forms.HiddenInput, required=False)
 

@@ -25,9 +25,9 @@ _SPANS: Final = {
 
 
 class WhenFilter(admin.SimpleListFilter):
-    """When rows were made, by their ids: these hold the time, and every table has their index.
+    """Filters by creation time, using ids: they contain the time, and every table indexes them.
 
-    Django's `date_hierarchy` groups the whole table by month for each page.
+    Django's `date_hierarchy` would group the whole table by month for each page.
     """
 
     title = _("when")
@@ -52,7 +52,7 @@ class ListPages(_ModelAdmin):
     """For a ModelAdmin of the control room: its list."""
 
     change_list_template = "admin/rows.html"
-    # Counting the rows behind every filter reads whole tables.
+    # Counting the rows of every filter would read whole tables.
     show_facets = admin.ShowFacets.NEVER
 
     def get_list_filter(self, request: HttpRequest) -> Any:
@@ -66,7 +66,7 @@ class ListPages(_ModelAdmin):
         return [path("export.csv", view, name=name), *super().get_urls()]
 
     def export(self, request: HttpRequest) -> StreamingHttpResponse:
-        """The list as a file, with the filters and the search of the address."""
+        """The list as a file, with the filters and the search term of the URL."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         return export_list(self, request)

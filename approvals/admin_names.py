@@ -22,12 +22,12 @@ def names_of(model: type[Model]) -> set[str]:
 
 
 def _lazy(name: Any) -> Any:
-    """The name, looked up when it is shown; one that is looked up already stays as it is."""
+    """The name, translated when it is shown; a name that is lazy already is returned as it is."""
     return gettext_lazy(name) if isinstance(name, str) else name
 
 
 def translate_names(model: type[Model]) -> None:
-    """Look the names up when they are shown; migrations still see the English ones."""
+    """Translate the names when they are shown; migrations still see the English ones."""
     meta = model._meta  # noqa: SLF001 — public by its docs
     meta.verbose_name = _lazy(meta.verbose_name)
     meta.verbose_name_plural = _lazy(meta.verbose_name_plural)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-# The first that occurs counts: Edge and Opera also say Chrome, and Chrome also says Safari.
+# The first match wins: Edge and Opera also contain Chrome, and Chrome also contains Safari.
 _BROWSERS: Final = (
     ("Edg/", "Edge"),
     ("EdgA/", "Edge"),
@@ -14,7 +14,7 @@ _BROWSERS: Final = (
     ("Chrome/", "Chrome"),
     ("Safari/", "Safari"),
 )
-# iPhones say "like Mac OS X", and Android says Linux.
+# iPhones contain "like Mac OS X", and Android contains Linux.
 _SYSTEMS: Final = (
     ("iPhone", "iPhone"),
     ("iPad", "iPad"),
@@ -27,7 +27,7 @@ _SYSTEMS: Final = (
 
 
 def name_browser(user_agent: str) -> str:
-    """Such as "Firefox on Linux"; empty if it names neither. Keeps no text of the header."""
+    """Such as "Firefox on Linux"; empty if neither is known. Copies no text from the header."""
     browser = next((name for mark, name in _BROWSERS if mark in user_agent), "")
     system = next((name for mark, name in _SYSTEMS if mark in user_agent), "")
     return f"{browser} on {system}" if browser and system else browser or system

@@ -1,7 +1,7 @@
 """A small picture for each agent and service, drawn from its id, so that look-alikes differ.
 
-Decoration beside the name: two rows whose names look the same have different pictures. The id, not
-the key: an agent that rotates its key is the same agent.
+Decoration beside the name: two rows whose names look the same have different pictures. It uses the
+id and not the key, because an agent that rotates its key stays the same agent.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ _SIDE = 5
 _HALF = 3
 _CELL = 6
 _MARGIN = 9
-# Of 25 cells. Fewer or more would look like any other.
+# Filled cells of 25. With fewer or more, pictures would look alike.
 _FEWEST = 7
 _MOST = 18
 
@@ -31,7 +31,7 @@ def identity_mark(row: Agent | ServiceProvider) -> SafeString:
         if isinstance(row, ServiceProvider)
         else '<rect width="48" height="48" rx="12"/>'
     )
-    # `ground` is one of ours, and numbers are all that the id decides.
+    # Safe: `ground` is one of our constants, and the id only determines numbers.
     return format_html(
         '<svg class="identity identity-{}" viewBox="0 0 48 48" aria-hidden="true">{}<path d="{}"/>'
         "</svg>",

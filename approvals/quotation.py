@@ -1,4 +1,4 @@
-"""Quotation marks around what others wrote, as the reader's language has them."""
+"""Quotation marks around what others wrote, in the style of the reader's language."""
 
 import re
 
@@ -6,7 +6,7 @@ from django.utils.translation import gettext as _
 
 from agentauth.protocol.untrusted_text import legible
 
-# A quotation in English or German. No quoted text can hold any of these marks: `legible` escapes
+# A quotation in English or German. No quoted text can contain any of these marks: `legible` escapes
 # them.
 QUOTED = re.compile("(“[^”]*”|„[^“]*“)")
 

@@ -1,6 +1,6 @@
 """A service's words from its catalogue, each marked as the service's; values stay the registry's.
 
-The registry's own verb, resource and amount always stand before them (`sentences.py`).
+The registry's own verb, resource and amount always come first (`sentences.py`).
 """
 
 from typing import Final
@@ -21,13 +21,13 @@ _MINUTE: Final = 60
 
 
 def service_sentence(words: Catalogue, act: Capability | Action, amount: str) -> str:
-    """What the service says about the act, as a sentence of its own; empty if it says nothing."""
+    """The service's sentence about the act; empty if it has none."""
     said = words.sentence_for(act, amount)
     return _("In the service’s words: %(words)s") % {"words": quoted(said)} if said else ""
 
 
 def in_brief(words: Catalogue, act: Capability | Action) -> str:
-    """The service's names of the act and its resource, for the end of a line; or nothing."""
+    """The service's labels for the act and its resource, for the end of a line; else empty."""
     found = words.words_for(act)
     labels = [found.label] if found else []
     if act.resource in words.resources:

@@ -10,13 +10,13 @@ _FIELD = re.compile(r"([a-z_]+): (.+)", re.DOTALL)
 
 
 def refusal_text(error: AgentAuthError) -> str:
-    """The error's sentence as the catalogue has it; English if it has none.
+    """The error's sentence in the reader's language; English if it is not translated.
 
     `name: must not …` is looked up without its field.
     """
     text = error.description
     if not text:
-        # The catalogue's own header stands under the empty text.
+        # The empty text is the key of the message catalogue's own header.
         return ""
     if field := _FIELD.fullmatch(text):
         return f"{gettext(field[1])}: {gettext(field[2])}"

@@ -1,4 +1,4 @@
-"""JSON Schemas of catalogues: what a service provider proposes, and what became of it."""
+"""JSON Schemas of catalogues: what a service provider proposes, and its status."""
 
 from collections.abc import Mapping
 from typing import Any, Final

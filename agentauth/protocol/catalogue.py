@@ -31,16 +31,16 @@ MAX_ARGUMENTS: Final = 16
 MAX_LABEL: Final = 60
 MAX_SENTENCE: Final = 160
 MAX_UNIT: Final = 20
-# The drawings that pages have (templates/icon.html).
+# The icons that pages can draw (templates/icon.html).
 ICONS: Final = (
     "calendar", "chat", "cloud", "document", "folder", "gear", "image", "key", "mail", "money",
     "people", "printer", "search", "table",
 )  # fmt: skip
-# How the registry writes an argument's value. Always beside the exact value.
+# How the registry formats an argument's value, always beside the exact value.
 FORMATS: Final = ("text", "number", "bytes", "percent", "duration")
-# Each can only be shown if it is above the risk of the type itself.
+# A risk is shown only if it is above the risk of the type itself.
 RISKS: Final = ("medium", "high")
-# Numbers after such a letter are drawn before it (UAX #9).
+# A number after such a letter is displayed before it (UAX #9).
 _RIGHT_TO_LEFT: Final = frozenset({"R", "AL", "AN"})
 _PLACEHOLDER: Final = re.compile(r"\{([a-z]*)\}")
 
@@ -72,9 +72,9 @@ class ActionWords:
     arguments: Mapping[str, ArgumentWords] = field(default_factory=dict)
 
     def covers(self, act: Capability | Action) -> bool:
-        """Whether these words are about the whole act: the same kind, at or below the resource."""
+        """Whether these words cover the whole act: the same kind, at or below the resource."""
         same = (self.kind.type, self.kind.namespace, self.kind.name)
-        # A wider right is not described by words about a part of it.
+        # Words about a part must not describe a wider permission.
         return same == (act.type, act.namespace, act.name) and lies_under(
             act.resource, self.kind.resource
         )
@@ -99,7 +99,7 @@ class Catalogue:
     resources: Mapping[str, str] = field(default_factory=dict)
 
     def words_for(self, act: Capability | Action) -> ActionWords | None:
-        """The words of the nearest entry that covers the act; None if there is none."""
+        """The words of the most specific entry that covers the act; None if there is none."""
         found = [each for each in self.actions.values() if each.covers(act)]
         return max(found, key=lambda each: len(each.kind.resource), default=None)
 
@@ -122,11 +122,11 @@ class Catalogue:
         }
 
     def canonical(self) -> bytes:
-        """The RFC 8785 bytes: one catalogue, one spelling."""
+        """The RFC 8785 bytes: equal catalogues have equal bytes."""
         return canonical_json(self.to_json())
 
     def texts(self) -> list[tuple[str, str]]:
-        """Each text that the service wrote, with the place where it stands."""
+        """Each text that the service wrote, with its place in the catalogue."""
         found = []
         for entry, words in self.actions.items():
             found += [(f"{entry}.label", words.label), (f"{entry}.sentence", words.sentence)]
@@ -142,7 +142,7 @@ NO_CATALOGUE: Final = Catalogue()
 
 @dataclass(frozen=True, slots=True)
 class CatalogueRef:
-    """The version of a catalogue that a text was written from: its number, and its digest."""
+    """The version of a catalogue whose words a text contains: its number and its digest."""
 
     version: int
     sha256: str
@@ -158,7 +158,7 @@ def catalogue_sha256(canonical: bytes) -> str:
 
 
 def parse_catalogue(obj: object, where: str = "catalogue") -> Catalogue:
-    """Read a catalogue strictly. `{}` is valid and says nothing.
+    """Parse a catalogue strictly. `{}` is valid and has no words.
 
     Raises InvalidRequestError naming the member (docs/protocol.md section 3).
     """
@@ -236,7 +236,7 @@ def _parse_argument(obj: object, where: str) -> ArgumentWords:
 
 
 def _beside_a_value(obj: object, where: str, maximum: int) -> str:
-    """A text that stands beside a value of ours on one line, which it must not move."""
+    """A text on the same line as one of our values, which it must not move."""
     words = check_quotable(obj, where, maximum=maximum)
     if any(unicodedata.bidirectional(each) in _RIGHT_TO_LEFT for each in words):
         raise InvalidRequestError(

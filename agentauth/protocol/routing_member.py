@@ -1,6 +1,6 @@
 """The member `routing` of a statement: for whom the signer decides, and by which rule (section 6).
 
-A statement without it is signed by the agent's owner, or denies as an administrator.
+Without it, the signer is the agent's owner, or an administrator who denies.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _MEMBERS: Final = ("rule", "group", "for", "as", "passed_on")
 
 
 def check_routing(value: object, human_id: object) -> None:
-    """Check the member; `human_id` is the signer. Raises InvalidRequestError naming the place."""
+    """Check the member; `human_id` is the signer. Raises InvalidRequestError naming the field."""
     where = "statement.routing"
     body = members(value, where, required=_MEMBERS)
     _check_named(body["rule"], f"{where}.rule")
@@ -39,7 +39,7 @@ def check_routing(value: object, human_id: object) -> None:
 
 
 def routing_json(routing: Mapping[str, object] | None) -> dict[str, object]:
-    """The member as a statement has it: none without a routing."""
+    """The member for a statement: empty without a routing."""
     return {} if routing is None else {"routing": deepcopy(dict(routing))}
 
 

@@ -1,4 +1,4 @@
-"""Which sessions are a human's, so that they can be listed and ended one at a time."""
+"""Links sessions to humans, so that they can be listed and ended one at a time."""
 
 import django.db.models.deletion
 from django.conf import settings

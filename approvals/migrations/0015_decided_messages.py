@@ -1,4 +1,4 @@
-"""Messages that another person decided."""
+"""Notifications that another person has decided on a request."""
 
 from django.db import migrations, models
 

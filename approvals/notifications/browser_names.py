@@ -1,10 +1,10 @@
-"""The name of a browser, in words of ours: what a person recognises it by in their settings."""
+"""Our name for a browser, by which a person recognises it in their settings."""
 
 from typing import Final
 
 from django.utils.translation import gettext as _
 
-# In this order: most browsers also name those that they descend from.
+# The first match wins: most browsers also name the browsers that they derive from.
 _BROWSERS: Final = (
     ("Edg", "Edge"),
     ("OPR/", "Opera"),
@@ -27,7 +27,7 @@ _SYSTEMS: Final = (
 
 
 def browser_name(user_agent: str) -> str:
-    """Such as "Chrome on Android". Nothing that the header says is repeated."""
+    """Such as "Chrome on Android". Copies no text from the header."""
     browser = next((name for mark, name in _BROWSERS if mark in user_agent), _("Browser"))
     system = next((name for mark, name in _SYSTEMS if mark in user_agent), "")
     if not system:

@@ -27,8 +27,8 @@ def compose(row: Notification, *, now: datetime) -> Outgoing:
 def slack(text: str, link: str) -> dict[str, Any]:
     """An incoming webhook of Slack.
 
-    Slack reads `<…>` as a link or a mention, so the three characters that it gives a meaning are
-    escaped. It fetches no preview of the link.
+    Slack interprets `<…>` as a link or a mention, so its three special characters are escaped. It
+    fetches no preview of the link.
     """
     return {
         "text": f"{_slack_text(text)}\n<{_slack_text(link)}>",

@@ -9,14 +9,14 @@ from approvals.models import NotificationChannel
 from approvals.notifications.channel_addresses import may_connect, parse_target
 from approvals.notifications.channel_secrets import UnreadableSecretError, decrypt
 
-# Longer than receivers take that only store the message, and well below the claim of a row.
+# Enough for a receiver that only stores the message, and well below the claim time of a row.
 SECONDS: Final = 10.0
-# Only the status counts.
+# The body of the response is not used, only its status.
 MAX_ANSWER_BYTES: Final = 64 * 1024
 
 
 class NotAcceptedError(Exception):
-    """The message was not accepted. Its text is a code of ours, no text of the receiver."""
+    """The message was not accepted. Its text is our own code, not text from the receiver."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def open_channel(channel: NotificationChannel) -> tuple[str, bytes]:
 
 def send(message: Outgoing) -> None:
     """Post it. Only a 2xx status counts as accepted. Raises NotAcceptedError."""
-    # Imported late: httpx takes a tenth of a process's start time, and only `jobs` sends messages.
+    # Imported here: httpx takes a tenth of a process's start time, and only `jobs` send messages.
     from audit.checkpoints.bounded_http_post import AddressRefusedError, NoAnswerError, post
 
     try:

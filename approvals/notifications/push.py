@@ -1,7 +1,7 @@
 """Web Push (RFC 8030): a message to one browser, through the push service of its maker.
 
-The push service learns when a message is sent, how long and how urgent it is, and no word of it. It
-takes messages for a subscription only from the holder of the key with which the browser subscribed
+The push service learns when a message is sent, its length and its urgency, but not its content. It
+accepts messages for a subscription only from the holder of the key that the browser subscribed with
 (VAPID, RFC 8292).
 """
 
@@ -33,7 +33,7 @@ from approvals.notifications.push_encryption import (
     point_of,
 )
 
-# The statuses of a push service for a subscription that is no more (RFC 8030 section 7.3).
+# Statuses for a subscription that no longer exists (RFC 8030 section 7.3).
 GONE: Final = frozenset({"http_404", "http_410"})
 _SCALAR_BYTES: Final = 32
 _LABEL: Final = b"agentauth/push-key/v1"
@@ -41,26 +41,26 @@ _LABEL: Final = b"agentauth/push-key/v1"
 _ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 # Longer than a private key, so that the reduction modulo the order favours none (FIPS 186-5 A.2.1).
 _WIDE_BYTES: Final = 48
-# A push service refuses a token for more than 24 hours. Ours is for one message.
+# A push service refuses a token valid for more than 24 hours. Ours is for one message.
 _TOKEN_LIFE: Final = timedelta(hours=1)
 # A topic has at most 32 characters of base64url: 24 bytes.
 _TOPIC_BYTES: Final = 24
 What = Notification.What
-# The others wake no sleeping device.
+# Other messages do not wake a sleeping device.
 _URGENT: Final = {What.REQUEST, What.REQUEST_ENDS, What.CONFIRMATION, What.RECOVERY_BEGUN}
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What a browser answered to `PushManager.subscribe`."""
+    """What a browser returned from `PushManager.subscribe`."""
 
     endpoint: str = field(repr=False)
     keys: BrowserKeys
-    # The key with which it subscribed; no other one's messages are taken.
+    # The key that it subscribed with; the push service accepts messages from no other key.
     sender: ec.EllipticCurvePrivateKey = field(repr=False)
 
     def secret(self) -> bytes:
-        """What the channel keeps encrypted."""
+        """The bytes that the channel stores encrypted."""
         scalar = self.sender.private_numbers().private_value.to_bytes(_SCALAR_BYTES, "big")
         return self.keys.p256dh + self.keys.auth + scalar
 
@@ -104,7 +104,7 @@ def compose(row: Notification, *, now: datetime) -> Outgoing:
         "Authorization": f"vapid t={_token(url, sender, now)}, k={_public(sender)}",
         "Content-Encoding": "aes128gcm",
         "Content-Type": "application/octet-stream",
-        # Not kept by the push service for longer than it makes sense.
+        # The push service drops the message when it is no longer true.
         "TTL": str(max(0, int((row.expires_at - now).total_seconds()))),
         "Topic": topic,
         "Urgency": "high" if row.what in _URGENT else "normal",
@@ -117,7 +117,7 @@ def _token(url: str, sender: ec.EllipticCurvePrivateKey, now: datetime) -> str:
     claims = {
         "aud": f"{place.scheme}://{place.netloc.lower()}",
         "exp": int((now + _TOKEN_LIFE).timestamp()),
-        # Where the push service's operator finds us.
+        # The contact for the operator of the push service.
         "sub": settings.PUBLIC_URL,
     }
     return sign_compact(claims, LocalSigner(PrivateKey(sender)), typ="JWT")

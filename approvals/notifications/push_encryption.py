@@ -1,7 +1,7 @@
 """Encrypts one message for one browser: RFC 8291, in the aes128gcm coding of RFC 8188.
 
 Pure: keys and bytes in, bytes out. Only the browser has the private key of its subscription, so the
-push service in between reads nothing and cannot change a message unnoticed.
+push service in between cannot read a message, nor change it undetected.
 """
 
 import secrets
@@ -21,8 +21,8 @@ POINT_BYTES: Final = 65
 _UNCOMPRESSED: Final = b"\x04"
 AUTH_BYTES: Final = 16
 _SALT_BYTES: Final = 16
-# The size of a record that every push service takes (RFC 8291 section 4). A message is one record,
-# of which the header, the delimiter and the tag are not text.
+# Every push service accepts a record of this size (RFC 8291 section 4). A message is one record,
+# including header, delimiter and tag.
 RECORD_BYTES: Final = 4096
 MAX_TEXT_BYTES: Final = RECORD_BYTES - (_SALT_BYTES + 4 + 1 + POINT_BYTES) - 1 - 16
 # Ends the text of the last record; padding would follow.
@@ -49,9 +49,9 @@ def encrypt(
     salt: bytes | None = None,
     sender: ec.EllipticCurvePrivateKey | None = None,
 ) -> bytes:
-    """The body of the request to the push service. `salt` and `sender` are for known answers.
+    """The body of the request to the push service. Only tests pass `salt` and `sender`.
 
-    Both are new for each message: with a used pair, two messages would share key and nonce.
+    Both are new for each message: if a pair is reused, two messages share key and nonce.
     """
     if len(text) > MAX_TEXT_BYTES:
         raise ValueError(f"A push message has at most {MAX_TEXT_BYTES} bytes.")
@@ -73,7 +73,7 @@ def point_of(key: ec.EllipticCurvePublicKey) -> bytes:
 
 
 def _point(raw: bytes) -> ec.EllipticCurvePublicKey:
-    """Read an uncompressed point. One off the curve would leak the sender's key (RFC 8291, 7)."""
+    """Parse an uncompressed point. One off the curve would leak the sender's key (RFC 8291, 7)."""
     if len(raw) == POINT_BYTES and raw[:1] == _UNCOMPRESSED:
         try:
             return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), raw)

@@ -39,7 +39,7 @@ _VALUE: Final = 5_400
 
 @dataclass(frozen=True, slots=True)
 class ShownEntry:
-    """One entry as people will see it (`now`), and as they see it today; empty: not at all.
+    """One entry as people will see it (`now`) and as they see it today; empty if not shown.
 
     `head` is the registry's own sentence, which stays.
     """
@@ -63,7 +63,7 @@ class ShownEntry:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What an administrator reads before they sign, and the page that the signature rests on."""
+    """What an administrator reads before they sign, and the token of that page."""
 
     entries: list[ShownEntry]
     warnings: list[str]
@@ -87,7 +87,7 @@ def proposed_catalogues() -> list[CatalogueVersion]:
 
 
 def review_version(row: CatalogueVersion) -> Review:
-    """What this version says, beside what people read now, and what to look at twice."""
+    """This version beside what people read now, with warnings."""
     provider = row.service_provider
     new, approved = read_catalogue(row), published_catalogue(provider)
     warnings = [

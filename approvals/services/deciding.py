@@ -53,7 +53,7 @@ class Case:
 
     @property
     def decider(self) -> Decider | None:
-        """As what this person may decide; None if they may not."""
+        """The role in which this person may decide; None if they may not."""
         return decider_of(self.route, self.human)
 
     @property
@@ -76,7 +76,7 @@ class Case:
 def find_case(grant_id: uuid.UUID, human: Human, now: datetime) -> Case:
     """The request if it is this human's, if they decided it, or if it is or was routed to them.
 
-    Raises the same NotFoundError for unknown and others'.
+    Raises the same NotFoundError for an unknown id and for another person's request.
     """
     rows = Grant.objects.select_related("agent__human", "service_provider")
     grant = rows.filter(pk=grant_id).first()
@@ -144,7 +144,7 @@ def find_open_case(
 ) -> Case:
     """As `find_case`, for a script. `drawn` is the token of a page about it that was shown here.
 
-    A person who was shown the page and may no longer decide is told so. Raises GrantChangedError.
+    Raises GrantChangedError for a person who was shown the page and may no longer decide.
     """
     try:
         return find_case(grant_id, human, now)
@@ -175,7 +175,7 @@ def _had_begun(human: Human, purpose: str, subject: uuid.UUID, now: datetime) ->
 def decided_by(receipt: Receipt | None, reader: Human) -> dict[str, Any] | None:
     """Who signed, for whom and by which rule, for the pages; None without a receipt.
 
-    A person who was deleted since has no name left, and an administrator who denied is not named.
+    A person who has been deleted has no name, and an administrator who denied is not named.
     """
     if receipt is None:
         return None
@@ -199,7 +199,7 @@ def signed_routing(receipt: Receipt) -> dict[str, Any] | None:
 
 
 def route_sentences(route: Route, rosters: Rosters | None, zone: str) -> list[str]:
-    """Who may decide, by which rule, and each time it was passed on, in words."""
+    """Sentences: who may decide, by which rule, and each time the request was passed on."""
     if route.rule is None or rosters is None:
         return []
     names = rosters.names
@@ -242,7 +242,7 @@ def _may_decide(route: Route, names: Mapping[str, str]) -> str:
 
 
 def _open_at(grant: Grant, now: datetime) -> datetime:
-    """The last moment at which the request waited; now, if it still does."""
+    """The last moment at which the request was pending; `now` if it still is."""
     if grant.status == Grant.Status.PENDING:
         return min(now, grant.expires_at)
     if grant.waits_for_signature(now):
@@ -251,7 +251,7 @@ def _open_at(grant: Grant, now: datetime) -> datetime:
 
 
 def _was_shown(drawn: str, human: Human, subject: uuid.UUID, purpose: Challenge.Purpose) -> bool:
-    """Whether this token was drawn for this very person, who could decide then."""
+    """Whether this page token was made for this person, who could decide then."""
     try:
         return read_drawn(drawn, purpose, str(subject)).shown.get("reader") == str(human.pk)
     except InvalidRequestError:

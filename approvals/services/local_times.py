@@ -1,4 +1,4 @@
-"""A moment that a person types by their own clock, also where clocks change (DST)."""
+"""A local time that a person types, also when clocks change (DST)."""
 
 import re
 from datetime import UTC, datetime
@@ -7,16 +7,15 @@ from zoneinfo import ZoneInfo
 
 from agentauth.protocol.errors import InvalidRequestError
 
-# As a browser's field sends it; `fromisoformat` alone takes other spellings too.
+# The format of a browser's field; `fromisoformat` alone accepts others too.
 _FORM: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}")
 
 
 def moment_typed(text: str, zone: str, *, is_end: bool) -> datetime:
     """The moment in UTC. Raises InvalidRequestError.
 
-    An hour that comes twice, when clocks go back, belongs to the absence as a whole: a beginning is
-    the first of both, an end the second. An hour that is left out, when clocks go forward, does not
-    exist, and is refused.
+    If clocks go back, an hour occurs twice and the absence includes both: a start is in the first,
+    an end in the second. If clocks go forward, the skipped hour does not exist and is refused.
     """
     name = "end" if is_end else "beginning"
     if not _FORM.fullmatch(text):

@@ -24,17 +24,17 @@ from verifier.models import Confirmation
 
 # Long enough for a steady number, short enough to show what happens now.
 RATED: Final = timedelta(minutes=5)
-# Events of one kind that are counted: about 2 ms on PostgreSQL. Beyond it, the rate is that of the
-# newest ones.
+# At most this many events of one kind are counted: about 2 ms on PostgreSQL. Above that, the rate
+# is that of the newest ones.
 COUNTED: Final = 10_000
 SPENT_SINCE: Final = timedelta(hours=24)
-# Decisions whose amounts are added up, newest first: reading them out of JSON is slower.
+# Decisions whose amounts are added up, newest first. Fewer, as reading JSON is slower.
 ADDED: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How many wait, and since when the oldest does."""
+    """The number of pending items, and when the oldest was created."""
 
     count: int
     oldest: datetime | None
@@ -59,7 +59,7 @@ class PurposeKeys:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All numbers of the control room's first page but those of the log."""
+    """All numbers of the control room's first page except those of the log."""
 
     allowed: float
     refused: float
@@ -119,13 +119,13 @@ def _keys(now: datetime) -> list[PurposeKeys]:
 
 
 def read_spending(now: datetime) -> Spending:
-    """What was allowed to be spent in the last 24 hours, among the newest ADDED decisions."""
+    """Allowed spending in the last 24 hours, from the newest ADDED decisions."""
     since = now - SPENT_SINCE
     led = Event.objects.filter(kind=kinds.DECISION_ALLOWED, pk__gte=first_id_at(since))
     oldest = led.order_by("-pk").values_list("pk", flat=True)[ADDED - 1 : ADDED].first()
     if oldest is not None:
         led = led.filter(pk__gte=oldest)
-    # An amount has all digits of its currency: without the dot it is in minor units.
+    # An amount has all decimals of its currency: without the dot, it is in minor units.
     minor = Replace(KT("data__action__amount__value"), Value("."), Value(""))
     found = (
         led.annotate(currency=Cast(KT("data__action__amount__currency"), TextField()))

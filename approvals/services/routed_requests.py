@@ -1,6 +1,6 @@
-"""What rules sent to a person, and the job that records and tells it (ADR 44).
+"""Requests that rules send to a person, and the job that records and announces them (ADR 44).
 
-Who may decide follows from the rows and the time alone: the job changes nothing of that.
+The rows and the time alone determine who may decide; the job does not affect it.
 """
 
 import uuid
@@ -31,9 +31,9 @@ from verifier.services.confirmation_lifecycle import (
 
 What = Notification.What
 _KINDS: Final = (kinds.REQUEST_ROUTED, kinds.REQUEST_PASSED_ON)
-# What waits was asked within the hour; the clocks of hosts differ by seconds.
+# A pending item is at most an hour old; the clocks of hosts differ by seconds.
 _READ_BACK: Final = timedelta(hours=2)
-# Texts of an agent that no list shows.
+# Large fields of an agent that no list shows.
 _UNSEEN: Final = ("agent__manifest", "agent__public_jwk", "agent__description")
 
 
@@ -72,7 +72,7 @@ def routed_to(human: Human, now: datetime) -> Routed:
 
 
 def tell_approvers(*, now: datetime) -> int:
-    """Record each step of what waits, and tell those who may decide since. Returns how many.
+    """Record each step of pending items and notify new deciders. Returns the number of messages.
 
     Safe to run in parallel: a step is recorded with its request locked, and the outbox takes each
     message once.
@@ -89,7 +89,7 @@ def tell_approvers(*, now: datetime) -> int:
 
 
 def tell_owner(*, owner: Human, what: Notification.What, subject: uuid.UUID, now: datetime) -> None:
-    """Tell a person that another one decided for them, in the caller's transaction."""
+    """Notify a person that another one decided for them, in the caller's transaction."""
     channels = list(
         NotificationChannel.objects.filter(human=owner, for_requests=True).select_related("human")
     )
@@ -102,7 +102,7 @@ def tell_owner(*, owner: Human, what: Notification.What, subject: uuid.UUID, now
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """One request or transaction, with what tells of it."""
+    """One request or transaction, with its kind of notification."""
 
     subject: uuid.UUID
     grant: Grant
@@ -113,7 +113,7 @@ class _Waiting:
 
 
 def _open_grants(now: datetime) -> QuerySet[Grant]:
-    """What waits for a decision or for a new signature, of people who are active."""
+    """Grants of active people that wait for a decision or a new signature."""
     rows = Grant.objects.filter(agent__human__status=Human.Status.ACTIVE).exclude(
         agent__status=Agent.Status.REVOKED
     )
@@ -144,7 +144,7 @@ def _waiting_confirmations(now: datetime, rosters: Rosters) -> Iterator[_Waiting
 def _known_steps(grants: Iterable[Any], now: datetime) -> Counter[uuid.UUID]:
     """How many steps the log has, by the id of the request or of the transaction.
 
-    A grant may have many events: only those of the time for which something waits are read.
+    A grant may have many events: only those of the last two hours are read.
     """
     found: Counter[uuid.UUID] = Counter()
     recent = Event.objects.filter(pk__gte=first_id_at(now - _READ_BACK))
@@ -186,7 +186,7 @@ def _record_step(each: _Waiting, step: Step, now: datetime) -> None:
 
 
 def _tell(waiting: Iterable[_Waiting], now: datetime) -> int:
-    """A message to each channel of each decider that has none yet, outside its quiet hours."""
+    """Queue a message for each channel of each decider that has none yet, outside quiet hours."""
     waiting = list(waiting)
     deciders = {uuid.UUID(human) for each in waiting for human in each.route.deciders}
     by_human: dict[str, list[NotificationChannel]] = {}
@@ -219,7 +219,7 @@ def _tell(waiting: Iterable[_Waiting], now: datetime) -> int:
 def _due(
     each: _Waiting, channel: NotificationChannel, told: Collection[Any], now: datetime
 ) -> Notification.What | None:
-    """The message that this channel lacks: the first one, or the reminder of a request."""
+    """The message that this channel has not had: the first one, or a request's reminder."""
     if (channel.pk, each.what, each.subject) not in told:
         return each.what
     ends = each.what == What.REQUEST and each.grant.expires_at <= now + REMIND_BEFORE

@@ -25,7 +25,7 @@ LISTED: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class ListedSession:
-    """One living session; `is_this` marks the one that asks."""
+    """One active session; `is_this` marks the current one."""
 
     id: uuid.UUID
     is_this: bool
@@ -33,7 +33,7 @@ class ListedSession:
 
 
 def sessions_of(human: Human, *, session_key: str, now: datetime) -> list[ListedSession]:
-    """The human's living sessions, the asking one (`session_key`) first, then the newest."""
+    """The human's active sessions, the current one (`session_key`) first, then the newest."""
     found = list(_living(human, now))
     found.sort(key=lambda each: each[0].session_key != session_key)
     return [ListedSession(row.pk, row.session_key == session_key, facts) for row, facts in found]
@@ -45,7 +45,7 @@ def end_session(
     """Sign the human out of one other session, and end their presence if it was begun there.
 
     Raises NotFoundError for an unknown id or another human's session, InvalidRequestError for the
-    asking session (`session_key`), InvalidStateError if the session has ended already.
+    current session (`session_key`), InvalidStateError if the session has ended already.
     """
     with transaction.atomic():
         row = HumanSession.objects.select_for_update().filter(pk=session_id, human=human).first()
@@ -68,7 +68,7 @@ def end_session(
 
 
 def forget_sessions_of(human: Human) -> None:
-    """Delete the human's sessions with what they say of browsers and addresses."""
+    """Delete the human's sessions, with their browsers and addresses."""
     rows = HumanSession.objects.filter(human=human)
     forget_sessions(rows.values_list("session_key", flat=True))
 
@@ -83,7 +83,7 @@ def _living(human: Human, now: datetime) -> Iterator[tuple[HumanSession, Session
     live = Session.objects.filter(pk=OuterRef("session_key"), expire_date__gt=now)
     rows = list(HumanSession.objects.filter(Exists(live), human=human).order_by("-pk")[:LISTED])
     sessions = Session.objects.in_bulk([row.session_key for row in rows])
-    # Sessions of an earlier epoch were ended all at once; their rows stay until they expire.
+    # All sessions of an earlier epoch have ended; their rows stay until they expire.
     valid = {human.get_session_auth_hash(), *human.get_session_auth_fallback_hash()}
     for row in rows:
         session = sessions.get(row.session_key)

@@ -1,7 +1,7 @@
 """The fields of the approval page: each is read strictly and must narrow the term that it changes.
 
-`agentauth.protocol` alone judges whether a term narrows another. A wrong field is noted with its
-message and changes nothing, so that the page can show every message beside its field.
+`agentauth.protocol` alone decides whether a term narrows another. An invalid field is recorded with
+its message and changes nothing, so that the page can show every message beside its field.
 """
 
 import re
@@ -31,7 +31,7 @@ MIDNIGHT: Final = 1440
 _COMMA_DECIMALS: Final = re.compile(r"[0-9]+,[0-9]{1,2}")
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,15})")
 _CLOCK: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
-# What a set of ticked boxes is posted as: their values. An empty set is not the same as no field.
+# The posted values of a set of checkboxes. An empty set differs from an absent field.
 SETS: Final = ("only.", "week.")
 
 
@@ -44,7 +44,7 @@ class InvalidChoicesError(InvalidRequestError):
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The posted choices, and what is wrong with each field read so far."""
+    """The posted choices, and the error of each field read so far."""
 
     choices: Mapping[str, str]
     wrong: dict[str, str] = field(default_factory=dict)
@@ -82,7 +82,7 @@ def _check_narrows(new: Capability | Envelope, old: Capability | Envelope) -> No
             _("This is more than the agent asked for. You can only narrow it.")
         )
     try:
-        # What narrows may still be no valid term: a number above every limit, a text too long.
+        # A narrower term may still be invalid: a number above every limit, a text too long.
         if isinstance(new, Envelope):
             parse_envelope(new.to_json())
         else:
@@ -243,7 +243,7 @@ def _narrow_hours(fields: Fields, envelope: Envelope, zone: str) -> Envelope:
 def _narrow_window(
     fields: Fields, index: int, old: TimeWindow, *, limited: bool
 ) -> TimeWindow | None:
-    """One window, or None if all its days are off. A new window is limited by no other."""
+    """One window, or None if all its days are off. A new window may have any hours."""
     days = fields.choices[f"week.{index}"].split() if fields.has(f"week.{index}") else old.days
     if not set(days) <= set(old.days):
         fields.wrong[f"week.{index}"] = _("You can only remove days.")

@@ -21,7 +21,7 @@ from approvals.quotation import quoted
 from approvals.services.term_choices import Terms
 from registry.models import Grant
 
-# How many periods of a budget one day and one calendar month of its time zone can touch.
+# How many budget periods one day and one calendar month can touch, in the budget's time zone.
 _TOUCHED = {
     "day": {"day": 1, "week": 1, "month": 1, "total": 1},
     "month": {"day": 31, "week": 6, "month": 1, "total": 1},
@@ -44,7 +44,7 @@ class _Service(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The terms of one grant at one service, of which two may have the same name."""
+    """The terms of one grant at one service. Two services may have the same name."""
 
     service: "_Service"
     capabilities: Sequence[Capability]
@@ -77,7 +77,7 @@ def other_grants(grant: Grant, now: datetime) -> list[Grant]:
 
 
 def total_reach(grant: Grant, terms: Terms, others: Sequence[Grant]) -> list[Total]:
-    """The agent's reach with its `others`, and with the grant on these terms too."""
+    """The agent's reach with the `others` alone, and with this grant on these terms."""
     before = [
         _Part(
             _service(each),

@@ -1,4 +1,4 @@
-"""What waits for a human's decision: how many items, and whether they are still the same."""
+"""Items that wait for a human's decision: how many, and whether they have changed."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +26,7 @@ class Waiting:
 
 
 def waiting_for(human: Human, now: datetime, routed: Routed = NOTHING) -> Waiting:
-    """What waits for this human, with what rules sent to them, in one query."""
+    """Items that wait for this human, with the `routed` ones of others, in one query."""
     mine = Grant.objects.filter(agent__human=human)
     rows = [
         rows.order_by().values_list("created_at", "pk")

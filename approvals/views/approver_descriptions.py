@@ -84,7 +84,7 @@ def preview(
     reader: Human,
     now: datetime,
 ) -> list[str]:
-    """Who would decide on such a request now, asked by the agent of a person in no group."""
+    """Who would decide on such a request now, if the agent's owner is in no group."""
     rosters = read_rosters(now)
     kind = action_type or ("transact" if amount else "")
     asked = Asked(

@@ -1,4 +1,4 @@
-"""Who decides for whom: groups, rules and absences, for administrators; own absences for each."""
+"""Groups, rules and absences for administrators; each person's own absences."""
 
 import uuid
 from collections.abc import Callable, Mapping
@@ -90,7 +90,7 @@ def remove_group(request: HttpRequest, group_id: uuid.UUID) -> HttpResponse:
 def add_member(request: HttpRequest, group_id: uuid.UUID) -> HttpResponse:
     def act(now: datetime) -> str:
         group, human = _find(ApproverGroup, group_id), _person(request, "human")
-        # A deletion of this human at the same moment finds the new row, or ends this act.
+        # A concurrent deletion of this human either finds the new row or aborts this act.
         hold_human(human_of(request), human)
         approvers.add_member(group=group, human=human, actor=actor_of(request), now=now)
         return _("Member added")
@@ -132,7 +132,7 @@ def add_rule(request: HttpRequest) -> HttpResponse:
 @require_POST
 @require_sign_in
 def end_rule(request: HttpRequest, rule_id: uuid.UUID) -> HttpResponse:
-    """Takes a signature: others may decide afterwards, often the owners of the agents alone."""
+    """Takes a signature: other people may decide afterwards, often only the agents' owners."""
 
     def act(now: datetime) -> str:
         approvers.end_rule(rule=_find(ApprovalRule, rule_id), actor=actor_of(request), now=now)
@@ -144,7 +144,7 @@ def end_rule(request: HttpRequest, rule_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def add_absence(request: HttpRequest) -> HttpResponse:
-    """By an administrator, for anyone, with a deputy or without."""
+    """An administrator enters it for any person, with or without a deputy."""
 
     def act(now: datetime) -> str:
         deputy = _person(request, "deputy") if request.POST.get("deputy") else None
@@ -168,7 +168,7 @@ def remove_absence(request: HttpRequest, away_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def add_own_absence(request: HttpRequest) -> HttpResponse:
-    """Without a deputy, which an administrator names: it takes a right away and gives none."""
+    """Without a deputy, since only an administrator names one. It gives no permission."""
     try:
         with acting(human_of(request)):
             _set_absence(request, human_of(request), None, timezone.now())

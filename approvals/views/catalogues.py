@@ -46,7 +46,7 @@ def page(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def statement(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
-    # Before the body is read, so that others get the same error whatever they send.
+    # Before reading the body, so that other people get the same error whatever they send.
     row = catalogue_approval.find_version(catalogue_id, human=human)
     options = catalogue_approval.begin_approval(
         row=row,

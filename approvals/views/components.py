@@ -1,4 +1,4 @@
-"""Every component and state of the pages, once: for people who work on them, in development."""
+"""Shows every component of the pages in every state, for development only."""
 
 from datetime import timedelta
 
@@ -42,7 +42,7 @@ _NAMES = (
 
 @require_safe
 def page(request: HttpRequest) -> HttpResponseBase:
-    """Nothing here is from the database: the rows are made up and never saved."""
+    """Uses example rows that are never saved; reads nothing from the database."""
     if not settings.DEVELOPMENT:
         raise NotFoundError
     return _components(request)

@@ -1,4 +1,4 @@
-"""The choice of language at the foot of every page."""
+"""The choice of language in the footer of every page."""
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -13,7 +13,7 @@ from registry.services.humans import change_language, check_language
 
 @require_POST
 def choose(request: HttpRequest) -> HttpResponse:
-    """Keep the language in the browser, and in the account of a person who is signed in."""
+    """Store the language in a cookie and, if the person is signed in, in their account."""
     language = request.POST.get("language", "")
     check_language(language)
     if isinstance(request.user, Human) and request.user.language != language:
@@ -27,7 +27,7 @@ def choose(request: HttpRequest) -> HttpResponse:
         max_age=settings.LANGUAGE_COOKIE_AGE,
         secure=settings.LANGUAGE_COOKIE_SECURE,
         httponly=settings.LANGUAGE_COOKIE_HTTPONLY,
-        # Not Strict as the others: a link in a mail leads to a page in the visitor's language.
+        # Not Strict like the others: a page opened from a mail must be in the visitor's language.
         samesite="Lax",
     )
     return response

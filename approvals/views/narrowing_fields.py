@@ -57,9 +57,9 @@ class PermissionFields:
     title: str
     risk: str
     fields: Sequence[NarrowingField] = field(default_factory=list)
-    # An amount is what people lower most: its fields are open at first.
+    # People lower amounts most often, so their fields are open at first.
     opened: bool = False
-    # What the service says about it, with the exact identifiers; None if it says nothing.
+    # The service's words about it, with the exact identifiers; None if there are none.
     said: Mapping[str, Any] | None = None
 
 
@@ -102,7 +102,7 @@ def _capability_fields(place: int, each: Capability) -> Iterator[NarrowingField]
 
 def _constraint_field(suffix: str, each: Constraint) -> NarrowingField | None:
     value = str(each.values[0])
-    # A browser drops line breaks from such a field, which would then seem to be changed.
+    # A browser drops line breaks from such a field, so its value would seem changed.
     value = "" if _LINE_BREAK.search(value) else value
     argument = {"argument": each.argument}
     match each.operator:

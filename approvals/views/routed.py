@@ -1,4 +1,4 @@
-"""What rules sent to the signed-in person, read once for each request."""
+"""Requests that rules send to the signed-in person, read once per HTTP request."""
 
 from django.http import HttpRequest
 from django.utils import timezone

@@ -1,4 +1,4 @@
-"""Catalogues over HTTP: a service provider proposes a version and reads what became of it."""
+"""Catalogues over HTTP: a service provider proposes a version and reads its status."""
 
 from typing import Any
 

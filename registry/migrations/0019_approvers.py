@@ -1,4 +1,4 @@
-"""Groups of approvers, the rules that name them, absences; each with its seal."""
+"""Groups of approvers, the rules that name them, and absences, each with a seal."""
 
 import django.db.models.deletion
 from django.conf import settings

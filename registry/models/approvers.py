@@ -1,6 +1,7 @@
 """Who decides for whom: groups of approvers, the rules that name them, absences and deputies.
 
-Each of these rows gives a right, so each has a seal. `registry/services/approvers.py` writes them.
+Each of these rows gives a permission, so each has a seal. `registry/services/approvers.py` writes
+them.
 """
 
 from django.conf import settings
@@ -13,7 +14,7 @@ from registry.models.service_providers import ServiceProvider
 
 
 class ApproverGroup(Sealed):
-    """People of whom each one may decide, how long they have, and which group is next."""
+    """A group of people who may each decide, its time limit, and the next group."""
 
     SEALED = ("id", "name", "wait_minutes", "next_id")
 
@@ -48,8 +49,8 @@ class GroupMember(Sealed):
 class ApprovalRule(Sealed):
     """Which requests a group decides. The rules are tried by `position`; the first match counts.
 
-    A row stays when its rule ends: without it the owner would decide alone, so no role may delete
-    one.
+    The row stays when the rule ends. Without a rule the owner decides alone, so the serving role
+    cannot delete the row.
     """
 
     SEALED = (

@@ -12,7 +12,7 @@ from registry.models.service_providers import ServiceProvider
 class CatalogueVersion(Sealed):
     """One version, as its service provider proposed it; only an approved one has a seal.
 
-    It gives no right, but people read its words when they sign.
+    It gives no permission, but people read its words when they sign.
     """
 
     SEALED = ("id", "service_provider_id", "version", "document")
@@ -21,9 +21,9 @@ class CatalogueVersion(Sealed):
         PROPOSED = "proposed"
         APPROVED = "approved"
         REFUSED = "refused"
-        # Its service provider proposed another before an administrator decided.
+        # The service provider proposed another version before an administrator decided.
         WITHDRAWN = "withdrawn"
-        # It was approved, until a later version was.
+        # It was approved until a later version replaced it.
         REPLACED = "replaced"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)

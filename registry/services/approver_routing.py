@@ -11,7 +11,7 @@ from typing import Final
 
 
 class Standing(StrEnum):
-    """As what a person decides."""
+    """The role in which a person decides."""
 
     OWNER = "owner"
     MEMBER = "member"
@@ -23,9 +23,9 @@ class Cause(StrEnum):
     """Why a request came to a group, or to the administrators."""
 
     RULE = "rule"
-    # No member of the group before could decide.
+    # No member of the previous group could decide.
     EMPTY = "empty"
-    # No member of the group before answered within its time.
+    # No member of the previous group answered in time.
     WAITED = "waited"
 
 
@@ -41,7 +41,7 @@ class Rule:
     # Minor units: payments of more than this. With it, requests without a payment do not match.
     above: int | None = None
     currency: str | None = None
-    # False if the rule's seal is broken, so that its conditions prove nothing.
+    # False if the rule's seal is broken: its conditions cannot be trusted.
     is_sound: bool = True
 
 
@@ -50,7 +50,7 @@ class Group:
     id: str
     name: str
     wait: timedelta
-    # The group that also decides once this one did not answer, or at once if it is empty.
+    # The group that may also decide if this one does not answer in time, or is empty.
     next_id: str | None = None
 
 
@@ -65,7 +65,7 @@ class Absence:
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """Everything that routing rests on. People are ids; `rules` are in the order they are tried."""
+    """All input of routing. People are ids; `rules` are in the order in which they are tried."""
 
     rules: Sequence[Rule] = ()
     groups: Mapping[str, Group] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Decider:
-    """As what a person decides, in which group, and for which absent members."""
+    """The role in which a person decides, in which group, and for which absent members."""
 
     standing: Standing
     group: Group | None = None
@@ -112,7 +112,7 @@ class Route:
     deciders: Mapping[str, Decider]
     rule: Rule | None = None
     steps: tuple[Step, ...] = ()
-    # When it is passed on unless someone decides; None if the administrators have it already.
+    # When the request is passed on if undecided; None if the administrators have it already.
     passes_on_at: datetime | None = None
 
 
@@ -122,8 +122,8 @@ _OWNER: Final = Decider(Standing.OWNER)
 def route(asked: Asked, roster: Roster, now: datetime) -> Route:
     """Who may decide on this request at `now`.
 
-    The first rule that matches names a group. Each group has its time; then, or as soon as none of
-    its members is there, the next group may decide too, and last the administrators. The owner
+    The first rule that matches names a group. Each group has a time limit; after it, or as soon as
+    no member is available, the next group may decide too, and finally the administrators. The owner
     does not decide on their own request, unless they are the only administrator left and no one
     else can. Never empty while an administrator is active. Ends for any roster: each group is
     visited once.
@@ -141,8 +141,8 @@ def route(asked: Asked, roster: Roster, now: datetime) -> Route:
         )
         for human, decider in found.items():
             deciders.setdefault(human, decider)
-    # Not any owner: whoever takes the seals off the members and administrators would approve alone.
-    # An administrator could also end the rule.
+    # Only an owner who is an administrator, and could also end the rule. Otherwise an attacker who
+    # removes the seals of members and administrators could approve alone.
     if not deciders and asked.owner in roster.administrators & roster.active:
         deciders = {asked.owner: _OWNER}
     return Route(deciders, rule, tuple(steps), passes_on_at)
@@ -151,7 +151,7 @@ def route(asked: Asked, roster: Roster, now: datetime) -> Route:
 def find_rule(asked: Asked, rules: Sequence[Rule]) -> Rule | None:
     """The first rule that matches. A rule with a broken seal matches everything.
 
-    Otherwise a row written into the database could take a request away from its group.
+    Otherwise an attacker who writes a row could take a request away from its group.
     """
     for rule in rules:
         if not rule.is_sound:
@@ -169,8 +169,8 @@ def _is_about(rule: Rule, asked: Asked) -> bool:
 def _is_above(rule: Rule, asked: Asked, known: set[str | None]) -> bool:
     """Whether a payment exceeds the rule's amount.
 
-    One in a currency that no such rule names exceeds them all: it cannot be compared, and asking
-    in another currency must not be a way around a rule.
+    A payment in a currency that no such rule names exceeds every amount: it cannot be compared, and
+    an agent must not evade a rule by choosing another currency.
     """
     if rule.above is None:
         return True
@@ -183,7 +183,7 @@ def _is_above(rule: Rule, asked: Asked, known: set[str | None]) -> bool:
 def _steps(
     asked: Asked, rule: Rule, roster: Roster, now: datetime
 ) -> tuple[list[Step], datetime | None]:
-    """The groups that the request has reached, and when it goes on from the last of them."""
+    """The groups that the request has reached, and when the last one passes it on."""
     steps: list[Step] = []
     at, cause = asked.at, Cause.RULE
     group = roster.groups.get(rule.group_id) if rule.is_sound else None
@@ -206,8 +206,8 @@ def _first_empty(
 ) -> datetime | None:
     """The first moment in `start` ≤ t ≤ `until` at which the group has no decider.
 
-    People come and go at the ends of absences alone. A request that was passed on while the group
-    was empty stays passed on when a member returns.
+    Availability changes only when an absence starts or ends. A request that was passed on while the
+    group was empty stays passed on when a member returns.
     """
     moments = {
         moment
@@ -223,7 +223,7 @@ def _first_empty(
 
 
 def _deciders(group: Group, owner: str, roster: Roster, at: datetime) -> dict[str, Decider]:
-    """The members who are there, and the deputies of those who are not. Never the owner."""
+    """The available members, and the deputies of absent ones. Never the owner."""
     members = [each for each in roster.members.get(group.id, ()) if each != owner]
     found = {
         each: Decider(Standing.MEMBER, group)
@@ -242,7 +242,7 @@ def _deciders(group: Group, owner: str, roster: Roster, at: datetime) -> dict[st
 
 
 def _deputies(member: str, roster: Roster, at: datetime) -> Iterator[str]:
-    """The people who are there in place of an absent member; a deputy may have a deputy."""
+    """The available deputies of an absent member; a deputy may have a deputy."""
     seen, waiting = {member}, [member]
     while waiting:
         human = waiting.pop()
@@ -258,7 +258,7 @@ def _deputies(member: str, roster: Roster, at: datetime) -> Iterator[str]:
 
 
 def _administrators(owner: str, roster: Roster, at: datetime) -> dict[str, Decider]:
-    """Those who are there; if none is, all of them: the last resort has no absences."""
+    """The available administrators; if there are none, all of them, despite absences."""
     every = roster.administrators & roster.active - {owner}
     there = {each for each in every if not _is_away(each, roster, at)}
     return dict.fromkeys(sorted(there or every), Decider(Standing.ADMINISTRATOR))

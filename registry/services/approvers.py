@@ -1,6 +1,6 @@
-"""Groups of approvers, rules and absences: made, changed and ended, each with its seal and event.
+"""Create, change and end groups of approvers, rules and absences, with seals and events.
 
-What lets more people decide takes an administrator's passkey, which the pages check (docs/acts.md).
+Acts that let more people decide take an administrator's passkey, which pages check (docs/acts.md).
 """
 
 import uuid
@@ -29,7 +29,7 @@ from registry.models import (
 
 _S = TypeVar("_S", ApproverGroup, ApprovalRule)
 
-# A request waits an hour, so a longer time would never be over.
+# A request expires after an hour, so a longer time would never elapse.
 MAX_WAIT_MINUTES: Final = 59
 MAX_ABSENCE: Final = timedelta(days=366)
 # Absences of one person that have not ended.
@@ -66,9 +66,9 @@ def change_group(
     actor: Actor,
     now: datetime,
 ) -> None:
-    """Change its name, its time and the group that is next. Raises InvalidRequestError."""
+    """Change its name, its time limit and its next group. Raises InvalidRequestError."""
     with transaction.atomic():
-        # All of them, in one order: two changes at once could make a circle.
+        # Lock all groups in one order: two concurrent changes could make a cycle.
         rows = {row.pk: row for row in ApproverGroup.objects.select_for_update().order_by("pk")}
         held = _require_sealed(rows[group.pk])
         _set_group(held, name, wait_minutes, next_group)
@@ -84,7 +84,7 @@ def change_group(
 def remove_group(*, group: ApproverGroup, actor: Actor, now: datetime) -> None:
     """Remove a group that no rule and no other group names. Raises InvalidStateError."""
     with transaction.atomic():
-        # Ended rules name it too: their rows stay, and their seals need it.
+        # Ended rules count too: their rows stay, and their seals cover the group.
         if ApprovalRule.objects.filter(group=group).exists():
             raise InvalidStateError("A rule sent requests to this group, so it stays. Empty it.")
         if ApproverGroup.objects.filter(next=group).exists():
@@ -98,7 +98,7 @@ def remove_group(*, group: ApproverGroup, actor: Actor, now: datetime) -> None:
 
 
 def add_member(*, group: ApproverGroup, human: Human, actor: Actor, now: datetime) -> GroupMember:
-    """Let this human decide on what comes to the group. Raises InvalidStateError."""
+    """Let this human decide on requests that reach the group. Raises InvalidStateError."""
     _require_sealed(group)
     if not human.is_active:
         raise InvalidStateError("Only an active human can be a member.")
@@ -132,7 +132,7 @@ def create_rule(
     actor: Actor,
     now: datetime,
 ) -> ApprovalRule:
-    """Send requests to a group from now on, also those that wait. Tried last, or just `before`.
+    """Send requests to a group, including pending ones. The rule is tried last, or just `before`.
 
     Raises InvalidRequestError.
     """
@@ -163,7 +163,7 @@ def end_rule(*, rule: ApprovalRule, actor: Actor, now: datetime) -> None:
     """Route no request by this rule any more. Raises InvalidStateError if it ended already."""
     with transaction.atomic():
         held = ApprovalRule.objects.select_for_update().get(pk=rule.pk)
-        # An administrator may also end a row that no service wrote: it then counts for nothing.
+        # An administrator may also end a row that no service wrote; it is then ignored.
         if held.ended_at is not None and held.is_sealed():
             raise InvalidStateError("This rule ended already.")
         held.ended_at = held.ended_at or now
@@ -206,14 +206,14 @@ def set_absence(
 
 
 def end_absence(*, absence: Absence, actor: Actor, now: datetime) -> None:
-    """The human is back, and the deputy decides for them no longer."""
+    """End the absence; the deputy no longer decides for the human."""
     with transaction.atomic():
         if Absence.objects.filter(pk=absence.pk).delete()[0]:
             _record_absence(kinds.ABSENCE_ENDED, absence, actor, now)
 
 
 def erase_approver(*, human_id: uuid.UUID, actor: Actor, now: datetime) -> None:
-    """Remove a deleted human from groups, with their absences and where they are a deputy.
+    """Remove a deleted human's memberships, absences and roles as a deputy.
 
     In the caller's transaction.
     """
@@ -268,7 +268,7 @@ def _make_place(before: ApprovalRule | None) -> int:
 
 
 def _require_sealed(row: _S) -> _S:
-    # Otherwise a service would seal what was written into the database.
+    # Otherwise a service would seal a row that an attacker wrote.
     if not row.is_sealed():
         raise InvalidStateError(
             f"“{row}” was not written by the registry. Run `{settings.COMMAND} verify_audit`."

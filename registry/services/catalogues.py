@@ -1,4 +1,4 @@
-"""Catalogues: proposed by a service provider, approved or refused by an administrator, read."""
+"""Propose, approve, refuse and read the catalogues of service providers."""
 
 import logging
 import re
@@ -36,7 +36,7 @@ from registry.services.service_providers import create_service_provider, lock_se
 
 logger = logging.getLogger(__name__)
 
-# An administrator reads each proposal, and each costs a row of up to 16 kB.
+# An administrator reads each proposal, and each takes a row of up to 16 kB.
 MAX_PROPOSED: int = 20
 PROPOSED_WITHIN = timedelta(days=1)
 # Proposals that were never approved. Approved versions stay: receipts name them.
@@ -69,8 +69,8 @@ def _read(version: int, document: str) -> Published:
 def published_catalogues(providers: Collection[UUID]) -> dict[UUID, Published]:
     """The approved catalogues of these providers, by id. One query; raises django.db errors.
 
-    A row without a valid seal, or that this version cannot read, counts as none: people then read
-    the registry's own sentences alone.
+    A row that has no valid seal, or that this release cannot read, counts as none: people then read
+    only the registry's own sentences.
     """
     approved = CatalogueVersion.objects.filter(
         service_provider_id__in=set(providers), status=CatalogueVersion.Status.APPROVED
@@ -90,7 +90,7 @@ def published_catalogue(provider: ServiceProvider) -> Published | None:
 
 
 def words_of(published: Published | None) -> Catalogue:
-    """The catalogue, or one that says nothing."""
+    """The catalogue, or an empty one."""
     return published.catalogue if published else NO_CATALOGUE
 
 
@@ -249,7 +249,7 @@ def _waiting(row: CatalogueVersion) -> CatalogueVersion:
     if held is None or held.status != CatalogueVersion.Status.PROPOSED:
         raise InvalidStateError("This version no longer waits for a decision. Reload the page.")
     if held.document != row.document:
-        # The seal must cover what was read and signed, not what someone wrote since.
+        # The seal must cover the words that were read and signed, not a later change.
         raise InvalidStateError("The words of this version have changed. Reload the page.")
     return held
 

@@ -23,7 +23,7 @@ from registry.services.approver_routing import (
     route,
 )
 
-# A request waits an hour; absences that ended before it was made are of no interest.
+# A request expires after an hour; absences that ended before it was made do not matter.
 _REQUEST_LIFE: Final = timedelta(hours=1)
 NOT_YOURS: Final = "This is not yours to decide now. It still waits for the people who may decide."
 _BROKEN: Final = "A rule that the registry did not write"
@@ -38,7 +38,7 @@ class Rosters:
 
     @property
     def people(self) -> frozenset[str]:
-        """Everyone who may get to decide on another person's request."""
+        """All people who may come to decide on another person's request."""
         members = {each for group in self.roster.members.values() for each in group}
         deputies = {
             absence.deputy
@@ -50,9 +50,9 @@ class Rosters:
 
 
 def read_rosters(now: datetime) -> Rosters | None:
-    """The rules and everything they rest on; None if there is no rule. At most five queries.
+    """The rules and their groups, people and absences; None without a rule. At most five queries.
 
-    Rows without a valid seal count for nothing, but a rule without one sends everything to the
+    Rows without a valid seal are ignored, except that a rule without one sends every request to the
     administrators.
     """
     rules = _rules()
@@ -85,7 +85,7 @@ def read_rosters(now: datetime) -> Rosters | None:
 def route_grant(grant: Grant, now: datetime, rosters: Rosters | None) -> Route:
     """Who may decide on this request, or sign this grant again.
 
-    A grant to sign again has waited since before its groups were asked: all of them may decide.
+    A grant to sign again has no time limit, so all of its groups may decide at once.
     """
     owner = str(grant.agent.human_id)
     if rosters is None:
@@ -162,7 +162,7 @@ def refuse_decider(route: Route, human: Human) -> None:
 
 
 def routing_ids(route: Route, human: Human) -> dict[str, Any]:
-    """The routing as the event of a decision records it: ids alone, because names are erased."""
+    """The routing for the event of a decision: only ids, because names must be erasable."""
     decider = route.deciders.get(str(human.pk))
     if route.rule is None or decider is None:
         return {}
@@ -171,14 +171,14 @@ def routing_ids(route: Route, human: Human) -> dict[str, Any]:
 
 
 def decider_of(route: Route, human: Human) -> Decider | None:
-    """As what this person may decide; None if they may not."""
+    """The role in which this person may decide; None if they may not."""
     return route.deciders.get(str(human.pk))
 
 
 def _rules() -> list[Rule]:
     """The rules in force, by position. A row that no service wrote counts as one, and comes first.
 
-    So does a rule that ended and is set back: the row cannot say which.
+    So does an ended rule that was set back to active: the row does not show which case it is.
     """
     rows = list(ApprovalRule.objects.order_by("position", "created_at", "pk"))
     sound = {row.pk for row in select_sealed(ApprovalRule.giving())} if rows else set()
