@@ -1,4 +1,4 @@
-"""Names a browser and its system by its User-Agent, so that people recognise their sessions."""
+"""Names a browser and its system by its User-Agent, so that people recognise it in lists."""
 
 from typing import Final
 
@@ -8,6 +8,7 @@ _BROWSERS: Final = (
     ("EdgA/", "Edge"),
     ("EdgiOS/", "Edge"),
     ("OPR/", "Opera"),
+    ("SamsungBrowser/", "Samsung Internet"),
     ("Firefox/", "Firefox"),
     ("FxiOS/", "Firefox"),
     ("CriOS/", "Chrome"),

@@ -17,6 +17,8 @@ TYPES: Final = {
     What.REQUEST: "request.waiting",
     What.REQUEST_ENDS: "request.ends_soon",
     What.CONFIRMATION: "confirmation.waiting",
+    What.DECIDED: "request.decided",
+    What.DECIDED_PAYMENT: "confirmation.decided",
     What.PASSKEY_ADDED: "passkey.added",
     What.PASSKEY_REMOVED: "passkey.removed",
     What.RECOVERY_BEGUN: "recovery.begun",

@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -70,7 +70,11 @@ class Case:
 
     def who(self) -> list[str]:
         """Sentences: who decides by which rule, and how the request was passed on."""
-        return route_sentences(self.route, self.rosters, self.human.time_zone)
+        route = self.route
+        if self.grant.status == Grant.Status.SUSPENDED:
+            # All groups may sign it again at once: nothing was passed on.
+            route = replace(route, steps=route.steps[:1])
+        return route_sentences(route, self.rosters, self.human.time_zone)
 
 
 def find_case(grant_id: uuid.UUID, human: Human, now: datetime) -> Case:

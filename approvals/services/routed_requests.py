@@ -90,9 +90,9 @@ def tell_approvers(*, now: datetime) -> int:
 
 def tell_owner(*, owner: Human, what: Notification.What, subject: uuid.UUID, now: datetime) -> None:
     """Notify a person that another one decided for them, in the caller's transaction."""
-    channels = list(
-        NotificationChannel.objects.filter(human=owner, for_requests=True).select_related("human")
-    )
+    chosen = "for_requests" if what == Notification.What.DECIDED else "for_confirmations"
+    rows = NotificationChannel.objects.filter(human=owner, **{chosen: True})
+    channels = list(rows.select_related("human"))
     tell_channels(channels, what=what, now=now, subject=subject)
     for channel in channels:
         if later := quiet_end(channel, owner, now):

@@ -26,7 +26,10 @@ class Waiting:
 
 
 def waiting_for(human: Human, now: datetime, routed: Routed = NOTHING) -> Waiting:
-    """Items that wait for this human, with the `routed` ones of others, in one query."""
+    """Items that wait for this human, with the `routed` ones of others, in one query.
+
+    `routed` took queries of its own (`routed_requests`).
+    """
     mine = Grant.objects.filter(agent__human=human)
     rows = [
         rows.order_by().values_list("created_at", "pk")

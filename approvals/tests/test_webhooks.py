@@ -334,6 +334,10 @@ def test_a_channel_that_was_changed_in_the_database_sends_nothing(
     assert Notification.objects.get().error == "secret_unreadable"
 
 
+def test_each_kind_of_message_has_a_type_for_receivers() -> None:
+    assert set(webhooks.TYPES) == set(Notification.What)
+
+
 def test_a_signing_key_survives_the_rotation_of_secret_key(
     alice: Person, now: datetime, settings: Settings
 ) -> None:

@@ -12,9 +12,9 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from agentauth.protocol.errors import InvalidRequestError
+from approvals.browser_names import name_browser
 from approvals.models import NotificationChannel
 from approvals.notifications import channels
-from approvals.notifications.browser_names import browser_name
 from approvals.notifications.channels import Choices
 from approvals.notifications.push import parse_subscription
 from approvals.views import settings
@@ -70,7 +70,7 @@ def add_browser(request: HttpRequest) -> HttpResponse:
     channels.add_browser(
         human=human_of(request),
         subscription=subscription,
-        name=browser_name(request.headers.get("User-Agent", "")),
+        name=name_browser(request.headers.get("User-Agent", "")) or _("Browser"),
         choices=_choices(request),
         actor=actor_of(request),
         now=timezone.now(),
