@@ -30,15 +30,22 @@ from tests.rows import rows, rows_of_a_module
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
 
+# Forms whose page comes again with the error and what was typed.
+SHOWN_AGAIN = {"/settings/absences"}
+
+
 def refused_shape(answer: Any, place: str) -> None:
     """U1, U2, U5."""
     assert answer.status_code < 500, place
-    if answer.status_code >= 400 and answer.request["REQUEST_METHOD"] != "HEAD":
+    path = answer.request["PATH_INFO"]
+    if answer.status_code == 400 and path in SHOWN_AGAIN:
+        assert 'id="absence-error"' in answer.content.decode(), place
+    elif answer.status_code >= 400 and answer.request["REQUEST_METHOD"] != "HEAD":
         body = json.loads(answer.content)
         assert body["error"], place
         assert body["error_description"], place
         assert len(answer.content) <= 1024, place
-    if answer.request["PATH_INFO"] not in PUBLIC_PATHS or answer.status_code >= 400:
+    if path not in PUBLIC_PATHS or answer.status_code >= 400:
         assert (
             answer["Cache-Control"].find("no-store") >= 0 or "private" in answer["Cache-Control"]
         ), place
