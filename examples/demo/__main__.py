@@ -88,6 +88,8 @@ def listen(host: str, *ports: int) -> socket.socket:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             made.bind((host, port))
+            # Two programs can bind a port until one of them listens.
+            made.listen()
         except OSError:
             made.close()
         else:

@@ -40,7 +40,12 @@ class Terminal:
         # Ctrl-C, as a user stops it: a kill would leave its service running, which keeps the pipe
         # we read open.
         self.process.send_signal(signal.SIGINT)
-        self.process.wait(SECONDS)
+        try:
+            self.process.wait(SECONDS / 4)
+        except subprocess.TimeoutExpired:
+            # On Python 3.11 `asyncio.wait_for` may swallow one: press again.
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(SECONDS)
         self.reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()
