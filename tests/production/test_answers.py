@@ -271,10 +271,15 @@ def test_what_is_asked_on_one_connection_is_answered_as_on_many(pair: InstalledP
         )
         for changes, more in heads
     ]
-    alone = [exchange(pair.lean, each.replace(b"keep-alive", b"close")) for each in sent]
     last = pair.send(b"", "/nowhere")
-    together = exchange(pair.lean, b"".join(sent) + last)
-    told = [parts(each)[0] for each in alone]
-    answers = re.split(rb"(?=HTTP/1\.1 \d{3} )", together)[1:]
+    for _attempt in range(10):
+        alone = [exchange(pair.lean, each.replace(b"keep-alive", b"close")) for each in sent]
+        together = exchange(pair.lean, b"".join(sent) + last)
+        told = [parts(each)[0] for each in alone]
+        answers = re.split(rb"(?=HTTP/1\.1 \d{3} )", together)[1:]
+        if not any(each.startswith(b"HTTP/1.1 429") for each in [*alone, *answers]):
+            break
+        # Tests beside this one used up the host's allowance of wrong credentials for this second.
+        time.sleep(2)
     assert [parts(each)[0] for each in answers][:-1] == told
     assert {first[-3:] for first, _, _ in told} == {b"200", b"400", b"401", b"406", b"415"}
