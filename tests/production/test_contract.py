@@ -23,6 +23,8 @@ pytestmark = pytest.mark.production
 # A limit of one call, a database that is away, a held lock, an unsigned log: other tests would
 # suffer from them here.
 FAULTS = {"rate_limited", "temporarily_unavailable", "idempotency_in_progress", "not_yet_logged"}
+# Its scenario writes a row without a service, which `verify_audit` must name.
+FORGED = {("POST /v1/catalogue", "invalid_state")}
 # Tests cannot set the server's clock.
 OTHER_TIMES = {("invalid_token", "expired"), ("invalid_token", "not_yet_valid")}
 
@@ -53,7 +55,7 @@ def stage() -> Stage:
 
 @pytest.mark.parametrize(
     ("operation", "status", "code"),
-    [case for case in contract.CASES if case[2] not in FAULTS],
+    [case for case in contract.CASES if case[2] not in FAULTS and (case[0], case[2]) not in FORGED],
     ids=lambda part: str(part) or "ok",
 )
 def test_SA_12_each_answer_is_given_in_production(
