@@ -31,7 +31,7 @@ MAX_ARGUMENTS: Final = 16
 MAX_LABEL: Final = 60
 MAX_SENTENCE: Final = 160
 MAX_UNIT: Final = 20
-# The icons that pages can draw (templates/icon.html).
+# The icons that pages can draw (templates/service_icon.html).
 ICONS: Final = (
     "calendar", "chat", "cloud", "document", "folder", "gear", "image", "key", "mail", "money",
     "people", "printer", "search", "table",

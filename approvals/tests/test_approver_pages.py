@@ -1,6 +1,7 @@
 """The administrators' page of groups, rules and absences, and each person's own absences."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from approvals.services.local_times import moment_typed
 from approvals.tests.cast import Person
 from audit.models import Event
 from registry.models import Absence, ApprovalRule, ApproverGroup, GroupMember, ServiceProvider
+from registry.services import approvers
 from registry.services.humans import change_time_zone
 from registry.tests.cast import TESTER, assert_refused
 
@@ -112,6 +114,24 @@ def test_a_group_that_something_names_is_not_removed(admin: Person) -> None:
     )
     assert admin.client.post(f"/approvers/groups/{first.pk}/remove").status_code == 302
     assert admin.client.post(f"/approvers/groups/{last.pk}/remove").status_code == 302
+
+
+def test_what_names_a_group_that_was_removed_meanwhile_is_refused(
+    admin: Person, bob: Person, now: datetime
+) -> None:
+    gone, kept = made(admin, name="Directors"), made(admin)
+    admin.client.post(f"/approvers/groups/{gone.pk}/remove")
+    said: dict[str, Any] = {"actor": TESTER, "now": now}
+    more: dict[str, Any] = {"name": "Other", "wait_minutes": 5, "next_group": gone}
+    for act in (
+        lambda: approvers.create_rule(name="Large", group=gone, **said),
+        lambda: approvers.add_member(group=gone, human=bob.human, **said),
+        lambda: approvers.create_group(**more, **said),
+        lambda: approvers.change_group(group=kept, **more, **said),
+        lambda: approvers.remove_group(group=gone, **said),
+    ):
+        with pytest.raises(InvalidRequestError, match="removed meanwhile"):
+            act()
 
 
 def test_a_person_sets_and_ends_their_own_absence_by_their_clock(

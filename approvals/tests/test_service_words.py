@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.db import connection
+from django.template.loader import render_to_string
 from django.test.utils import CaptureQueriesContext
 
 from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.capability import Action, Capability
-from agentauth.protocol.catalogue import ArgumentWords, parse_catalogue
+from agentauth.protocol.catalogue import ICONS, ArgumentWords, parse_catalogue
 from approvals import sentences, service_words
 from approvals.models import Receipt
 from approvals.tests.cast import PAY, READ_CALENDAR, Person
@@ -232,3 +233,9 @@ def test_words_of_many_services_take_one_query_in_the_inbox(
     assert asked() == 1
     pending(agent, service_provider, now=now, capabilities=[PAY])
     assert asked() == 1
+
+
+def test_pages_draw_each_icon_that_a_service_may_choose() -> None:
+    drawn = {render_to_string("service_icon.html", {"icon": each}) for each in ICONS}
+    assert len(drawn) == len(ICONS)
+    assert all("<path" in each or "<rect" in each or "<circle" in each for each in drawn)

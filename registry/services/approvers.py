@@ -46,8 +46,10 @@ def create_group(
 ) -> ApproverGroup:
     """A group without members yet. Raises InvalidRequestError."""
     group = ApproverGroup(created_at=now)
-    _set_group(group, name, wait_minutes, next_group)
     with transaction.atomic():
+        if next_group is not None:
+            _hold_group(next_group)
+        _set_group(group, name, wait_minutes, next_group)
         try:
             with transaction.atomic():
                 group.save(force_insert=True)
@@ -70,6 +72,8 @@ def change_group(
     with transaction.atomic():
         # Lock all groups in one order: two concurrent changes could make a cycle.
         rows = {row.pk: row for row in ApproverGroup.objects.select_for_update().order_by("pk")}
+        if group.pk not in rows or (next_group is not None and next_group.pk not in rows):
+            raise _gone()
         held = _require_sealed(rows[group.pk])
         _set_group(held, name, wait_minutes, next_group)
         _refuse_circle(held, rows)
@@ -84,6 +88,7 @@ def change_group(
 def remove_group(*, group: ApproverGroup, actor: Actor, now: datetime) -> None:
     """Remove a group that no rule and no other group names. Raises InvalidStateError."""
     with transaction.atomic():
+        _hold_group(group)
         # Ended rules count too: their rows stay, and their seals cover the group.
         if ApprovalRule.objects.filter(group=group).exists():
             raise InvalidStateError("A rule sent requests to this group, so it stays. Empty it.")
@@ -98,13 +103,16 @@ def remove_group(*, group: ApproverGroup, actor: Actor, now: datetime) -> None:
 
 
 def add_member(*, group: ApproverGroup, human: Human, actor: Actor, now: datetime) -> GroupMember:
-    """Let this human decide on requests that reach the group. Raises InvalidStateError."""
-    _require_sealed(group)
+    """Let this human decide on requests that reach the group.
+
+    Raises InvalidRequestError, InvalidStateError.
+    """
     if not human.is_active:
         raise InvalidStateError("Only an active human can be a member.")
     member = GroupMember(group=group, human=human, created_at=now)
     member.set_seal()
     with transaction.atomic():
+        _require_sealed(_hold_group(group))
         try:
             with transaction.atomic():
                 member.save(force_insert=True)
@@ -137,12 +145,12 @@ def create_rule(
     Raises InvalidRequestError.
     """
     check_display_name(name)
-    _require_sealed(group)
     if action_type and action_type not in TYPES:
         raise InvalidRequestError(f"The type must be one of {', '.join(TYPES)}, or any.")
     if above is not None and action_type not in {"", "transact"}:
         raise InvalidRequestError("Only payments have an amount: choose payments, or any type.")
     with transaction.atomic():
+        _require_sealed(_hold_group(group))
         rule = ApprovalRule(
             position=_make_place(before),
             name=name,
@@ -228,6 +236,18 @@ def erase_approver(*, human_id: uuid.UUID, actor: Actor, now: datetime) -> None:
             absence.save()
         else:
             end_absence(absence=absence, actor=actor, now=now)
+
+
+def _hold_group(group: ApproverGroup) -> ApproverGroup:
+    """The group, locked: what names it and what removes it wait for each other."""
+    held = ApproverGroup.objects.select_for_update().filter(pk=group.pk).first()
+    if held is None:
+        raise _gone()
+    return held
+
+
+def _gone() -> InvalidRequestError:
+    return InvalidRequestError("This group was removed meanwhile. Choose another.")
 
 
 def _set_group(
