@@ -94,7 +94,9 @@ def narrowed(theatre: Theatre) -> Page:
 def widened(theatre: Theatre) -> Page:
     """With every fold open, and errors beside two fields."""
     page = as_asked(theatre, "many")
-    page.evaluate("document.querySelectorAll('.narrow').forEach((fold) => { fold.open = true })")
+    page.evaluate(
+        "document.querySelectorAll('.allow-less').forEach((fold) => { fold.open = true })"
+    )
     amount = page.get_by_role("textbox", name="Maximum amount")
     amount.fill("9999.00")
     page.get_by_label("From", exact=True).fill("05:00")
@@ -347,7 +349,7 @@ def words(theatre: Theatre) -> Page:
     """A request at a service with words of its own."""
     theatre.paths |= steps.stage(theatre.registry, "set_up_catalogue", "alice@example.org")
     page = theatre.open(theatre.alice, "words")
-    for folded in page.locator("details.narrow > summary").all()[:2]:
+    for folded in page.locator("details.allow-less > summary").all()[:2]:
         folded.click()
     page.get_by_text("Exact identifiers").first.click()
     return page

@@ -271,7 +271,7 @@ def test_both_decisions_stay_in_reach_and_cover_no_focus(
     open_request(alice, agent, [READ, PAY, FILES])
     alice.set_viewport_size({"width": width, "height": 640})
     alice.reload()
-    for fold in alice.locator("details.narrow").all():
+    for fold in alice.locator("details.allow-less").all():
         fold.evaluate("fold => { fold.open = true }")
     for share in (0, 0.3, 0.7, 1):
         alice.evaluate("share => scrollTo(0, share * (document.body.scrollHeight - 900))", share)
