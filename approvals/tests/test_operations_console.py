@@ -59,7 +59,8 @@ def queries(admin: Person, path: str) -> int:
     admin.get(path)
     with CaptureQueriesContext(connection) as made:
         assert admin.get(path).status_code == 200
-    return len(made)
+    # What is known of the replay cache's home is read again after a second.
+    return sum("verifier_home" not in each["sql"] for each in made.captured_queries)
 
 
 # --- Dashboard -----------------------------------------------------------------------------------

