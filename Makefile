@@ -2,10 +2,11 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+UNIT := unit
 BIN := $(VENV)/bin
 MANAGE := $(BIN)/python manage.py
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check static unit coverage audit long campaign docs screenshots bench lock
+.PHONY: help run demo test check lint static unit coverage audit long campaign docs screenshots bench lock
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -26,10 +27,12 @@ run: $(VENV)/run.stamp ## the whole system on http://localhost:8000, SQLite in v
 demo: $(VENV)/run.stamp ## a demo agent and a demo service provider against `make run`
 	$(BIN)/python -m examples.demo
 
-check: $(VENV)/dev.stamp ## lint, types, import stack, migrations, unit tests on SQLite (three minutes on two cores)
+check: lint ## lint, types, import stack, migrations, unit tests on SQLite (three minutes on two cores)
+	$(MAKE) -j2 static unit
+
+lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(MAKE) -j2 static unit
 
 static: $(VENV)/dev.stamp
 	$(BIN)/mypy .
@@ -37,9 +40,11 @@ static: $(VENV)/dev.stamp
 	$(MANAGE) makemigrations --check --dry-run
 
 unit: $(VENV)/dev.stamp
-	$(BIN)/python -m tests.run unit
+	$(BIN)/python -m tests.run $(UNIT)
 
-test: check ## everything: check, then PostgreSQL, flows, browser, faults, interop, vectors
+# Of the unit tests, `rest` runs those of the approvals on PostgreSQL, and a browser their pages on SQLite.
+test: lint ## everything: check, then PostgreSQL, flows, browser, faults, interop, vectors
+	$(MAKE) -j2 static unit UNIT=unit-before-rest
 	$(BIN)/python -m tests.run rest
 
 coverage: $(VENV)/dev.stamp ## branches and lines the unit tests take, per package; 95 % of the branches at least

@@ -63,6 +63,9 @@ ROOT = Path(__file__).parent
 # Database tests of these apps run on PostgreSQL only, as in production. Those of the other apps, of
 # tests/ and the flows also run on SQLite, the embedded default.
 ON_POSTGRESQL = {"agentauth", "audit", "kms", "verifier"}
+# What runs on SQLite where all of them run on PostgreSQL afterwards: the registry's as a sample,
+# since browser tests and flows go through the approvals on SQLite.
+LEFT_OUT = {"embedded": ON_POSTGRESQL, "sample": ON_POSTGRESQL | {"approvals"}}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,10 +77,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption(
         "--database-tests",
-        choices=["all", "embedded", "only"],
+        choices=["all", "embedded", "sample", "only"],
         default="all",
-        help="database tests: all; those that also run on SQLite (embedded); or no other tests "
-        "(only)",
+        help="database tests: all; those that also run on SQLite (embedded); of these, those that "
+        "CI runs twice (sample); or no other tests (only)",
     )
 
 
@@ -95,9 +98,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items
         if (wanted == "only" and not _asks(item))
         or (
-            wanted == "embedded"
+            wanted in LEFT_OUT
             and _asks(item)
-            and item.path.relative_to(ROOT).parts[0] in ON_POSTGRESQL
+            and item.path.relative_to(ROOT).parts[0] in LEFT_OUT[wanted]
         )
         or (not SECURITY and item.get_closest_marker("vectors"))
     }

@@ -1,6 +1,6 @@
 """Runs groups of tests, and names what this machine lacks: `python -m tests.run GROUP`.
 
-GROUP is unit, coverage, rest, production, again, long, campaign or screenshots.
+GROUP is unit, unit-before-rest, coverage, rest, production, again, long, campaign or screenshots.
 """
 
 import json
@@ -151,13 +151,16 @@ def paced() -> list[str]:
     return sorted(found | {each for each in marked("long") if not each.startswith(elsewhere)})
 
 
-def unit(absent: dict[str, str], *arguments: str) -> bool:
-    """The unit tests on SQLite; with PostgreSQL, without those that `on_postgresql` runs."""
+def unit(absent: dict[str, str], *arguments: str, of: str = "embedded") -> bool:
+    """The unit tests on SQLite; with PostgreSQL, without those that `on_postgresql` runs.
+
+    `of`: which database tests run here too, as --database-tests of conftest.py names them.
+    """
     without = "".join(f" and not {each}" for each in ("softhsm", "history") if each in absent)
     return pytest(
         *arguments,
         "--database-tests",
-        "all" if "postgres" in absent else "embedded",
+        "all" if "postgres" in absent else of,
         *APPS,
         *map(str, Path("tests").glob("test_*.py")),
         *UNIT_FOLDERS,
@@ -373,6 +376,8 @@ def main() -> int:
         return 1
     if group == "unit":
         passed = unit(absent)
+    elif group == "unit-before-rest":
+        passed = unit(absent, of="sample")
     elif group == "coverage":
         passed = coverage(absent)
     elif group == "again":

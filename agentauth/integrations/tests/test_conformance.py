@@ -22,6 +22,7 @@ from agentauth.integrations.tests.conformance import (
     yes,
 )
 from agentauth.integrations.tests.integrations import INTEGRATIONS
+from tests.conftest import CAMPAIGN
 from tests.vectors import adapter
 from tests.vectors.shared import cases, load
 
@@ -35,6 +36,13 @@ CONDITIONS: tuple[dict[str, str], ...] = (
     {"If_Modified_Since": "Fri, 01 Jan 2100 00:00:00 GMT"},
     {"If_Match": '"other"'},
 )
+
+
+def conditions(number: int) -> tuple[dict[str, str], ...]:
+    """What is asked of the path with this number: two of CONDITIONS in CI, which differ from path
+    to path.
+    """
+    return CONDITIONS if CAMPAIGN else (CONDITIONS[0], CONDITIONS[1 + number % 4])
 
 
 APPLICABLE = [
@@ -89,9 +97,9 @@ def warmed(site: Site, path: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_SA_5_nothing_protected_is_answered_without_a_check(site: Site, method: str) -> None:
-    for path in sorted(site.resources | SAYS.keys()):
+    for number, path in enumerate(sorted(site.resources | SAYS.keys())):
         warmed(site, path)
-        for condition in CONDITIONS:
+        for condition in conditions(number):
             strangers = (
                 site.ask(method, path, **condition),
                 site.ask(method, path, Authorization="DPoP good", **condition),
@@ -115,8 +123,8 @@ def test_SA_5_a_revocation_counts_at_the_next_request(site: Site, method: str) -
     for path in sorted(site.resources | SAYS.keys()):
         warmed(site, path)
     site.registry.revoked = True
-    for path in sorted(site.resources | SAYS.keys()):
-        for condition in CONDITIONS:
+    for number, path in enumerate(sorted(site.resources | SAYS.keys())):
+        for condition in conditions(number):
             answer = site.ask_as("good", method, path, **condition)
             assert (answer.status_code, SECRET in answer.text) == (401, False), (path, condition)
 
@@ -124,8 +132,8 @@ def test_SA_5_a_revocation_counts_at_the_next_request(site: Site, method: str) -
 @pytest.mark.parametrize("method", METHODS)
 def test_SA_5_each_answer_is_asked_for_once(site: Site, method: str) -> None:
     """Also an answer from a cache within the check, and a 304; no proof is spent twice."""
-    for path in sorted(site.resources):
-        for condition in (*CONDITIONS, {}):
+    for number, path in enumerate(sorted(site.resources)):
+        for condition in (*conditions(number), {}):
             before = len(site.registry.asked)
             answer = site.ask_as("good", method, path, **condition)
             assert answer.status_code in {200, 304, 412, FAILURES.get(path)}, (path, condition)
@@ -136,10 +144,10 @@ def test_SA_5_each_answer_is_asked_for_once(site: Site, method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_SA_5_protected_answers_are_private_and_not_stored(site: Site, method: str) -> None:
     # A cache of the framework within the check sets its own headers.
-    for path in sorted(
-        site.resources - {"/cache-inside", "/template", "/cache-around-undecorated"}
+    for number, path in enumerate(
+        sorted(site.resources - {"/cache-inside", "/template", "/cache-around-undecorated"})
     ):
-        for condition in CONDITIONS:
+        for condition in conditions(number):
             answer = site.ask_as("good", method, path, **condition)
             assert directives(answer.headers["Cache-Control"]) == {"private", "no-store"}, (
                 path,
