@@ -309,7 +309,7 @@ def an_agents_key(world: World) -> None:
     assert issue(world.agent, grant).status_code == 201
     eve = AgentClient()
     write(world.rows[Agent], jkt=eve.jkt, public_jwk=eve.signer.public.jwk)
-    assert_refused(issue(eve, grant), 400, "invalid_grant")
+    assert_refused(issue(eve, grant), 401, "invalid_client")
     with pytest.raises(GrantChangedError):
         approve(pending(eve, world.provider, now=world.now), world.alice.human, now=world.now)
     # Nor does a rotation to a next key seal it.
@@ -448,7 +448,7 @@ def test_DJ_17_a_key_that_was_rotated_out_and_is_set_back_gets_no_token(world: W
     assert issue(world.agent, grant).status_code == 201
     Agent.objects.update(**before)
     BarredKey.objects.all().delete()
-    assert_refused(issue(old, grant), 400, "invalid_grant")
+    assert_refused(issue(old, grant), 401, "invalid_client")
 
 
 def test_DJ_17_verify_audit_names_each_row_that_no_service_wrote(

@@ -18,6 +18,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from approvals.models import Notification, NotificationChannel
 from audit.new_ids import new_id
 from registry.models import Agent, Grant, Human
+from registry.services.agent_owners import owners_of
 from registry.services.decision_routing import Rosters, read_rosters, route_grant
 from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import route_confirmation
@@ -52,9 +53,9 @@ def add_waiting(*, now: datetime) -> int:
         )
     ending = grants.filter(expires_at__lte=now + REMIND_BEFORE)
     return (
-        _add(What.REQUEST, grants, "agent__human_id", now)
-        + _add(What.REQUEST_ENDS, ending, "agent__human_id", now)
-        + _add(What.CONFIRMATION, confirmations, "grant__agent__human_id", now)
+        _add(What.REQUEST, grants, "agent", now)
+        + _add(What.REQUEST_ENDS, ending, "agent", now)
+        + _add(What.CONFIRMATION, confirmations, "grant__agent", now)
     )
 
 
@@ -173,15 +174,15 @@ def _zone_of(human: Human) -> tzinfo:
         return UTC
 
 
-def _add(what: Notification.What, rows: QuerySet[Any], owner: str, now: datetime) -> int:
-    """Rows for `what` about each of `rows`, whose human is at the path `owner`."""
+def _add(what: Notification.What, rows: QuerySet[Any], agent: str, now: datetime) -> int:
+    """Rows for `what` about each of `rows`, whose agent is at the path `agent`."""
     told = Notification.objects.filter(
         channel=OuterRef("pk"), what=what, subject=OuterRef(OuterRef("pk"))
     )
     channels = NotificationChannel.objects.filter(**{_AS[what]: True})
     lacking = channels.filter(
         ~Exists(told),
-        human_id=OuterRef(owner),
+        human_id=OuterRef(f"{agent}__human_id"),
         human__status=Human.Status.ACTIVE,
         # A new channel is not told of what waited before.
         created_at__lte=OuterRef("created_at"),
@@ -189,12 +190,13 @@ def _add(what: Notification.What, rows: QuerySet[Any], owner: str, now: datetime
     found = list(
         rows.filter(Exists(lacking))
         .order_by("expires_at")
-        .values_list("pk", "created_at", "expires_at", owner)[:BATCH]
+        .values_list("pk", "created_at", "expires_at", agent)[:BATCH]
     )
     if not found:
         return 0
+    owners = owners_of({row[3] for row in found})
     by_human: dict[Any, list[NotificationChannel]] = {}
-    for channel in channels.filter(human_id__in={row[3] for row in found}).select_related("human"):
+    for channel in channels.filter(human_id__in=owners.values()).select_related("human"):
         by_human.setdefault(channel.human_id, []).append(channel)
     added = [
         Notification(
@@ -205,8 +207,8 @@ def _add(what: Notification.What, rows: QuerySet[Any], owner: str, now: datetime
             due_at=quiet_end(channel, channel.human, now) or now,
             expires_at=expires_at,
         )
-        for subject, created_at, expires_at, human_id in found
-        for channel in by_human.get(human_id, ())
+        for subject, created_at, expires_at, agent_id in found
+        for channel in by_human.get(owners.get(agent_id), ())
         if channel.created_at <= created_at
     ]
     try:

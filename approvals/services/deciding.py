@@ -84,7 +84,7 @@ def find_case(grant_id: uuid.UUID, human: Human, now: datetime) -> Case:
     """
     rows = Grant.objects.select_related("agent__human", "service_provider")
     grant = rows.filter(pk=grant_id).first()
-    if grant is None:
+    if grant is None or not grant.agent.is_sealed():
         raise NotFoundError
     at = _open_at(grant, now)
     rosters = read_rosters(at)

@@ -37,6 +37,7 @@ from kms.models import Key, KeyCertificate
 from kms.process_key_certificates import revoke_certificate
 from kms.services import disable_key, promote_due_keys
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.agent_owners import own_agent_ids
 from registry.services.agents import revoke_agent
 from registry.services.grants import revoke_grant
 from registry.services.service_providers import revoke_service_provider
@@ -281,7 +282,9 @@ def _find_rows(kind: str, ids: Sequence[uuid.UUID], human: Human, party: Party) 
         raise NotFoundError
     rows = KINDS[kind].rows.filter(pk__in=ids)
     if party == "owner":
-        rows = rows.filter(**{{"agent": "human", "grant": "agent__human"}[kind]: human})
+        rows = rows.filter(
+            **{{"agent": "pk__in", "grant": "agent__in"}[kind]: own_agent_ids(human)}
+        )
     if not ids or rows.count() != len(set(ids)):
         raise NotFoundError
     return rows.order_by("pk")

@@ -21,6 +21,7 @@ from approvals.services.signed_acts import accept_signature, ask_signature, rece
 from approvals.services.statement_builders import signing
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.agent_owners import owns
 from registry.services.agents import resume_agent
 from registry.services.grants import not_yours_to_resume, resume_grant
 from registry.services.humans import resume_human
@@ -269,7 +270,7 @@ def _check_held(row: Agent | Grant, *, by_admin: bool) -> None:
 
 def _is_owner(row: Row, human: Human) -> bool:
     owned = row.agent if isinstance(row, Grant) else row
-    return isinstance(owned, Agent) and owned.human_id == human.pk
+    return isinstance(owned, Agent) and owns(human, owned)
 
 
 def _waiting_for(agent: Agent, now: datetime) -> list[Grant]:

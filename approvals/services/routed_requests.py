@@ -19,6 +19,7 @@ from audit import kinds
 from audit.models import Event
 from audit.new_ids import first_id_at
 from audit.services import SYSTEM, record
+from kms.row_seals import not_ended
 from registry.models import Agent, Grant, Human
 from registry.services.approver_routing import Cause, Route, Step
 from registry.services.decision_routing import Rosters, decider_of, read_rosters, route_grant
@@ -114,9 +115,9 @@ class _Waiting:
 
 def _open_grants(now: datetime) -> QuerySet[Grant]:
     """Grants of active people that wait for a decision or a new signature."""
-    rows = Grant.objects.filter(agent__human__status=Human.Status.ACTIVE).exclude(
-        agent__status=Agent.Status.REVOKED
-    )
+    rows = Grant.objects.filter(
+        not_ended("agent__seal"), agent__human__status=Human.Status.ACTIVE
+    ).exclude(agent__status=Agent.Status.REVOKED)
     both = rows.waiting(now) | rows.to_sign_again(now)
     return (
         both.select_related("agent__human", "service_provider")

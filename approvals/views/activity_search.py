@@ -21,6 +21,7 @@ from approvals.views.paging import id_or_none_of_ours
 from audit.models import Event
 from audit.new_ids import first_id_at
 from registry.models import Agent, Human, ServiceProvider
+from registry.services.agent_owners import own_agent_ids, own_agents
 
 # A page examines at most this many events: about 15 ms on PostgreSQL.
 EXAMINED: Final = 5_000
@@ -127,7 +128,7 @@ class ActivitySearch:
         rows = Event.objects.filter(human_id=self.human.pk)
         if agent := self.given["agent"]:
             # Another person's agent may have many events, none of which would match.
-            own = Agent.objects.filter(pk=id_or_none_of_ours(agent), human=self.human)
+            own = own_agents(self.human).filter(pk=id_or_none_of_ours(agent))
             # The agent alone: with the person, the planner may choose the index of the person's
             # events and read those of all their agents.
             rows = Event.objects.filter(agent_id=own.values_list("pk", flat=True).first() or NO_ONE)
@@ -217,9 +218,10 @@ def _of_kind(kind: str) -> Q:
 
 
 def choices(human: Human) -> dict[str, Sequence[tuple[str, Any]]]:
-    """What the selects of the form offer, in two queries."""
-    agents = Agent.objects.filter(human=human).order_by("name", "pk")
-    services = ServiceProvider.objects.filter(grants__agent__human=human).distinct()
+    """What the selects of the form offer, in three queries."""
+    own = own_agent_ids(human)
+    agents = Agent.objects.filter(pk__in=own).order_by("name", "pk")
+    services = ServiceProvider.objects.filter(grants__agent__in=own).distinct()
     return {
         "agents": [(str(pk), name) for pk, name in agents.values_list("pk", "name")[:_LISTED]],
         "services": [

@@ -16,6 +16,7 @@ from approvals.views.page_requests import human_of, require_sign_in
 from approvals.views.paging import page_of
 from approvals.views.routed import routed_of
 from registry.models import Grant
+from registry.services.agent_owners import own_agent_ids
 from registry.services.catalogues import Published, published_catalogues, words_of
 from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import pending_for
@@ -28,11 +29,12 @@ SHOWN = 50
 @require_sign_in
 def inbox(request: HttpRequest) -> HttpResponse:
     human, now, routed = human_of(request), timezone.now(), routed_of(request)
-    mine = Grant.objects.filter(agent__human=human).select_related("agent", "service_provider")
+    own = own_agent_ids(human)
+    mine = Grant.objects.filter(agent__in=own).select_related("agent", "service_provider")
     waiting = list(mine.filter(pk__in=Grant.objects.waiting(now)).order_by("created_at"))
     anew = list(mine.filter(pk__in=Grant.objects.to_sign_again(now)))
     grants = [*waiting, *anew, *routed.grants[:SHOWN]]
-    asked = [*pending_for(human, now), *routed.confirmations[:SHOWN]]
+    asked = [*pending_for(own, now), *routed.confirmations[:SHOWN]]
     services = {row.grant.service_provider_id for row in asked}
     found = published_catalogues(services | {each.service_provider_id for each in grants})
     history, paging = page_of(mine.exclude(status=Grant.Status.PENDING), request)

@@ -9,6 +9,7 @@ class Migration(migrations.Migration):
     dependencies = [
         ("registry", "0020_human_language"),
         ("approvals", "0016_catalogue_purpose"),
+        ("kms", "0006_wider_seals"),
     ]
     # Older code names the release itself when it creates the row.
     beside_older_code = "The default of a column in a row that exists once; release 4 runs beside."

@@ -27,6 +27,9 @@ from registry.services.approver_routing import (
 _REQUEST_LIFE: Final = timedelta(hours=1)
 NOT_YOURS: Final = "This is not yours to decide now. It still waits for the people who may decide."
 _BROKEN: Final = "A rule that the registry did not write"
+# For a request of an agent whose owner has no seal. In lists only the seal is compared, without a
+# query for each agent: their queries leave out seals that have ended.
+_NO_ONE: Final = Route({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ def route_grant(grant: Grant, now: datetime, rosters: Rosters | None) -> Route:
 
     A grant to sign again has no time limit, so all of its groups may decide at once.
     """
+    if not grant.agent.fits():
+        return _NO_ONE
     owner = str(grant.agent.human_id)
     if rosters is None:
         return route(Asked(owner, "", frozenset(), {}, now), Roster(), now)
@@ -102,6 +107,8 @@ def route_action(
     grant: Grant, action: Mapping[str, Any], at: datetime, now: datetime, rosters: Rosters | None
 ) -> Route:
     """Who may confirm one transaction of this grant that waits since `at`."""
+    if not grant.agent.fits():
+        return _NO_ONE
     owner = str(grant.agent.human_id)
     if rosters is None:
         return route(Asked(owner, "", frozenset(), {}, at), Roster(), now)
@@ -112,6 +119,8 @@ def route_action(
 
 def route_now(grant: Grant, now: datetime) -> Route:
     """As `route_grant`, with the rows as they are now."""
+    if not grant.agent.is_sealed():
+        return _NO_ONE
     return route_grant(grant, now, read_rosters(now))
 
 

@@ -370,7 +370,7 @@ def test_proved_grants_cache_is_bounded_and_evicts_least_recently_used(
         grant = Grant.objects.select_related("agent", "service_provider").get(
             pk=approved(agent, service_provider, now=now).pk
         )
-        terms = terms_of(grant, grant.agent, grant.service_provider, seal_ended=False)
+        terms = terms_of(grant, grant.agent, grant.service_provider, is_sealed=True)
         assert terms is not None
         every.append(terms)
     memory = GrantReceiptCache(bound=2)
@@ -387,7 +387,7 @@ def test_a_grant_that_is_not_approved_is_not_looked_up(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant = pending(agent, service_provider, now=now)
-    assert terms_of(grant, grant.agent, grant.service_provider, seal_ended=False) is None
+    assert terms_of(grant, grant.agent, grant.service_provider, is_sealed=True) is None
     with CaptureQueriesContext(connection) as queries, pytest.raises(InvalidGrantError):
         issue_token(agent=agent.agent(), grant_id=str(grant.pk), actor=TESTER, now=now)
     assert not any("approvals_receipt" in each["sql"] for each in queries)

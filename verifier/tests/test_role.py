@@ -48,6 +48,7 @@ EXPECTED = {
     "kms_key": "SELECT",
     "kms_keycertificate": "SELECT",
     "kms_sealspending": "SELECT",
+    "kms_widersealspending": "SELECT",
     "registry_agent": "SELECT, UPDATE (status)",
     "registry_barredkey": "INSERT, SELECT",
     "registry_grant": "SELECT, UPDATE (ended_at, status)",
