@@ -134,7 +134,7 @@ def test_DJ_17_no_one_is_told_of_what_waits_for_a_written_owner(
     assert admin.get(f"/approvals/{reading.pk}/").status_code == 200
 
 
-def test_DJ_17_a_written_owner_decides_nothing_even_with_a_page_from_before(
+def test_DJ_17_a_written_owner_decides_nothing_even_on_an_older_page(
     alice: Person, bob: Person, reading: Grant, asking: Confirmation, given: Callable[[], None]
 ) -> None:
     now = asking.created_at

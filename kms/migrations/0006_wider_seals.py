@@ -12,7 +12,8 @@ def await_wider_seals(apps: Any, _editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("kms", "0001_squashed_0005_keys")]
+    # By its former name, so that `migrate` refuses a database from before release 4.
+    dependencies = [("kms", "0005_seals")]
     beside_older_code = (
         "Release 4 does not read the table. Until `seal_rows` ran, release 5 accepts its seals."
     )

@@ -170,7 +170,9 @@ def test_DJ_17_no_term_of_an_approved_grant_changes_alone(
     Token.objects.update(jkt=Agent.objects.get().jkt)
     assert token_state(jti).refusal(now) == "grant_inactive"
     assert token_states([jti])[jti].refusal(now) == "grant_inactive"
-    if Agent.objects.get().jkt == client.jkt:
+    if not Agent.objects.get().is_sealed():
+        assert assert_refused(issue(client, grant), 401, "invalid_client")
+    elif Agent.objects.get().jkt == client.jkt:
         assert assert_refused(issue(client, grant), 400, "invalid_grant")
     assert Token.objects.count() == 1
 

@@ -230,7 +230,7 @@ def test_document_that_this_version_cannot_read_counts_as_none(
     """But its service provider can read it back."""
     row = published(registered[0], now)
     # A label that another release may have accepted.
-    row.document = '{"actions":{"read:calendar":{"label":"Read\\u202e"}}}'
+    row.document = '{"actions":{"read:calendar":{"label":"Read\\u202e","sentence":"Reads"}}}'
     row.set_seal()
     row.save(update_fields=["document", "seal"])
     assert published_catalogue(registered[0]) is None

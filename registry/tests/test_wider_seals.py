@@ -106,7 +106,7 @@ def test_the_end_of_the_upgrade_seals_what_a_former_key_sealed(
     assert is_sealed()
 
 
-def test_a_seal_of_release_4_made_after_the_upgrade_counts_only_once_adopted(
+def test_a_seal_of_release_4_after_the_upgrade_counts_only_once_adopted(
     agent: AgentClient, now: datetime
 ) -> None:
     row = agent.agent()

@@ -20,7 +20,7 @@ from agentauth.openapi.operations import FORM
 from approvals.models import Passkey
 from approvals.tests.cast import Person, browser
 from audit.models import Event
-from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.models import Grant, Human, ServiceProvider
 from registry.services.humans import create_human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import READ_CALENDAR, TESTER, AgentClient, basic, pending
@@ -123,7 +123,10 @@ def test_DJ_13_nothing_a_page_is_sent_beside_its_own_members_has_an_effect(
     form = {name: str(value) for name, value in PROTECTED.items()} | {"time_zone": "Europe/Berlin"}
     assert person.client.post("/settings/time-zone", form).status_code == 302
     asked = pending(cast.bobs_agent, cast.provider, now=now)
-    Agent.objects.filter(pk=cast.bobs_agent.agent().pk).update(human=person.human)
+    agent = cast.bobs_agent.agent()
+    agent.human = person.human
+    agent.set_seal()
+    agent.save(update_fields=["human", "seal"])
     assert person.approve(asked).status_code == 200
     human = Human.objects.get(email="greedy@x.example")
     assert (human.is_staff, human.status, human.name) == (False, "active", "Greedy")
