@@ -148,16 +148,18 @@ class Sealed(models.Model):
         """Whether the seal matches the row under `key`, or under any of our keys.
 
         It may have ended. Without `key`, a seal of the previous release counts until `seal_rows`
-        has ended the upgrade, and every row does while none of its seals are demanded.
+        has ended the upgrade, and any row while no seals are demanded at all.
         """
         if key is not None:
             return self._cover(key) == _Cover.ALL
         if not DEMAND.holds():
             return True
-        cover = max(
-            self._cover(each) for each in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-        )
-        if cover == _Cover.ALL or (cover == _Cover.BEFORE and not WIDER_DEMAND.holds()):
+        covers = set()
+        for each in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
+            covers.add(cover := self._cover(each))
+            if cover == _Cover.ALL:
+                return True
+        if _Cover.BEFORE in covers and not WIDER_DEMAND.holds():
             return True
         _tell(self.table(), str(self.pk), self.seal)
         return False
@@ -192,9 +194,9 @@ def select_sealed(rows: QuerySet[_S]) -> list[_S]:
 
 
 def not_ended(seal: str = "seal") -> Q:
-    """The condition that the seal at this path has not ended. A service may still not have made it.
+    """The condition that the seal at this path has not ended; a row without a seal meets it.
 
-    A row without a seal meets it.
+    For queries whose rows are compared with their seals later (`fits`).
     """
     return Q(~Exists(EndedSeal.objects.filter(seal=OuterRef(seal))))
 

@@ -17,6 +17,7 @@ from approvals.tests.cast import ORIGIN, Person
 from approvals.tests.notifying import by_mail
 from approvals.tests.test_pages import asking, stray
 from audit.models import Event
+from kms.models import EndedSeal
 from registry.models import Agent, EnrolmentCode, Grant, ServiceProvider
 from registry.services.agent_claims import claim_agent
 from registry.services.agents import suspend_agent
@@ -114,8 +115,20 @@ def test_DJ_17_no_one_is_told_of_what_waits_for_a_written_owner(
     write(reading.agent, human=alice.human)
     assert add_waiting(now=now) == 2
     given()
+    sent_to(admin, now)
+    assert add_waiting(now=now) + tell_approvers(now=now) == 0
+    assert waiting_for(admin.human, now, routed_to(admin.human, now)).count == 0
+    assert admin.get(f"/approvals/{reading.pk}/").status_code == 404
+    write(reading.agent, human=alice.human)
+    assert tell_approvers(now=now) == 2
+    assert waiting_for(admin.human, now, routed_to(admin.human, now)).count == 2
+    assert admin.get(f"/approvals/{reading.pk}/").status_code == 200
+
+
+def sent_to(person: Person, now: datetime) -> None:
+    """From now on, a rule sends every request to this person."""
     group = create_group(name="Finance", wait_minutes=9, next_group=None, actor=TESTER, now=now)
-    add_member(group=group, human=admin.human, actor=TESTER, now=now)
+    add_member(group=group, human=person.human, actor=TESTER, now=now)
     create_rule(
         name="All",
         group=group,
@@ -125,13 +138,26 @@ def test_DJ_17_no_one_is_told_of_what_waits_for_a_written_owner(
         actor=TESTER,
         now=now,
     )
-    assert add_waiting(now=now) + tell_approvers(now=now) == 0
-    assert waiting_for(admin.human, now, routed_to(admin.human, now)).count == 0
-    assert admin.get(f"/approvals/{reading.pk}/").status_code == 404
-    write(reading.agent, human=alice.human)
-    assert tell_approvers(now=now) == 2
-    assert waiting_for(admin.human, now, routed_to(admin.human, now)).count == 2
-    assert admin.get(f"/approvals/{reading.pk}/").status_code == 200
+
+
+def test_DJ_17_an_agent_whose_seal_has_ended_is_no_ones_either(
+    alice: Person, admin: Person, reading: Grant, asking: Confirmation, now: datetime
+) -> None:
+    """The row is as a service wrote it, but was replaced since."""
+    for person in (alice, admin):
+        by_mail(person.human, now)
+    Grant.objects.update(created_at=now)
+    EndedSeal.objects.create(seal=str(reading.agent.seal))
+    names = {"agent": reading.agent_id, "waiting": reading.pk, "asking": asking.pk}
+    for page in ("/agents/{agent}/", "/approvals/{waiting}/", "/confirmations/{asking}/"):
+        assert alice.get(page.format(**names)).status_code == 404
+    assert waiting_for(alice.human, now).count == 0
+    assert add_waiting(now=now) == 0
+    with pytest.raises(NotFoundError):
+        deny_grant(grant=reading, human=alice.human, reason="", actor=TESTER, now=now)
+    sent_to(admin, now)
+    assert routed_to(admin.human, now).count == 0
+    assert tell_approvers(now=now) == 0
 
 
 def test_DJ_17_a_written_owner_decides_nothing_even_on_an_older_page(
