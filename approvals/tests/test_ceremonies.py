@@ -42,6 +42,7 @@ from registry.tests.cast import (
     pending,
 )
 from registry.tests.describing import proposed
+from registry.tests.written_rows import write_sealed
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
@@ -294,7 +295,10 @@ def service_named_in_words() -> None:
 # What each page shows, how it changes, and the sentence that reports it.
 MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     "agent_name": (rename_agent, "is now called “Other Name”."),
-    "agent_key": (lambda: Agent.objects.update(jkt="A" * 43), "The agent’s key was"),
+    "agent_key": (
+        lambda: write_sealed(Agent.objects.get(), jkt="A" * 43),
+        "The agent’s key was",
+    ),
     "manifest": (
         lambda: Agent.objects.update(manifest_sha256="0" * 64),
         "The agent changed its description.",

@@ -21,7 +21,6 @@ from approvals.tests.cast import PAY, Person, invited
 from approvals.tests.recovering import ready_link, recovered
 from audit.services import Actor
 from registry.models import (
-    Agent,
     CatalogueVersion,
     EnrolmentCode,
     Grant,
@@ -31,6 +30,7 @@ from registry.models import (
 )
 from registry.services.humans import end_sessions, suspend_human
 from registry.tests.cast import TESTER, AgentClient, approve, assert_refused, claim_link, pending
+from registry.tests.written_rows import write_sealed
 from tests.endpoints import writing
 from verifier.models import Confirmation
 
@@ -149,7 +149,7 @@ def test_AP_9_former_owner_gets_the_same_answer_as_for_an_unknown_id(
 ) -> None:
     options = alice.statement(reading).json()["publicKey"]
     drawn, signed = alice.drawn(reading), alice.device.assertion(options)
-    Agent.objects.update(human=bob.human)
+    write_sealed(reading.agent, human=bob.human)
     nobodys = uuid.UUID(int=7)
     for act, body in (
         ("decide", {"credential": signed}),

@@ -24,6 +24,7 @@ from registry.models import Grant, Human, ServiceProvider
 from registry.services.humans import create_human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import READ_CALENDAR, TESTER, AgentClient, basic, pending
+from registry.tests.written_rows import write_sealed
 from tests.contract.stage import Stage, good
 from tests.endpoints import OPERATIONS, ROUTES, address
 from tests.flows.test_ownership import Cast
@@ -123,10 +124,7 @@ def test_DJ_13_nothing_a_page_is_sent_beside_its_own_members_has_an_effect(
     form = {name: str(value) for name, value in PROTECTED.items()} | {"time_zone": "Europe/Berlin"}
     assert person.client.post("/settings/time-zone", form).status_code == 302
     asked = pending(cast.bobs_agent, cast.provider, now=now)
-    agent = cast.bobs_agent.agent()
-    agent.human = person.human
-    agent.set_seal()
-    agent.save(update_fields=["human", "seal"])
+    write_sealed(cast.bobs_agent.agent(), human=person.human)
     assert person.approve(asked).status_code == 200
     human = Human.objects.get(email="greedy@x.example")
     assert (human.is_staff, human.status, human.name) == (False, "active", "Greedy")
