@@ -26,6 +26,7 @@ from kms.models import KeyCertificate
 from kms.process_key_certificates import certify, revoke_certificate
 from kms.services import ensure_key
 from registry.models import Agent, Grant, ServiceProvider
+from registry.roles import Role
 from registry.services.agent_claims import find_claim
 from registry.services.barred_keys import bar_disclosed_key, is_barred
 from registry.services.grants import revoke_grant, suspend_grant
@@ -130,7 +131,7 @@ def test_SA_13_a_suspended_administrator_does_not_come_back_as_the_last(
     human = admin.human
 
     def happens() -> None:
-        create_human(email="new@example.org", name="New", is_staff=True, actor=TESTER, now=now)
+        create_human(email="new@example.org", name="New", role=Role.OWNER, actor=TESTER, now=now)
         suspend_human(human=human, actor=TESTER, now=timezone.now())
 
     lost(happens)
