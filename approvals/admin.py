@@ -41,7 +41,7 @@ class RoleFilter(admin.SimpleListFilter):
 class _WithRole(ReadOnlyAdmin[Any]):
     """Rows of people or invitations: one role instead of its two columns."""
 
-    exclude: Any = ("is_staff", "admin_role")
+    exclude = ("is_staff", "admin_role")
     readonly_fields = ("role",)
 
     @admin.display(description=_("role"))
@@ -92,7 +92,7 @@ class InvitationAdmin(_WithRole):
     search_fields = ("email",)
     ordering = ("-created_at",)
     # A digest would let an administrator recognise who holds which link.
-    exclude = ("digest", *_WithRole.exclude)
+    exclude = ("digest", "is_staff", "admin_role")
     actions = ("forget",)
 
     def __init__(self, model: type[SetupCode], admin_site: admin.AdminSite) -> None:

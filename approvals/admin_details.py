@@ -314,7 +314,7 @@ class DetailPages(_ModelAdmin):
     def _buttons(self, request: HttpRequest, row: Any) -> list[Button]:
         now, me = timezone.now(), human_of(request)
         is_owner = Permission.OWN in me.permissions
-        found = _pages_of(row) if is_owner and row != me else []
+        found = _pages_of(row) if is_owner and row.pk != me.pk else []
         # Only an owner stops an administrator.
         is_theirs = is_owner or not (isinstance(row, Human) and row.named_role)
         for action in self.get_actions(request) if is_theirs else ():

@@ -128,7 +128,7 @@ class ControlRoom(admin.AdminSite):
         waiting = Grant.objects.waiting(now).select_related(
             "agent", "agent__human", "service_provider"
         )
-        context = {
+        context: dict[str, Any] = {
             "waiting": waiting.order_by("created_at")[:PENDING_SHOWN],
             "catalogues": proposed_catalogues(),
             "role": me.role and ROLES[me.role],

@@ -103,12 +103,17 @@ class Human(Sealed, AbstractBaseUser):
         self.is_staff = role is Role.OWNER
         self.admin_role = None if role in {None, Role.OWNER} else str(role)
         self.seal = None
+        self.__dict__.pop("_is_sealed_as_read", None)
         if role is not None:
             self.set_seal()
 
     @cached_property
     def _is_sealed_as_read(self) -> bool:
         return self.is_sealed()
+
+    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
+        super().refresh_from_db(*args, **kwargs)
+        self.__dict__.pop("_is_sealed_as_read", None)
 
     def get_session_auth_hash(self) -> str:
         return self._session_hash(None)
