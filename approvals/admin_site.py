@@ -379,6 +379,7 @@ class ControlRoom(admin.AdminSite):
             "form": form,
             "made": made,
             "about": about,
+            "about_address": about.email if isinstance(about, Human) else about and about.audience,
             "back": row_page(about) if about else reverse("admin:index"),
             "says": more.get("says", ""),
         }
