@@ -51,14 +51,21 @@ def caught(act: Act, monkeypatch: pytest.MonkeyPatch) -> tuple[Human, Act]:
 
 # What a suspension and a recovery do to the user's row. Their other effects are left out: only the
 # row may stop the act.
-ENDS: list[Callable[..., None]] = [partial(suspend_human, even_last_admin=True), end_sessions]
+ENDS: dict[str, Callable[..., None]] = {
+    "suspended": partial(suspend_human, even_last_admin=True),
+    "signed-out": end_sessions,
+}
 
 
-# A change of role ends the sessions too: one act shows that this is enough.
-PAIRS = [(row, end) for row in HELD for end in ENDS] + [
-    (row, partial(change_role, role=None, even_last_owner=True))
-    for row in HELD
-    if str(row) == "an_admin_invites"
+TAKES_ROLE: Callable[..., None] = partial(change_role, role=None, even_last_owner=True)
+PAIRS = [
+    *(pytest.param(row, end, id=f"{row}-{name}") for row in HELD for name, end in ENDS.items()),
+    # A change of role ends the sessions too: one act shows that this is enough.
+    *(
+        pytest.param(row, TAKES_ROLE, id=f"{row}-no-role")
+        for row in HELD
+        if str(row) == "an_admin_invites"
+    ),
 ]
 
 
