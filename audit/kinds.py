@@ -31,6 +31,8 @@ SETTINGS_RECORDED = "registry.settings.recorded"
 HUMAN_CREATED = "registry.human.created"
 HUMAN_SUSPENDED = "registry.human.suspended"
 HUMAN_RESUMED = "registry.human.resumed"
+# Their role as an administrator was given, changed or taken: the role before and since.
+HUMAN_ROLE_CHANGED = "registry.human.role_changed"
 # Signed out everywhere at once.
 HUMAN_SESSIONS_ENDED = "registry.human.sessions_ended"
 # A human changed how pages are shown to them.

@@ -13,7 +13,7 @@ import hmac
 import logging
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 from functools import lru_cache
@@ -99,6 +99,9 @@ class Sealed(models.Model):
     SEALED: ClassVar[Sequence[str]]
     # What the previous release seals, if that is less.
     SEALED_BEFORE: ClassVar[Sequence[str]] = ()
+    # Those of SEALED that are left out while null. A field that is added later is one of these, so
+    # that the seals of older rows stay valid, and the previous release can check rows without it.
+    SEALED_IF_SET: ClassVar[Collection[str]] = ()
 
     # Nullable: to add a default, SQLite would rebuild the table without its triggers.
     seal = models.CharField(max_length=80, null=True, editable=False)  # noqa: DJ001 — as said
@@ -222,7 +225,12 @@ def _sealed_bytes(row: Sealed, names: Sequence[str]) -> bytes:
 
     Raises EncodingError for values no service writes.
     """
-    fields = {name: _plain(getattr(row, name)) for name in names}
+    values = {name: getattr(row, name) for name in names}
+    fields = {
+        name: _plain(value)
+        for name, value in values.items()
+        if value is not None or name not in row.SEALED_IF_SET
+    }
     return canonical_json([row.table(), fields])
 
 

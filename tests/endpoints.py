@@ -110,7 +110,7 @@ def writing() -> Iterator[str]:
         if not endpoint.route.startswith("/admin/") or endpoint.pattern.name in own:
             yield from (
                 f"{method} {endpoint.route[1:]}"
-                for method in endpoint.methods or _methods(endpoint.pattern)
+                for method in endpoint.methods or methods(endpoint.pattern)
                 if method not in READING
             )
     for model, model_admin in site._registry.items():
@@ -118,7 +118,7 @@ def writing() -> Iterator[str]:
         yield from (f"POST {place} {action}" for action in model_admin.actions or ())
 
 
-def _methods(pattern: URLPattern) -> set[str]:
+def methods(pattern: URLPattern) -> set[str]:
     """The methods that a function handles: `require_POST` and its like have them in a closure."""
     view: Any = pattern.callback
     while view:

@@ -109,6 +109,7 @@ def _account(human: Human) -> dict[str, Any]:
         "name": human.name,
         "status": human.status,
         "is_staff": human.is_staff,
+        "role": human.named_role and str(human.named_role),
         "time_zone": human.time_zone,
         "language": human.language,
         "created_at": _time(human.created_at),

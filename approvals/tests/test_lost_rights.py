@@ -167,6 +167,7 @@ def test_AP_9_former_owner_gets_the_same_answer_as_for_an_unknown_id(
 PROVIDER = "/admin/service-providers/<uuid:service_provider_id>/"
 ACTS: dict[str, dict[str, str]] = {
     "/admin/invite/": {"email": "new@example.org"},
+    "/admin/humans/<uuid:human_id>/role/": {"role": "owner", "shown_role": ""},
     "/admin/enrolment-code/": {"human": "alice"},
     "/admin/new-service-provider/": {"name": "Beta", "audience": "http://127.0.0.1:8004"},
     "/admin/new-catalogue/": {"document": "{}"},
@@ -180,7 +181,8 @@ def made() -> list[object]:
     models = (SetupCode, EnrolmentCode, ServiceProvider, ServiceProviderSecret, CatalogueVersion)
     rows: list[object] = [model._default_manager.count() for model in models]
     rows += ServiceProvider.objects.order_by("pk").values_list("audience", "allowed")
-    return [*rows, *Human.objects.order_by("email").values_list("email", "status", "session_epoch")]
+    people = ("email", "status", "session_epoch", "admin_role")
+    return [*rows, *Human.objects.order_by("email").values_list(*people)]
 
 
 @pytest.fixture
@@ -200,6 +202,7 @@ def test_AP_9_DJ_16_former_admin_cannot_use_an_earlier_signature(
         for name, value in ACTS[path].items()
     }
     path = path.replace("<uuid:service_provider_id>", str(reading.service_provider_id))
+    path = path.replace("<uuid:human_id>", str(alice.human.pk))
     signed = json.dumps(admin.verification(path))
     if loss == "no longer staff":
         Human.objects.filter(pk=admin.human.pk).update(is_staff=False)

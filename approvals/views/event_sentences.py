@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy, gettext_noop
 from agentauth.protocol.catalogue import Catalogue
 from approvals.models import Recovery
 from approvals.quotation import quoted
+from approvals.role_words import ROLES
 from approvals.services.recent_recovery import RECENT, recovery_mark
 from approvals.views.act_sentences import ACTS, CONFIRMATIONS, describe_act, describe_confirmation
 from approvals.views.grant_descriptions import sentence
@@ -19,6 +20,7 @@ from audit import kinds
 from audit.models import Event
 from audit.new_ids import first_id_at, made_at
 from registry.models import Agent, Human, ServiceProvider
+from registry.roles import role_named
 from registry.services.catalogues import Published, published_catalogues, words_of
 from verifier.models import Confirmation
 
@@ -41,6 +43,7 @@ _WORDS: Final = {
     kinds.HUMAN_CREATED: gettext_lazy("The account was created"),
     kinds.HUMAN_SUSPENDED: gettext_lazy("The account was suspended"),
     kinds.HUMAN_RESUMED: gettext_lazy("The account was resumed"),
+    kinds.HUMAN_ROLE_CHANGED: gettext_lazy("The role of the account was changed"),
     kinds.HUMAN_SESSIONS_ENDED: gettext_lazy("All sessions were ended"),
     kinds.HUMAN_SIGNED_IN: gettext_lazy("Signed in with a passkey"),
     kinds.HUMAN_SIGNED_OUT: gettext_lazy("Signed out"),
@@ -194,6 +197,8 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
             or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
         )
         words = words_of(catalogues.get(event.service_provider_id))
+        if event.kind == kinds.HUMAN_ROLE_CHANGED:
+            text = _role_changed(event)
         act = _act_of(event, providers.get(event.service_provider_id), words, asked, withheld)
         who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
         who["anonymous"] = _("a visitor")
@@ -215,6 +220,13 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
             }
         )
     return lines
+
+
+def _role_changed(event: Event) -> str:
+    role = role_named(event.data.get("role"))
+    if role is None:
+        return _("The account is no longer an administrator")
+    return _("The role of the account was changed to: %(role)s") % {"role": ROLES[role].label}
 
 
 def _act_of(

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from approvals.models import Passkey
 from approvals.notifications.shown_channels import notifications_of
+from approvals.role_words import ROLES
 from approvals.services import data_export, passkey_management, session_management
 from approvals.services.recent_recovery import recovery_news
 from approvals.services.setup_and_sign_in import session_key_of
@@ -132,6 +133,7 @@ def render_page(request: HttpRequest, *, status: int = 200, **more: object) -> H
     key = session_key_of(request)
     context = {
         "human": human,
+        "role": human.role and ROLES[human.role],
         "sessions": session_management.sessions_of(human, session_key=key, now=now),
         "passkeys": list(Passkey.objects.filter(human=human).order_by("created_at")),
         **notifications_of(human),

@@ -23,6 +23,7 @@ from audit.fault_injection import fault_point
 from audit.services import Actor, record
 from kms.change_notices import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.roles import Permission
 from registry.services.agent_owners import owns
 from registry.services.decision_routing import refuse_decider, route_now, routing_ids
 from registry.services.token_size import check_token_fits
@@ -118,7 +119,7 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
     GrantChangedError as for approval.
     """
     route = route_now(grant, now)
-    if not owns(human, grant.agent) and not human.is_administrator:
+    if not owns(human, grant.agent) and Permission.DECIDE not in human.permissions:
         refuse_decider(route, human)
     if grant.status_at(now) != Grant.Status.PENDING:
         raise GrantChangedError(_CHANGED)

@@ -4,12 +4,13 @@ from datetime import datetime
 
 from approvals.models import Notification, SetupCode
 from approvals.notifications.outbox import tell_channels
-from approvals.services.human_suspension_and_erasure import suspend_human
+from approvals.services.human_suspension_and_erasure import change_role, suspend_human
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.notifying import by_mail
 from approvals.tests.recovering import DAY, begun
 from audit import kinds
 from registry.models import Human
+from registry.roles import Role
 from registry.services.agents import suspend_agent
 from registry.services.grants import suspend_grant
 from registry.services.service_providers import rotate_secret, suspend_service_provider
@@ -189,6 +190,29 @@ def an_admin_signs_a_human_out(world: World) -> Act:
 @act("POST admin/invite/", kinds.HUMAN_VERIFIED, kinds.SETUP_CODE_CREATED)
 def an_admin_invites(world: World) -> Act:
     return world.form(world.admin, "/admin/invite/", email="zoe@example.org")
+
+
+@act("POST admin/invite/", kinds.HUMAN_VERIFIED, kinds.SETUP_CODE_CREATED)
+def an_admin_invites_an_auditor(world: World) -> Act:
+    return world.form(world.admin, "/admin/invite/", email="zoe@example.org", role="auditor")
+
+
+ROLE = "POST admin/humans/<uuid:human_id>/role/"
+
+
+@act(ROLE, kinds.HUMAN_VERIFIED, kinds.HUMAN_ROLE_CHANGED)
+def an_admin_makes_a_human_an_operator(world: World) -> Act:
+    path = f"/admin/humans/{world.alice.human.pk}/role/"
+    return world.form(world.admin, path, role="operator")
+
+
+@act(ROLE, kinds.HUMAN_VERIFIED, kinds.RECOVERY_CANCELLED, kinds.HUMAN_ROLE_CHANGED)
+def an_admin_takes_the_role_of_a_human_who_is_being_recovered(world: World) -> Act:
+    human = world.alice.human
+    change_role(human=human, role=Role.AUDITOR, actor=TESTER, now=world.now)
+    begun(human, world.now)
+    path = f"/admin/humans/{human.pk}/role/"
+    return world.form(world.admin, path, role="", shown_role="auditor")
 
 
 @act("POST admin/approvals/setupcode/ forget")

@@ -236,6 +236,15 @@ def row_of(rows: str, then: str = "") -> Way:
     return way
 
 
+def role_form(theatre: Theatre) -> Page:
+    """Of the other person: no one changes their own."""
+    page = theatre.open(theatre.alice, "/admin/registry/human/?q=bob")
+    page.locator("#result_list tbody").get_by_role("link").first.click()
+    page.get_by_role("link", name="Change role").click()
+    expect(page.get_by_role("radio")).to_have_count(5)
+    return page
+
+
 def refused_form(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "/admin/new-service-provider/")
     page.get_by_label("Name").fill("Beta Mail")
@@ -454,6 +463,7 @@ SCREENS = {
     "control-room-agent": Screen(row_of("registry/agent")),
     "control-room-grant": Screen(row_of("registry/grant")),
     "control-room-human": Screen(row_of("registry/human")),
+    "control-room-role": Screen(role_form),
     "control-room-key": Screen(row_of("kms/key")),
     "control-room-event": Screen(row_of("audit/event")),
     "control-room-provider": Screen(row_of("registry/serviceprovider")),

@@ -76,7 +76,7 @@ STAFF_ONLY = {
     "row_id": ("/resume/",),
     "request_id": ("/denials/",),
     "catalogue_id": ("/catalogues/",),
-    "human_id": ("/recoveries/",),
+    "human_id": ("/recoveries/", "/admin/humans/"),
     "recovery_id": ("/recoveries/", "/recovery/"),
     **dict.fromkeys(("group_id", "member_id", "rule_id", "away_id"), ("/approvers/",)),
 }

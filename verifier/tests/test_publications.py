@@ -34,6 +34,7 @@ from registry.models import (
     ServiceProviderSecret,
     Token,
 )
+from registry.roles import Role
 from registry.services import (
     agent_claims,
     agent_manifests,
@@ -49,6 +50,7 @@ from registry.services import (
     humans,
     key_rotation,
     registration,
+    roles,
     service_providers,
     settings_agreement,
     tokens,
@@ -356,6 +358,7 @@ SERVICES = [
     Row(humans.end_sessions, the_human),
     Row(humans.recover_human, the_human_and_the_grant),
     Row(humans.delete_human, the_human_and_all_of_theirs),
+    Row(roles.change_role, the_human, more={"role": constant(Role.AUDITOR)}),
     Row(service_providers.create_service_provider, None, more={"name": constant("New")}),
     Row(service_providers.change_audience, the_provider_and_its_grant),
     # Grants beyond the new list are suspended. The list itself is read only at approval.

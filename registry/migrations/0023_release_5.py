@@ -7,8 +7,8 @@ from registry.release_compatibility import raise_release
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0020_human_language"),
-        ("approvals", "0016_catalogue_purpose"),
+        ("registry", "0022_roles"),
+        ("approvals", "0017_invited_roles"),
         ("kms", "0006_wider_seals"),
     ]
     # Older code names the release itself when it creates the row.
