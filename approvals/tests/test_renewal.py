@@ -110,6 +110,19 @@ def test_a_renewal_is_signed_and_its_receipt_says_both_ends(
     assert list(review(now=timezone.now())) == []
 
 
+def test_a_session_asks_for_a_renewal_and_changes_nothing_else(
+    alice: Person, granted: Grant, agent: AgentClient
+) -> None:
+    before = Grant.objects.filter(pk=granted.pk).values().get()
+    asked(alice, granted)
+    assert Grant.objects.filter(pk=granted.pk).values().get() == before
+    # The grant stays in force, and a renewal has no denial, which would be a receipt against it.
+    assert issue(agent, granted).status_code == 201
+    refused = alice.ask(granted, "statement", decision="deny")
+    assert "Revoke the grant" in assert_refused(refused, 409, "invalid_state")["error_description"]
+    assert Event.objects.filter(kind=kinds.GRANT_RENEWAL_REQUESTED).count() == 1
+
+
 def test_what_was_used_stays_used_after_a_renewal(alice: Person, granted: Grant) -> None:
     day = timezone.localdate(timezone=ZoneInfo("Europe/Berlin")).isoformat()
     spent = {"EUR/day/Europe/Berlin": [day, 123_45]}
