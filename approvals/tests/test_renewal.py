@@ -9,8 +9,10 @@ from django.conf import settings
 from django.utils import timezone
 
 from agentauth.protocol.approval_receipt import verify_receipt
+from agentauth.protocol.behavioural_envelope import parse_envelope
+from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import timestamp
-from agentauth.protocol.errors import InvalidStateError
+from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from approvals.models import Notification, NotificationChannel, Receipt
 from approvals.notifications.delivery import send_notifications
 from approvals.services.human_suspension_and_erasure import delete_human
@@ -25,7 +27,13 @@ from registry.services.agents import suspend_agent
 from registry.services.approvers import add_member, create_group, create_rule
 from registry.services.expiry import expire_everything
 from registry.services.grant_verification import review
-from registry.services.grants import expire_grant, revoke_grant, suspend_grant
+from registry.services.grants import (
+    approve_grant,
+    expire_grant,
+    latest_end,
+    revoke_grant,
+    suspend_grant,
+)
 from registry.services.service_providers import suspend_service_provider
 from registry.tests.cast import TESTER, AgentClient, assert_refused, issue
 from verifier.models import GrantLedger
@@ -158,6 +166,28 @@ def test_a_renewal_never_brings_the_end_forward(alice: Person, granted: Grant) -
     assert alice.approve(granted, **BOTH, days="10").status_code == 200
 
 
+def test_the_registry_renews_no_grant_to_an_end_that_is_not_later(
+    alice: Person, granted: Grant
+) -> None:
+    """Also if the page and its statement let it pass."""
+    grant, now = fresh(asked(alice, granted)), timezone.now()
+    assert grant.valid_until is not None
+    for end, why in (
+        (grant.valid_until, "must end later"),
+        (latest_end(grant, now) + timedelta(seconds=1), "bring the end forward"),
+    ):
+        with pytest.raises(InvalidRequestError, match=why):
+            approve_grant(
+                grant=grant,
+                human=alice.human,
+                capabilities=parse_capabilities(grant.capabilities),
+                envelope=parse_envelope(grant.envelope),
+                valid_until=end,
+                actor=TESTER,
+                now=now,
+            )
+
+
 def _revoked(grant: Grant, now: datetime) -> None:
     revoke_grant(grant=grant, actor=TESTER, now=now)
 
@@ -215,7 +245,10 @@ def test_what_cannot_be_renewed_says_why(
     assert not Renewal.objects.exists()
 
 
-@pytest.mark.parametrize("change", [_revoked, _suspended, _expired, _agent_suspended])
+@pytest.mark.parametrize(
+    "change",
+    [_revoked, _suspended, _expired, _agent_suspended, _agent_expired, _service_suspended],
+)
 def test_nothing_is_renewed_that_ended_between_opening_and_signing(
     alice: Person, granted: Grant, now: datetime, change: Any
 ) -> None:
@@ -333,6 +366,10 @@ def test_a_renewal_is_told_and_passed_on_as_every_request_is(
     steps = Event.objects.filter(kind__startswith="approvals.request.").order_by("pk")
     assert [each.data["because"] for each in steps] == ["rule", "waited"]
     assert tell_approvers(now=at + timedelta(minutes=50)) == 2
+    path = f"/approvals/{granted.pk}/"
+    assert (bob.get(path).status_code, carol.get(path).status_code) == (200, 404)
+    Renewal.objects.update(asked_at=at - timedelta(minutes=16))
+    assert carol.get(path).status_code == 200
     assert send_notifications(now=timezone.now()) > 0
     assert ("request", "sent") in outbox(channel__human=bob.human)
     bob.approve(granted)
