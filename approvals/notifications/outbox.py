@@ -140,9 +140,8 @@ def is_unwanted(now: datetime) -> Q:
         Exists(Confirmation.objects.waiting(now).filter(pk=OuterRef("subject")))
     )
     asked = Grant.objects.to_renew(now).filter(pk=OuterRef("subject"))
-    ends = Grant.objects.live(now).filter(valid_until__lte=now + REMIND_GRANT)
     open_ = {
-        What.GRANT_ENDS: Q(Exists(ends.filter(pk=OuterRef("subject")))),
+        What.GRANT_ENDS: Q(Exists(_ending_grants(now).filter(pk=OuterRef("subject")))),
         What.REQUEST: waiting | Q(Exists(asked)),
         What.REQUEST_ENDS: waiting | Q(Exists(asked)),
     }
@@ -199,12 +198,13 @@ def _grants_to_renew(now: datetime) -> QuerySet[Grant]:
         pk__gte=first_id_at(now - USED_WITHIN),
         kind=kinds.TOKEN_ISSUED,
     )
-    ending = Grant.objects.live(now).filter(
-        valid_until__lte=now + REMIND_GRANT,
-        decided_at__lte=F("valid_until") - SHORTEST,
-        agent__status=Agent.Status.ACTIVE,
-    )
-    return ending.filter(Exists(tokens))
+    long = _ending_grants(now).filter(decided_at__lte=F("valid_until") - SHORTEST)
+    return long.filter(Exists(tokens))
+
+
+def _ending_grants(now: datetime) -> QuerySet[Grant]:
+    soon = Grant.objects.live(now).filter(valid_until__lte=now + REMIND_GRANT)
+    return soon.filter(agent__status=Agent.Status.ACTIVE)
 
 
 def _zone_of(human: Human) -> tzinfo:
