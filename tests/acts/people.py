@@ -157,18 +157,19 @@ def a_human_signs_a_suspended_grant_again(world: World) -> Act:
 
 @act("POST approvals/<uuid:grant_id>/renew", kinds.GRANT_RENEWAL_REQUESTED)
 def a_human_asks_to_renew_a_grant(world: World) -> Act:
-    return lambda: _ask_renewal(world)
+    return _renewal_of(world)
 
 
 @act("POST approvals/<uuid:grant_id>/decide", kinds.GRANT_RENEWED)
 def a_human_renews_a_grant(world: World) -> Act:
-    _ask_renewal(world)
+    _renewal_of(world)()
     return _decision(world, world.grant, "approve")
 
 
-def _ask_renewal(world: World) -> Any:
+def _renewal_of(world: World) -> Act:
     Grant.objects.filter(pk=world.grant.pk).update(requested_seconds=90 * 86_400)
-    return world.alice.client.post(f"/approvals/{world.grant.pk}/renew")
+    alice, path = world.alice, f"/approvals/{world.grant.pk}/renew"
+    return lambda: alice.client.post(path)
 
 
 @act("POST approvals/<uuid:grant_id>/decide", kinds.GRANT_DENIED)
