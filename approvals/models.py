@@ -366,6 +366,8 @@ class Notification(models.Model):
     class What(models.TextChoices):
         REQUEST = "request"
         REQUEST_ENDS = "request_ends"
+        # A grant that was used lately ends soon.
+        GRANT_ENDS = "grant_ends"
         CONFIRMATION = "confirmation"
         # Another person decided for the owner of the agent: on a request, on a transaction.
         DECIDED = "decided"

@@ -82,6 +82,9 @@ AGENT_KEY_BARRED = "registry.agent_key.barred"
 
 GRANT_REQUESTED = "registry.grant.requested"
 GRANT_APPROVED = "registry.grant.approved"
+# The owner asks that it end later; then a person who may decide signed it.
+GRANT_RENEWAL_REQUESTED = "registry.grant.renewal_requested"
+GRANT_RENEWED = "registry.grant.renewed"
 GRANT_DENIED = "registry.grant.denied"
 GRANT_WITHDRAWN = "registry.grant.withdrawn"
 GRANT_SUSPENDED = "registry.grant.suspended"

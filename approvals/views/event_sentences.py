@@ -30,6 +30,7 @@ _WITHHELD_WITHIN: Final = timedelta(minutes=10)
 # What a person signs to let an agent do something.
 _SIGNED = (
     kinds.GRANT_APPROVED,
+    kinds.GRANT_RENEWED,
     kinds.CONFIRMATION_CONFIRMED,
     kinds.AGENT_CLAIMED,
     kinds.AGENT_RESUMED,
@@ -85,6 +86,8 @@ _WORDS: Final = {
     kinds.AGENT_EXPIRED: gettext_lazy("%(agent)s expired"),
     kinds.GRANT_REQUESTED: gettext_lazy("%(agent)s asked for permissions at %(at)s"),
     kinds.GRANT_APPROVED: gettext_lazy("Approved what %(agent)s asked for at %(at)s"),
+    kinds.GRANT_RENEWAL_REQUESTED: gettext_lazy("Asked to renew the grant of %(agent)s at %(at)s"),
+    kinds.GRANT_RENEWED: gettext_lazy("Renewed the grant of %(agent)s at %(at)s"),
     kinds.GRANT_DENIED: gettext_lazy("Denied what %(agent)s asked for at %(at)s"),
     kinds.GRANT_WITHDRAWN: gettext_lazy("%(agent)s withdrew its request at %(at)s"),
     kinds.GRANT_SUSPENDED: gettext_lazy("The grant of %(agent)s at %(at)s was suspended"),

@@ -33,6 +33,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
     mine = Grant.objects.filter(agent__in=own).select_related("agent", "service_provider")
     waiting = list(mine.filter(pk__in=Grant.objects.waiting(now)).order_by("created_at"))
     anew = list(mine.filter(pk__in=Grant.objects.to_sign_again(now)))
+    anew += mine.filter(pk__in=Grant.objects.to_renew(now)).select_related("renewal")
     grants = [*waiting, *anew, *routed.grants[:SHOWN]]
     asked = [*pending_for(own, now), *routed.confirmations[:SHOWN]]
     services = {row.grant.service_provider_id for row in asked}
@@ -43,6 +44,9 @@ def inbox(request: HttpRequest) -> HttpResponse:
         "waiting": [
             {
                 "grant": each,
+                "renews": each.waits_for_renewal(now),
+                "asked_at": each.asked_at(now),
+                "open_until": each.open_until(now),
                 "permits": describe_permissions(
                     each, words_of(found.get(each.service_provider_id)), riskiest_first=True
                 ),

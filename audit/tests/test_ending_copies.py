@@ -46,6 +46,7 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
         kinds.ENROLMENT_CODE_CREATED, kinds.SETUP_CODE_CREATED, kinds.PASSKEY_CREATED,
         kinds.AGENT_REGISTERED, kinds.AGENT_RESUMED,
         kinds.GRANT_REQUESTED, kinds.GRANT_APPROVED, kinds.GRANT_RESUMED, kinds.GRANT_RELEASED,
+        kinds.GRANT_RENEWAL_REQUESTED,
         kinds.TOKEN_ISSUED, kinds.DECISION_DENIED, kinds.DECISION_REPEATED,
         kinds.DECISION_REHEARSED,
         kinds.PRESENCE_BEGUN, kinds.HOME_LEFT, kinds.HOME_BEGAN, kinds.CLOCK_OFF,
@@ -65,8 +66,8 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
     }),
     "Each approved grant waits for its person, and has a version that earlier tokens and"
     " confirmations do not have.": frozenset({
-        kinds.GRANT_VERSION_RAISED, kinds.TOKEN_REVOKED, kinds.DECISION_ALLOWED,
-        kinds.DECISIONS_LOST,
+        kinds.GRANT_VERSION_RAISED, kinds.GRANT_RENEWED, kinds.TOKEN_REVOKED,
+        kinds.DECISION_ALLOWED, kinds.DECISIONS_LOST,
         kinds.CONFIRMATION_REQUESTED, kinds.CONFIRMATION_CONFIRMED, kinds.CONFIRMATION_DENIED,
         kinds.CONFIRMATION_EXPIRED,
     }),

@@ -8,7 +8,7 @@ from registry.release_compatibility import raise_release
 class Migration(migrations.Migration):
     dependencies = [
         ("registry", "0022_roles"),
-        ("approvals", "0017_invited_roles"),
+        ("approvals", "0018_invited_roles"),
         ("kms", "0006_wider_seals"),
     ]
     # Older code names the release itself when it creates the row.

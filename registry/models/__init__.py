@@ -12,7 +12,7 @@ services change rows, and no other app does.
 from registry.models.agents import Agent, BarredKey, EnrolmentCode
 from registry.models.approvers import Absence, ApprovalRule, ApproverGroup, GroupMember
 from registry.models.catalogues import CatalogueVersion
-from registry.models.grants import Grant
+from registry.models.grants import Grant, Renewal
 from registry.models.humans import Human
 from registry.models.idempotency import IdempotencyRecord
 from registry.models.pairwise_subjects import PairwiseSubject
@@ -35,6 +35,7 @@ __all__ = [
     "IdempotencyRecord",
     "Installation",
     "PairwiseSubject",
+    "Renewal",
     "ServiceProvider",
     "ServiceProviderSecret",
     "SpentProof",

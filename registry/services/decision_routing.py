@@ -97,7 +97,7 @@ def route_grant(grant: Grant, now: datetime, rosters: Rosters | None) -> Route:
     owner = str(grant.agent.human_id)
     if rosters is None:
         return route(Asked(owner, "", frozenset(), {}, now), Roster(), now)
-    at = grant.created_at
+    at = grant.asked_at(now)
     if grant.status == Grant.Status.SUSPENDED:
         at = now - sum((each.wait for each in rosters.roster.groups.values()), timedelta())
     types, amounts = facts_of(grant.capabilities or grant.requested_capabilities)

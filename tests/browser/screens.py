@@ -94,9 +94,7 @@ def narrowed(theatre: Theatre) -> Page:
 def widened(theatre: Theatre) -> Page:
     """With every fold open, and errors beside two fields."""
     page = as_asked(theatre, "many")
-    page.evaluate(
-        "document.querySelectorAll('.allow-less').forEach((fold) => { fold.open = true })"
-    )
+    page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true })")
     amount = page.get_by_role("textbox", name="Maximum amount")
     amount.fill("9999.00")
     page.get_by_label("From", exact=True).fill("05:00")
@@ -126,6 +124,13 @@ def approved(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "to-approve")
     steps.approve(page)
     expect(page.get_by_role("link", name="Receipt")).to_be_visible()
+    return page
+
+
+def renewal(theatre: Theatre) -> Page:
+    page = theatre.open(theatre.alice, "in-use")
+    page.get_by_role("button", name="Renew").press("Enter")
+    expect(page.get_by_role("heading", name="Renew the grant of")).to_be_visible()
     return page
 
 
@@ -405,6 +410,7 @@ SCREENS = {
     "approval-withdrawn": Screen(at("withdrawn")),
     "approval-revoked": Screen(at("revoked")),
     "approval-suspended": Screen(at("suspended")),
+    "approval-renewal": Screen(renewal),
     "confirmation-pending": Screen(at("confirmation-pending")),
     "confirmation-offline": Screen(offline, frozenset({0})),
     "confirmation-confirmed": Screen(at("confirmation-confirmed")),
@@ -432,7 +438,7 @@ SCREENS = {
     "activity": Screen(signed_log),
     "activity-filtered": Screen(at("/activity/?kind=transact&outcome=denied")),
     "activity-nothing-found": Screen(at("/activity/?kind=delete&from=2026-01-01")),
-    "activity-wrong-filter": Screen(at("/activity/?from=soon&to=2026-01-01")),
+    "activity-wrong-filter": Screen(at("/activity/?from=soon&to=2026-01-01&payee=acme&least=x")),
     "event-allowed": Screen(event_of("Paid €80.00")),
     "event-refused": Screen(event_of("Was not allowed to pay €80.00")),
     "spending": Screen(at("/activity/spending/")),

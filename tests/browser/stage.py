@@ -291,6 +291,7 @@ def spending(stage: Stage, agent: Any, pay: Any) -> None:
     grant = stage.approved(
         agent, pay, 4 * DAY, [PAY], envelope=SPENDING, reason="To pay your invoices."
     )
+    stage.paths["in-use"] = f"/approvals/{grant.pk}/"
     # Today in Berlin, since the ledger names its days in that zone.
     from zoneinfo import ZoneInfo
 

@@ -98,7 +98,7 @@ def lock_waiting(grant: Grant, confirmation: Confirmation | None, now: datetime)
     """Lock the grant until the caller commits; whether the request or transaction still waits."""
     held = Grant.objects.select_for_update(no_key=True).get(pk=grant.pk)
     if confirmation is None:
-        return held.status_at(now) == Grant.Status.PENDING
+        return held.status_at(now) == Grant.Status.PENDING or held.waits_for_renewal(now)
     return Confirmation.objects.waiting(now).filter(pk=confirmation.pk).exists()
 
 

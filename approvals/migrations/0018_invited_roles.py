@@ -4,7 +4,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    dependencies = [("approvals", "0016_catalogue_purpose")]
+    dependencies = [("approvals", "0017_grant_ends")]
 
     operations = [
         migrations.AddField("setupcode", "admin_role", models.CharField(max_length=16, null=True)),
