@@ -20,6 +20,7 @@ from approvals.services import (
     confirmations,
     grant_decisions,
     log_break_signing,
+    logo_approval,
     restore_grant_release,
     resuming,
 )
@@ -28,10 +29,11 @@ from approvals.tests.cast import PAY, READ_CALENDAR, Person, drawn_on
 from approvals.tests.database_rollback import restored
 from audit.models import Event, LogBreak
 from kms.services import ensure_key, rotate_key
-from registry.models import Agent, CatalogueVersion, Grant, Human, ServiceProvider
+from registry.models import Agent, CatalogueVersion, Grant, Human, ServiceLogo, ServiceProvider
 from registry.services.agents import suspend_agent
 from registry.services.catalogues import approve_catalogue
 from registry.services.service_providers import create_service_provider
+from registry.tests import logos
 from registry.tests.cast import (
     TESTER,
     AgentClient,
@@ -235,6 +237,18 @@ def catalogue(cast: Cast) -> Ceremony:
     )
 
 
+def logo(cast: Cast) -> Ceremony:
+    logos.logo(cast.provider, cast.now)
+    path = f"/logos/{cast.provider.pk}/"
+    return Ceremony(
+        cast.admin,
+        path,
+        lambda: logo_approval.waiting_page(ServiceProvider.objects.get(pk=cast.provider.pk)),
+        cast.admin.drawn_at(path),
+        lambda drawn: cast.admin.post(f"{path}statement", {"drawn": drawn}),
+    )
+
+
 CEREMONIES = {
     Purpose.APPROVAL: approval,
     Purpose.SECOND_STEP: second_step,
@@ -244,6 +258,7 @@ CEREMONIES = {
     Purpose.RELEASE: release,
     Purpose.RESUME: resume,
     Purpose.CATALOGUE: catalogue,
+    Purpose.LOGO: logo,
 }
 
 
@@ -289,6 +304,18 @@ def service_named_in_words() -> None:
     create_service_provider(
         name="Your calendar", audience="http://127.0.0.1:8099", actor=TESTER, now=timezone.now()
     )
+
+
+def other_logo() -> None:
+    logos.logo(ServiceProvider.objects.get(), timezone.now(), (1, 2, 3))
+
+
+def other_logo_approved() -> None:
+    """An administrator approved another one, while this one waits."""
+    waiting = ServiceLogo.objects.get()
+    waiting.delete()
+    logos.shown(ServiceProvider.objects.get(), timezone.now(), (1, 2, 3))
+    waiting.save(force_insert=True)
 
 
 # What each page shows, how it changes, and the sentence that reports it.
@@ -341,6 +368,8 @@ MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     "party": (lambda: None, ""),
     "catalogue": (other_words, "The service’s own words have changed."),
     "replaces": (other_approved, "Another version of the service’s words is approved now."),
+    "logo": (other_logo, "Another logo was uploaded."),
+    "replaced_logo": (other_logo_approved, "The logo that people see now is another one."),
     "warnings": (service_named_in_words, "The warnings have changed."),
     "text": (
         lambda: Human.objects.update(time_zone="Asia/Tokyo"),
@@ -364,6 +393,7 @@ SHOWN = {
     Purpose.CATALOGUE: {
         "service_name", "audience", "catalogue", "replaces", "warnings", "text",
     },
+    Purpose.LOGO: {"service_name", "audience", "logo", "replaced_logo", "text"},
 }  # fmt: skip
 SHOWN[Purpose.SECOND_STEP] = SHOWN[Purpose.APPROVAL]
 # These never change alone: the text follows other rows, a new link has another address, break rows
@@ -378,6 +408,7 @@ STILL = {
     (Purpose.RESUME, "text"),
     # It follows from the other members.
     (Purpose.CATALOGUE, "text"),
+    (Purpose.LOGO, "text"),
 }
 CASES = [
     (purpose, name)

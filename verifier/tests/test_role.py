@@ -86,7 +86,7 @@ EXPECTED = {
         *("django_admin_log", "django_content_type"),
         *("registry_absence", "registry_approvalrule", "registry_approvergroup"),
         *("registry_catalogueversion", "registry_enrolmentcode", "registry_groupmember"),
-        *("registry_idempotencyrecord", "registry_pairwisesubject"),
+        *("registry_idempotencyrecord", "registry_pairwisesubject", "registry_servicelogo"),
     ],
     "",
 )

@@ -7,8 +7,8 @@ from registry.release_compatibility import raise_release
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0020_human_language"),
-        ("approvals", "0016_catalogue_purpose"),
+        ("registry", "0023_service_logo"),
+        ("approvals", "0017_logo_purpose"),
     ]
     # Older code names the release itself when it creates the row.
     beside_older_code = "The default of a column in a row that exists once; release 4 runs beside."
