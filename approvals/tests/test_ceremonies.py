@@ -25,13 +25,13 @@ from approvals.services import (
     resuming,
 )
 from approvals.services.page_token import Page, drawn_token
+from approvals.tests import service_moves
 from approvals.tests.cast import PAY, READ_CALENDAR, Person, drawn_on
 from approvals.tests.database_rollback import restored
 from audit.models import Event, LogBreak
 from kms.services import ensure_key, rotate_key
-from registry.models import Agent, CatalogueVersion, Grant, Human, ServiceLogo, ServiceProvider
+from registry.models import Agent, CatalogueVersion, Grant, Human, ServiceProvider
 from registry.services.agents import suspend_agent
-from registry.services.catalogues import approve_catalogue
 from registry.services.service_providers import create_service_provider
 from registry.tests import logos
 from registry.tests.cast import (
@@ -279,45 +279,6 @@ def same_name_elsewhere() -> None:
     )
 
 
-def other_words() -> None:
-    CatalogueVersion.objects.update(document='{"actions":{},"resources":{}}')
-
-
-def other_approved() -> None:
-    """An earlier version came back, while this one waits."""
-    provider, now = ServiceProvider.objects.get(), timezone.now()
-    row = CatalogueVersion(
-        service_provider=provider,
-        version=7,
-        document='{"actions":{},"resources":{}}',
-        status="proposed",
-        proposed_at=now,
-    )
-    waiting = CatalogueVersion.objects.get()
-    CatalogueVersion.objects.filter(pk=waiting.pk).delete()
-    row.save()
-    approve_catalogue(row=row, actor=TESTER, now=now)
-    waiting.save(force_insert=True)
-
-
-def service_named_in_words() -> None:
-    create_service_provider(
-        name="Your calendar", audience="http://127.0.0.1:8099", actor=TESTER, now=timezone.now()
-    )
-
-
-def other_logo() -> None:
-    logos.logo(ServiceProvider.objects.get(), timezone.now(), (1, 2, 3))
-
-
-def other_logo_approved() -> None:
-    """An administrator approved another one, while this one waits."""
-    waiting = ServiceLogo.objects.get()
-    waiting.delete()
-    logos.shown(ServiceProvider.objects.get(), timezone.now(), (1, 2, 3))
-    waiting.save(force_insert=True)
-
-
 # What each page shows, how it changes, and the sentence that reports it.
 MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     "agent_name": (rename_agent, "is now called “Other Name”."),
@@ -366,11 +327,17 @@ MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     "name": (rename_agent, "and is now called “Other Name”."),
     "suspension": (lambda: Agent.objects.update(suspensions=7), "This was suspended again."),
     "party": (lambda: None, ""),
-    "catalogue": (other_words, "The service’s own words have changed."),
-    "replaces": (other_approved, "Another version of the service’s words is approved now."),
-    "logo": (other_logo, "Another logo was uploaded."),
-    "replaced_logo": (other_logo_approved, "The logo that people see now is another one."),
-    "warnings": (service_named_in_words, "The warnings have changed."),
+    "catalogue": (service_moves.other_words, "The service’s own words have changed."),
+    "replaces": (
+        service_moves.other_approved,
+        "Another version of the service’s words is approved now.",
+    ),
+    "logo": (service_moves.other_logo, "Another logo was uploaded."),
+    "replaced_logo": (
+        service_moves.other_logo_approved,
+        "The logo that people see now is another one.",
+    ),
+    "warnings": (service_moves.service_named_in_words, "The warnings have changed."),
     "text": (
         lambda: Human.objects.update(time_zone="Asia/Tokyo"),
         "The text to sign is not the one",

@@ -3,7 +3,7 @@
 import re
 import uuid
 from base64 import b64encode
-from typing import Final
+from typing import Any, Final
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -48,7 +48,7 @@ def image(request: HttpRequest, digest: str) -> HttpResponse:
 def page(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
     provider = logo_approval.find_provider(service_provider_id, human=human_of(request))
     logos = logo_approval.find_logos(provider)
-    context = {
+    context: dict[str, Any] = {
         "provider": provider,
         "approved": logos.approved,
         "waiting": logos.waiting,

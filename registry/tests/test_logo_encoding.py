@@ -170,7 +170,7 @@ def test_the_child_has_limits_and_nothing_of_its_parents(monkeypatch: pytest.Mon
 
 
 def test_a_child_that_a_limit_ends_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logo_encoding.logo_encoder, "__file__", "/nonexistent")
+    monkeypatch.setattr(logo_encoder, "__file__", "/nonexistent")
     with pytest.raises(InvalidRequestError, match="cannot be read"):
         encode_logo(picture())
 
@@ -178,9 +178,12 @@ def test_a_child_that_a_limit_ends_is_a_refusal(monkeypatch: pytest.MonkeyPatch)
 def test_a_missing_package_is_named_with_the_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    """A double for a host without Pillow: a child that exits as `main` does there."""
-    fake = tmp_path / "encoder.py"
-    fake.write_text(f"raise SystemExit({logo_encoder.MISSING})")
-    monkeypatch.setattr(logo_encoding.logo_encoder, "__file__", str(fake))
+    """The child of a host without Pillow, where importing it fails."""
+    without = tmp_path / "encoder.py"
+    without.write_text(
+        "import runpy, sys; sys.modules['PIL'] = None\n"
+        f"runpy.run_path({logo_encoder.__file__!r}, run_name='__main__')"
+    )
+    monkeypatch.setattr(logo_encoder, "__file__", str(without))
     with pytest.raises(InvalidStateError, match=r"Pillow.*requirements-production\.txt"):
         encode_logo(picture())
