@@ -96,6 +96,7 @@ def test_a_polyglot_loses_what_is_not_picture(form: str) -> None:
         (picture(form="ICO"), "format"),
         (b"%PDF-1.7", "format"),
         (PAYLOAD + picture(), "format"),
+        (animated("MPO"), "format"),
         (animated("PNG"), "animated"),
         (animated("WEBP"), "animated"),
         (picture((31, 200)), "size"),
