@@ -35,6 +35,7 @@ from approvals.models import Recovery
 from approvals.services.catalogue_approval import proposed_catalogues
 from approvals.services.human_locking import hold_human
 from approvals.services.log_break_signing import unsigned_breaks
+from approvals.services.logo_approval import proposed_logos
 from approvals.services.operations_overview import read_overview
 from approvals.services.reauthentication import acting
 from approvals.services.setup_and_sign_in import create_setup_link
@@ -136,6 +137,7 @@ class ControlRoom(admin.AdminSite):
             "log": describe_log(read_log_status(now=now)),
             "unsigned_breaks": unsigned_breaks(),
             "catalogues": proposed_catalogues(),
+            "proposed_logos": proposed_logos(),
             "recoveries": Recovery.objects.open(now).count(),
         }
         return super().index(request, context | (extra_context or {}))

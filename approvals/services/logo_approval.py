@@ -47,6 +47,12 @@ def find_logos(provider: ServiceProvider) -> Logos:
     )
 
 
+def proposed_logos() -> list[ServiceLogo]:
+    """The logos that wait for an administrator, oldest first, without their pictures."""
+    rows = ServiceLogo.objects.filter(approved_at=None).defer("image")
+    return list(rows.select_related("service_provider").order_by("proposed_at"))
+
+
 def waiting_page(provider: ServiceProvider) -> Page:
     """What the signature rests on. Raises InvalidStateError if no logo waits."""
     logos = find_logos(provider)

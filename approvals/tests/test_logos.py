@@ -56,6 +56,17 @@ def test_admin_uploads_a_logo_and_signs_for_its_digest(
     assert f"SHA-256 of the picture: {row.sha256}" in verified.consent_text.splitlines()
 
 
+def test_the_control_room_leads_to_a_logo_that_waits(
+    admin: Person, service_provider: ServiceProvider, now: datetime
+) -> None:
+    link = f'href="/logos/{service_provider.pk}/"'
+    assert link not in admin.get("/admin/").content.decode()
+    logo(service_provider, now)
+    assert link in admin.get("/admin/").content.decode()
+    row = f"/admin/registry/serviceprovider/{service_provider.pk}/change/"
+    assert link in admin.get(row).content.decode()
+
+
 def test_a_logo_is_served_from_its_digest_for_ever(
     alice: Person, service_provider: ServiceProvider, now: datetime
 ) -> None:
