@@ -85,6 +85,7 @@ def limit_process() -> None:
 
 
 def main() -> int:
+    """Read the picture, write the PNG or the reason. Returns the exit code."""
     limit_process()
     try:
         sys.stdout.buffer.write(encode(sys.stdin.buffer.read()))
