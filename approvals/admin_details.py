@@ -261,7 +261,11 @@ def _pages_of(row: Model) -> list[Button]:
     if row.secrets.filter(revoked_at=None).count() > 1:
         names["end_previous_secrets"] = _("End previous secrets")
     return [
-        Button(label, url=reverse(f"admin:{name}", args=[row.pk])) for name, label in names.items()
+        *(
+            Button(label, url=reverse(f"admin:{name}", args=[row.pk]))
+            for name, label in names.items()
+        ),
+        Button(_("Change logo"), url=f"/logos/{row.pk}/"),
     ]
 
 

@@ -39,6 +39,7 @@ from approvals.services.catalogue_approval import proposed_catalogues
 from approvals.services.human_locking import hold_human
 from approvals.services.human_suspension_and_erasure import change_role
 from approvals.services.log_break_signing import unsigned_breaks
+from approvals.services.logo_approval import proposed_logos
 from approvals.services.operations_overview import read_overview
 from approvals.services.reauthentication import acting
 from approvals.services.setup_and_sign_in import create_setup_link
@@ -131,6 +132,7 @@ class ControlRoom(admin.AdminSite):
         context: dict[str, Any] = {
             "waiting": waiting.order_by("created_at")[:PENDING_SHOWN],
             "catalogues": proposed_catalogues(),
+            "proposed_logos": proposed_logos(),
             "role": me.role and ROLES[me.role],
         }
         if Permission.READ_ALL in me.permissions:

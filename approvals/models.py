@@ -228,6 +228,8 @@ class Challenge(models.Model):
         RESUME = "resume"
         # An administrator approves a version of a service provider's catalogue.
         CATALOGUE = "catalogue"
+        # An administrator approves a service provider's logo.
+        LOGO = "logo"
         # Not signed: records that the human took the second step for these dangerous permissions.
         SECOND_STEP = "second_step"
 

@@ -56,6 +56,10 @@ SERVICE_PROVIDER_REVOKED = "registry.service_provider.revoked"
 CATALOGUE_PROPOSED = "registry.catalogue.proposed"
 CATALOGUE_APPROVED = "registry.catalogue.approved"
 CATALOGUE_REFUSED = "registry.catalogue.refused"
+# A provider's logo: uploaded, approved with a signature, removed.
+LOGO_PROPOSED = "registry.logo.proposed"
+LOGO_APPROVED = "registry.logo.approved"
+LOGO_REMOVED = "registry.logo.removed"
 
 ENROLMENT_CODE_CREATED = "registry.enrolment_code.created"
 # A wrong secret for an existing code; the fifth locks it.
@@ -105,6 +109,8 @@ APPROVER_GROUP_REMOVED = "registry.approver_group.removed"
 APPROVER_ADDED = "registry.approver.added"
 APPROVER_REMOVED = "registry.approver.removed"
 APPROVAL_RULE_CREATED = "registry.approval_rule.created"
+# A rule is tried just before another one, which was tried just before it.
+APPROVAL_RULE_MOVED = "registry.approval_rule.moved"
 APPROVAL_RULE_ENDED = "registry.approval_rule.ended"
 ABSENCE_SET = "registry.absence.set"
 ABSENCE_ENDED = "registry.absence.ended"
@@ -165,6 +171,7 @@ CHANNEL_REMOVED = "approvals.channel.removed"
 # An administrator had a message sent again that had failed too often.
 NOTIFICATION_RETRIED = "approvals.notification.retried"
 PASSKEY_CREATED = "approvals.passkey.created"
+PASSKEY_RENAMED = "approvals.passkey.renamed"
 PASSKEY_REMOVED = "approvals.passkey.removed"
 HUMAN_SIGNED_IN = "approvals.human.signed_in"
 HUMAN_SIGNED_OUT = "approvals.human.signed_out"

@@ -38,6 +38,7 @@ from registry.models import (
     Grant,
     GroupMember,
     Human,
+    ServiceLogo,
     ServiceProvider,
     ServiceProviderSecret,
 )
@@ -51,6 +52,7 @@ from registry.services.approvers import (
     remove_member,
     set_absence,
 )
+from registry.services.service_logos import remove_logo
 from registry.services.service_providers import (
     change_allowed,
     create_service_provider,
@@ -58,7 +60,7 @@ from registry.services.service_providers import (
     revoke_service_provider,
     rotate_secret,
 )
-from registry.tests import forged_catalogues
+from registry.tests import forged_catalogues, logos
 from registry.tests.cast import (
     PAY,
     TESTER,
@@ -126,6 +128,7 @@ class World:
             ApproverGroup: self.group,
             GroupMember: add_member(group=self.group, human=bob.human, actor=TESTER, now=now),
             CatalogueVersion: published(self.provider, now),
+            ServiceLogo: logos.shown(self.provider, now),
             Human: admin.human,
             Key: Key.objects.get(purpose="receipt"),
             Passkey: Passkey.objects.get(human=alice.human),
@@ -338,6 +341,7 @@ FORGED: dict[type[Sealed], Callable[[World], None]] = {
     ApproverGroup: forged_approvers.a_group,
     GroupMember: forged_approvers.an_approver,
     CatalogueVersion: forged_catalogues.a_catalogue,
+    ServiceLogo: forged_catalogues.a_logo,
     Human: an_administrator,
     Key: a_key,
     Passkey: a_passkey,
@@ -399,6 +403,12 @@ SET_BACK: dict[type[Sealed], Callable[[World], Any]] = {
         member=world.rows[GroupMember], actor=TESTER, now=world.now
     ),
     CatalogueVersion: forged_catalogues.end_catalogue,
+    ServiceLogo: lambda world: remove_logo(
+        service_provider=world.provider,
+        digest=world.rows[ServiceLogo].sha256,
+        actor=TESTER,
+        now=world.now,
+    ),
     Human: _end_human,
     Key: _end_key,
     Passkey: _end_passkey,

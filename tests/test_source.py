@@ -222,6 +222,8 @@ REACHES_OUT = {
     ("agentauth/observability/metrics_buffer.py", "asyncio"),
     ("agentauth/management/commands/serve.py", "socket"),
     ("agentauth/management/commands/serve.py", "subprocess"),
+    # The decoder of logos, with limits and without an environment.
+    ("registry/services/logo_encoding.py", "subprocess"),
     # Only the event loop: what these read arrives over Django's connections.
     ("agentauth/server/verifier_application.py", "asyncio"),
     ("verifier/endpoint.py", "asyncio"),

@@ -133,6 +133,23 @@ def add_rule(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @require_sign_in
+def move_rule(request: HttpRequest, rule_id: uuid.UUID, other_id: uuid.UUID) -> HttpResponse:
+    """Takes a signature, whose address names both rules: other people may decide afterwards."""
+
+    def act(now: datetime) -> str:
+        approvers.move_rule(
+            rule=_find(ApprovalRule, rule_id),
+            before=_find(ApprovalRule, other_id),
+            actor=actor_of(request),
+            now=now,
+        )
+        return _("Order changed. It also counts for requests that wait.")
+
+    return _signed(request, "", act)
+
+
+@require_POST
+@require_sign_in
 def end_rule(request: HttpRequest, rule_id: uuid.UUID) -> HttpResponse:
     """Takes a signature: other people may decide afterwards, often only the agents' owners."""
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -56,6 +57,7 @@ def render(row: CatalogueVersion) -> dict[str, Any]:
         "status": row.status,
         "proposed_at": timestamp(row.proposed_at),
         "decided_at": timestamp(row.decided_at) if row.decided_at else None,
+        "approval_url": f"{settings.PUBLIC_URL}/catalogues/{row.pk}/",
     }
 
 

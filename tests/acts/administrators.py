@@ -16,6 +16,7 @@ from registry.services.grants import suspend_grant
 from registry.services.service_providers import rotate_secret, suspend_service_provider
 from registry.tests.cast import TESTER
 from registry.tests.describing import proposed
+from registry.tests.logos import logo, picture
 from tests.acts.world import Act, World, act
 
 What = Notification.What
@@ -340,6 +341,35 @@ def an_admin_approves_a_catalogue(world: World) -> Act:
 def an_admin_refuses_a_catalogue(world: World) -> Act:
     path, admin = f"/catalogues/{proposed(world.provider, world.now).pk}/", world.admin
     return lambda: admin.client.post(f"{path}refuse")
+
+
+LOGOS = "POST logos/<uuid:service_provider_id>/"
+
+
+@act(f"{LOGOS}upload", kinds.LOGO_PROPOSED)
+def an_admin_uploads_a_logo(world: World) -> Act:
+    path, data = f"/logos/{world.provider.pk}/upload", picture()
+    return lambda: world.admin.client.post(path, data, content_type="application/octet-stream")
+
+
+@act(f"{LOGOS}statement")
+def an_admin_is_asked_to_approve_a_logo(world: World) -> Act:
+    path, admin = f"/logos/{logo(world.provider, world.now).service_provider_id}/", world.admin
+    drawn = admin.drawn_at(path)
+    return lambda: admin.post(f"{path}statement", {"drawn": drawn})
+
+
+@act(f"{LOGOS}decide", kinds.LOGO_APPROVED)
+def an_admin_approves_a_logo(world: World) -> Act:
+    path = f"/logos/{logo(world.provider, world.now).service_provider_id}/"
+    return world.signed(world.admin, path, {})
+
+
+@act(f"{LOGOS}remove", kinds.LOGO_REMOVED)
+def an_admin_removes_a_logo(world: World) -> Act:
+    row, admin = logo(world.provider, world.now), world.admin
+    path = f"/logos/{row.service_provider_id}/remove"
+    return lambda: admin.client.post(path, {"logo": row.sha256})
 
 
 @act("POST admin/new-catalogue/", kinds.HUMAN_VERIFIED, kinds.CATALOGUE_PROPOSED)

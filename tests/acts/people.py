@@ -336,6 +336,13 @@ def a_human_adds_a_passkey(world: World) -> Act:
     return _second_passkey(world.alice)
 
 
+@act("POST settings/passkeys/<uuid:passkey_id>/rename", kinds.PASSKEY_RENAMED)
+def a_human_renames_a_passkey(world: World) -> Act:
+    alice, mine = world.alice, Passkey.objects.get(human=world.alice.human)
+    path = f"/settings/passkeys/{mine.pk}/rename"
+    return lambda: alice.client.post(path, {"name": "Telephone"})
+
+
 @act(
     "POST settings/passkeys/<uuid:passkey_id>/remove",
     kinds.HUMAN_VERIFIED,

@@ -484,6 +484,7 @@ SCREENS = {
     "words-confirmation": Screen(at("words-confirmation")),
     "words-inbox": Screen(at("/approvals/")),
     "catalogue": Screen(at("catalogue")),
+    "logo": Screen(at("logo")),
     "control-room-catalogues": Screen(at("/admin/registry/catalogueversion/")),
     "control-room-catalogue": Screen(at("/admin/new-catalogue/")),
     "activity-wrong-log": Screen(wrong_log),

@@ -88,6 +88,7 @@ EXPECTED = {
         *("registry_absence", "registry_approvalrule", "registry_approvergroup"),
         *("registry_catalogueversion", "registry_enrolmentcode", "registry_groupmember"),
         *("registry_idempotencyrecord", "registry_pairwisesubject", "registry_renewal"),
+        "registry_servicelogo",
     ],
     "",
 )

@@ -7,8 +7,8 @@ from registry.release_compatibility import raise_release
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0022_roles"),
-        ("approvals", "0018_invited_roles"),
+        ("registry", "0023_service_logo"),
+        ("approvals", "0019_logo_purpose"),
         ("kms", "0006_wider_seals"),
     ]
     # Older code names the release itself when it creates the row.
