@@ -41,7 +41,7 @@ class RoleFilter(admin.SimpleListFilter):
 class _WithRole(ReadOnlyAdmin[Any]):
     """Rows of people or invitations: one role instead of its two columns."""
 
-    exclude = ("is_staff", "admin_role")
+    exclude: tuple[str, ...] = ("is_staff", "admin_role")
     readonly_fields = ("role",)
 
     @admin.display(description=_("role"))

@@ -348,8 +348,8 @@ LOGOS = "POST logos/<uuid:service_provider_id>/"
 
 @act(f"{LOGOS}upload", kinds.LOGO_PROPOSED)
 def an_admin_uploads_a_logo(world: World) -> Act:
-    path, data = f"/logos/{world.provider.pk}/upload", picture()
-    return lambda: world.admin.client.post(path, data, content_type="application/octet-stream")
+    path, data, admin = f"/logos/{world.provider.pk}/upload", picture(), world.admin
+    return lambda: admin.client.post(path, data, content_type="application/octet-stream")
 
 
 @act(f"{LOGOS}statement")

@@ -29,7 +29,11 @@ ONLY_OWNERS: Final = {
     "an_admin_resumes_a_human",
     "an_admin_resumes_a_human_who_was_being_recovered",
 }
-STAFF_PLACES: Final = tuple({each for places in STAFF_ONLY.values() for each in places})
+# A picture at /logos/ is for everyone; the other addresses there name a service provider.
+STAFF_PLACES: Final = (
+    "/logos/<uuid:",
+    *{each for places in STAFF_ONLY.values() for each in places},
+)
 # The pages that belong to one row or to what an address says; `{}` is any id.
 PAGES: Final = {
     "/admin/": Permission.READ_REQUESTS,
@@ -47,6 +51,8 @@ PAGES: Final = {
     "/denials/{}/": Permission.DECIDE,
     "/catalogues/{}/": Permission.READ_REQUESTS,
     "/catalogues/{}/receipt": Permission.READ_REQUESTS,
+    "/logos/{}/": Permission.READ_REQUESTS,
+    "/logos/{}/receipt": Permission.READ_REQUESTS,
     "/endings/agent/": Permission.OWN,
     "/restores/{}/release/": Permission.OWN,
     "/admin/invite/": Permission.OWN,
