@@ -1,7 +1,7 @@
 """Humans and invitations in the admin site: rows to read, actions that call services."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
@@ -41,7 +41,7 @@ class RoleFilter(admin.SimpleListFilter):
 class _WithRole(ReadOnlyAdmin[Any]):
     """Rows of people or invitations: one role instead of its two columns."""
 
-    exclude: tuple[str, ...] = ("is_staff", "admin_role")
+    exclude: ClassVar[tuple[str, ...]] = ("is_staff", "admin_role")
     readonly_fields = ("role",)
 
     @admin.display(description=_("role"))
