@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from playwright.sync_api import Page, expect
 
 from tests.browser import steps
+from tests.browser.backstage import BrowserRegistry
 from tests.browser.hostile_stage import LONG_ADDRESS, MIXED
-from tests.live import LiveRegistry
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Theatre:
     The visitor is not signed in.
     """
 
-    registry: LiveRegistry
+    registry: BrowserRegistry
     paths: dict[str, str]
     alice: Page
     bob: Page
@@ -115,7 +115,7 @@ def second_step(theatre: Theatre) -> Page:
 
 def changed(theatre: Theatre) -> Page:
     page = theatre.open(theatre.alice, "changed")
-    steps.stage(theatre.registry, "withdraw", theatre.paths["changed"].split("/")[2])
+    theatre.registry.stage("withdraw", theatre.paths["changed"].split("/")[2])
     steps.read(page)
     page.get_by_role("button", name="Approve with passkey").click()
     expect(page.get_by_role("alert")).not_to_be_empty()
@@ -247,7 +247,7 @@ def refused_form(theatre: Theatre) -> Page:
 
 
 def signed_log(theatre: Theatre) -> Page:
-    steps.stage(theatre.registry, "sign_log", "alice@example.org")
+    theatre.registry.stage("sign_log", "alice@example.org")
     page = theatre.open(theatre.alice, "/activity/")
     page.get_by_text("What was checked").click()
     return page
@@ -269,7 +269,7 @@ def event_of(words: str) -> Way:
 
 def wrong_log(theatre: Theatre) -> Page:
     """An attacker with database access has changed an event."""
-    steps.stage(theatre.registry, "tamper", "another")
+    theatre.registry.stage("tamper", "another")
     page = theatre.open(theatre.alice, "/activity/")
     expect(
         page.get_by_role("heading", name="The log does not match what was signed")
@@ -303,7 +303,7 @@ def release_reviewed(theatre: Theatre) -> Page:
 
 
 def recoveries(theatre: Theatre) -> Page:
-    theatre.paths |= steps.stage(theatre.registry, "recoveries", "alice@example.org")
+    theatre.paths |= theatre.registry.stage("recoveries", "alice@example.org")
     return theatre.open(theatre.alice, "/recoveries/?find=example.org")
 
 
@@ -329,7 +329,7 @@ def recovery_cancelled(theatre: Theatre) -> Page:
 
 
 def hostile_approval(theatre: Theatre) -> Page:
-    found = steps.stage(theatre.registry, "set_up_hostile", "alice@example.org")
+    found = theatre.registry.stage("set_up_hostile", "alice@example.org")
     theatre.paths |= {f"hostile-{name}": path for name, path in found.items()}
     return theatre.open(theatre.alice, "hostile-approval-long")
 
@@ -347,7 +347,7 @@ def hostile_receipt(theatre: Theatre) -> Page:
 
 def words(theatre: Theatre) -> Page:
     """A request at a service with words of its own."""
-    theatre.paths |= steps.stage(theatre.registry, "set_up_catalogue", "alice@example.org")
+    theatre.paths |= theatre.registry.stage("set_up_catalogue", "alice@example.org")
     page = theatre.open(theatre.alice, "words")
     for folded in page.locator("details.allow-less > summary").all()[:2]:
         folded.click()
@@ -356,7 +356,7 @@ def words(theatre: Theatre) -> Page:
 
 
 def approvers(theatre: Theatre) -> Page:
-    theatre.paths |= steps.stage(theatre.registry, "approvers", "alice@example.org")
+    theatre.paths |= theatre.registry.stage("approvers", "alice@example.org")
     page = theatre.open(theatre.alice, "/approvers/?type=transact&amount=80.00&currency=EUR")
     page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true })")
     return page

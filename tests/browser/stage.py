@@ -1,14 +1,16 @@
-"""Sets up the screenshots through the services: `python -m tests.browser.stage set_up EMAIL`.
+"""Sets up scenes through the services, for tests/browser/backstage.py: one JSON object a line.
 
-Prints name → path. Everything a user can meet on the pages, at realistic ages; only what needs a
-passkey is left to the browser.
+A scene is name → path. Everything a user can meet on the pages, at realistic ages; only what needs
+a passkey is left to the browser.
 """
 
+import io
 import json
 import os
 import secrets
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -468,8 +470,11 @@ def withdraw(grant_id: str) -> dict[str, str]:
 
 ACTS = {"set_up": set_up, "withdraw": withdraw}
 
-if __name__ == "__main__":
-    django.setup()
+
+def done(asked: dict[str, list[str]]) -> Any:
+    """What one line asks for: a scene, or a management command that prints JSON."""
+    from django.core.management import call_command
+
     from tests.browser import (
         approvers_stage,
         catalogue_stage,
@@ -479,7 +484,21 @@ if __name__ == "__main__":
         restore_stage,
     )
 
-    what, argument = sys.argv[1:]
+    if "manage" in asked:
+        told = io.StringIO()
+        call_command(*asked["manage"], stdout=told)
+        return json.loads(told.getvalue() or "null")
+    what, argument = asked["stage"]
     acts = ACTS | log_stage.ACTS | hostile_stage.ACTS | restore_stage.ACTS | recovery_stage.ACTS
     acts |= catalogue_stage.ACTS | approvers_stage.ACTS
-    print(json.dumps(acts[what](argument)))
+    return acts[what](argument)
+
+
+if __name__ == "__main__":
+    django.setup()
+    for line in sys.stdin:
+        try:
+            answer = {"done": done(json.loads(line))}
+        except Exception:  # noqa: BLE001 — the test shows it
+            answer = {"failed": traceback.format_exc()}
+        print(json.dumps(answer), flush=True)
