@@ -11,7 +11,7 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from agentauth.protocol.capability import parse_action
+from agentauth.protocol.capability import parse_action, parse_capabilities
 from approvals import sentences
 from approvals.services.recent_recovery import recovery_news
 from approvals.services.waiting import waiting_for
@@ -44,6 +44,7 @@ def inbox(request: HttpRequest) -> HttpResponse:
         "waiting": [
             {
                 "grant": each,
+                "risk": _highest_risk(each, found.get(each.service_provider_id)),
                 "permits": describe_permissions(
                     each, words_of(found.get(each.service_provider_id)), riskiest_first=True
                 ),
@@ -114,6 +115,14 @@ def waiting(request: HttpRequest) -> HttpResponse:
     """How much waits, for the badge of every page (docs/adr/0042)."""
     found = waiting_for(human_of(request), timezone.now(), routed_of(request))
     return JsonResponse({"waiting": found.shown if found.count else "", "state": found.state})
+
+
+def _highest_risk(grant: Grant, published: Published | None) -> str:
+    words = words_of(published)
+    asked = parse_capabilities(grant.capabilities or grant.requested_capabilities)
+    return min(
+        (sentences.risk(each, words) for each in asked), key=sentences.RISKS.index, default="low"
+    )
 
 
 def _describe_act(row: Confirmation, published: Published | None) -> dict[str, str]:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 import django
 
@@ -294,8 +295,6 @@ def spending(stage: Stage, agent: Any, pay: Any) -> None:
         agent, pay, 4 * DAY, [PAY], envelope=SPENDING, reason="To pay your invoices."
     )
     # Today in Berlin, since the ledger names its days in that zone.
-    from zoneinfo import ZoneInfo
-
     today = stage.now.astimezone(ZoneInfo("Europe/Berlin")).date().isoformat()
     GrantLedger.objects.create(
         grant=grant, uses=37, spent={"EUR/day/Europe/Berlin": [today, 43_150]}
@@ -332,9 +331,7 @@ def spending(stage: Stage, agent: Any, pay: Any) -> None:
 
 def agents(stage: Stage) -> dict[str, Any]:
     """The user's agents, oldest first; one in each state."""
-    from registry.services import agents
-
-    cast = {
+    return {
         "active": stage.agent(
             "Research Assistant",
             "Reads your calendar, gathers material and pays small invoices.",
@@ -343,18 +340,17 @@ def agents(stage: Stage) -> dict[str, Any]:
         "revoked": stage.agent("Old Scraper", "", 11 * DAY),
         "suspended": stage.agent("Newsletter Helper", "Drafts the monthly letter.", 10 * DAY),
     }
-    return cast | {"_agents": agents}
 
 
 def set_up(email: str) -> dict[str, str]:
     from audit.services import seal_audit
+    from registry.services import agents as services
 
     stage = Stage(email)
     calendar = stage.service_provider("Nordwind Calendar", "https://calendar.nordwind.example")
     files = stage.service_provider("Harbour Files", "https://files.harbour.example/api")
     pay = stage.service_provider("Acme Payments", "https://pay.acme.example")
     cast = agents(stage)
-    services = cast.pop("_agents")
     decided_grants(stage, cast["active"], calendar, files)
     stage.approved(
         cast["active"], calendar, 3 * DAY, [READ, {"type": "write", "resource": "calendar/work"}]

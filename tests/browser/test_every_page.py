@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.urls import resolve
-from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, expect
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, ViewportSize, expect
 
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
@@ -27,7 +27,7 @@ from tests.live import ROOT
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 PICTURES = ROOT / "screenshots"
 PICTURED = (1440, PHONE)
-DESK = {"width": 1440, "height": WIDTHS[1440]}
+DESK: ViewportSize = {"width": 1440, "height": WIDTHS[1440]}
 
 
 @dataclass
@@ -59,7 +59,9 @@ class Tour:
         faults = [*look(page, SCHEMES, scripts=screen.runs_scripts)]
         if screen.runs_scripts and (is_new or not screen.whole):
             faults += walk(page, self.session(page))
-        return self.told(name, page, screen, faults)
+        if self.keep:
+            pictures(page, name, whole=screen.whole)
+        return self.told(name, page, screen.answers, faults)
 
     def visit_in_german(self, person: str, path: str, answers: frozenset[int]) -> list[str]:
         page: Page = getattr(self.theatre, person)
@@ -67,9 +69,7 @@ class Tour:
         faults = [*look(page, (SCHEMES[1], SCHEMES[0]))]
         if page.locator("html").get_attribute("lang") != "de":
             faults.append("not in German")
-        return self.told(
-            f"de{path.replace('/', '-')[:60]}", page, Screen(at(path), answers), faults
-        )
+        return self.told(f"de {path}", page, answers, faults)
 
     def note(self, path: str, match: Any) -> None:
         self.routes.add("/" + re.sub(r"\^|\$", "", match.route))
@@ -81,11 +81,9 @@ class Tour:
             self.keys[person] = page.context.new_cdp_session(page)
         return self.keys[person]
 
-    def told(self, name: str, page: Page, screen: Screen, faults: list[str]) -> list[str]:
-        if self.keep:
-            pictures(page, name, whole=screen.whole)
-        page.set_viewport_size(DESK)  # type: ignore[arg-type]
-        return [f"{name}: {each}" for each in faults + self.heard.unexpected(screen.answers)]
+    def told(self, name: str, page: Page, answers: frozenset[int], faults: list[str]) -> list[str]:
+        page.set_viewport_size(DESK)
+        return [f"{name}: {each}" for each in faults + self.heard.unexpected(answers)]
 
 
 def pictures(page: Page, name: str, *, whole: bool) -> None:
