@@ -5,6 +5,7 @@ id and not the key, because an agent that rotates its key stays the same agent.
 """
 
 import hashlib
+from functools import lru_cache
 
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -41,6 +42,8 @@ def identity_mark(row: Agent | ServiceProvider) -> SafeString:
     )
 
 
+# As many as a few busy pages show.
+@lru_cache(maxsize=2_000)
 def _drawing(identity: str) -> tuple[int, list[tuple[int, int]]]:
     """A colour, and the corners of the cells that are filled: the same for the same id."""
     for attempt in range(256):

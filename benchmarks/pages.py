@@ -4,7 +4,7 @@ Fills a private PostgreSQL: one administrator owns all agents, each with five gr
 pending; the events are real, numbered and signed. Asks for each page of the URL table through
 Django's client in this process, middleware and rendering included, and prints Markdown: median and
 95th percentile, this process's own CPU (which other work on the machine changes least), and
-queries. A page whose queries grow from a hundredth of the rows on, or whose median misses the
+queries. A page whose queries grow from a tenth of the rows on, or whose median misses the
 goal, is named again at the end.
 """
 
@@ -56,7 +56,7 @@ def main() -> None:
     with postgres.server(settings=settings) as server, tempfile.TemporaryDirectory() as folder:
         connect(server.url, Path(folder))
         crowd = Crowd()
-        crowd.grow(agents=max(given.agents // 100, 3), events=given.events // 100)
+        crowd.grow(agents=max(given.agents // 10, 3), events=given.events // 10)
         few = {route: queries(crowd, path) for route, path in crowd.pages(given.only)}
         crowd.grow(agents=given.agents, events=given.events)
         report(crowd, few, given)
