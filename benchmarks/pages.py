@@ -30,13 +30,13 @@ OK = 200
 # As the tests' browser sends it (approvals/tests/cast.py).
 ORIGIN = "http://localhost:8000"
 CHUNK = 20_000
-READ = {"type": "read", "resource": "calendar"}
-PAY = {
+READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
+PAY: dict[str, Any] = {
     "type": "transact",
     "resource": "payments",
     "max_amount": {"value": "100.00", "currency": "EUR"},
 }
-LIMITS = {
+LIMITS: dict[str, Any] = {
     "max_requests_per_minute": 30,
     "budgets": [{"value": "500.00", "currency": "EUR", "period": "day", "zone": "Europe/Berlin"}],
 }

@@ -11,7 +11,7 @@ Scheme = Literal["light", "dark"]
 # A phone of the smallest kind, a usual one, a tablet, a desk. axe looks at the usual phone.
 WIDTHS: Final = {1440: 900, 768: 1024, 390: 844, 320: 640}
 PHONE: Final = 390
-SCHEMES: Final[tuple[Scheme, ...]] = ("light", "dark")
+SCHEMES: Final[tuple[Scheme, Scheme]] = ("light", "dark")
 # The second scheme differs only in colours, so only colour rules run again.
 RULES: Final[dict[str, dict[str, object]]] = {
     "every": {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}},

@@ -7,6 +7,7 @@ from typing import Any
 from playwright.sync_api import Page, expect
 
 from tests.browser.agent import call
+from tests.browser.backstage import BrowserRegistry
 from tests.live import LiveRegistry
 
 
@@ -88,7 +89,7 @@ def deny(page: Page, reason: str) -> None:
 class Agent:
     """An agent, whose key is in a file: each call is a new client of the SDK."""
 
-    def __init__(self, registry: LiveRegistry, name: str = "Research Assistant") -> None:
+    def __init__(self, registry: BrowserRegistry, name: str = "Research Assistant") -> None:
         self.registry, self.name = registry, name
         self.key_file = registry.directory / f"agent-{os.urandom(4).hex()}.json"
 

@@ -26,7 +26,7 @@ from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
 from tests.browser.conftest import add_authenticator
 from tests.browser.terminal import Terminal
-from tests.live import ROOT, LiveRegistry
+from tests.live import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 READ = {"type": "read", "resource": "calendar"}
@@ -78,7 +78,7 @@ class Phone:
     """Alice's browser, at the size of a phone, with the worker of our pages."""
 
     page: Page
-    registry: LiveRegistry
+    registry: BrowserRegistry
     cdp: CDPSession
     registrations: list[dict[str, Any]] = field(default_factory=list)
     # Signatures of the passkey: each is a touch of its owner.
