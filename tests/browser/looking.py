@@ -18,8 +18,9 @@ RULES: Final[dict[str, dict[str, object]]] = {
     "colours": {"resultTypes": ["violations"], "runOnly": ["color-contrast", "link-in-text-block"]},
 }
 AXE: Final = Axe().axe_script
-# Keys pressed beyond the number of controls: parts of a date, boxes that scroll.
-MORE_KEYS: Final = 12
+# A press for each control, then more at a time: for parts of a date, and boxes that scroll.
+MORE_KEYS: Final = 25
+ROUNDS: Final = 8
 WATCH: Final = """() => {
   window.stops = new Map();
   document.addEventListener('focusin', ({target}) => {
@@ -107,10 +108,15 @@ def overflow(page: Page, width: int) -> list[str]:
 
 def walk(page: Page, keys: CDPSession) -> list[str]:
     """Press Tab through the whole page: each control gets the focus, and it is always seen."""
-    for _ in range(page.evaluate(WATCH) + MORE_KEYS):
-        # Without the release of the key, which moves nothing: half the time.
-        keys.send("Input.dispatchKeyEvent", TAB)
-    told: list[str] = page.evaluate(TOLD)
+    presses, told = page.evaluate(WATCH), ["not walked"]
+    for _ in range(ROUNDS):
+        for _ in range(presses + 1):
+            # Without the release of the key, which moves nothing: half the time.
+            keys.send("Input.dispatchKeyEvent", TAB)
+        told = page.evaluate(TOLD)
+        if not told:
+            break
+        presses = MORE_KEYS
     return told
 
 
