@@ -53,9 +53,13 @@ class Tour:
         page = screen.way(self.theatre)
         path = page.url.removeprefix(self.theatre.registry.url)
         match = resolve(urlsplit(path).path)
-        is_new = f"/{match.route}" not in self.routes
+        route = f"/{match.route}"
+        # Not what answers a form: its address is not one to open.
+        is_page = route in pages()
+        is_new = is_page and route not in self.routes and not route.startswith("/admin/")
         self.note(path, match)
-        self.seen.setdefault((self.person(page), path), screen.answers)
+        if is_page:
+            self.seen.setdefault((self.person(page), path), screen.answers)
         faults = [*look(page, SCHEMES, scripts=screen.runs_scripts)]
         if screen.runs_scripts and (is_new or not screen.whole):
             faults += walk(page, self.session(page))
