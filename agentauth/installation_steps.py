@@ -16,7 +16,7 @@ from audit.db.role_rights import missing_rights
 from audit.models import QueueEntry
 from audit.new_ids import made_at
 from kms.key_health import inspect_keys
-from kms.models import Key, SealsPending
+from kms.models import Key, SealsPending, WiderSealsPending
 from kms.services import may_sign
 from registry.models import Human, Installation
 from registry.services.pairwise_subjects import LEGACY
@@ -79,7 +79,7 @@ def _is_recorded() -> bool:
 
 def _seals_are_pending() -> bool:
     try:
-        return SealsPending.objects.exists()
+        return SealsPending.objects.exists() or WiderSealsPending.objects.exists()
     except (DatabaseError, InterfaceError):
         # The table does not exist yet; an earlier step reports that.
         return False
@@ -207,9 +207,10 @@ def _running() -> Iterator[CheckMessage]:
 def _advice() -> Iterator[CheckMessage]:
     if _seals_are_pending():
         yield Warning(
-            "Rows from before the upgrade have no seal, so nothing proves that this registry "
-            "wrote them, and they are still accepted. Once no process of the previous release runs "
-            f"or will be started again, run `{settings.COMMAND} seal_rows`.",
+            "Rows from before the upgrade have no seal, or one that does not cover every right. "
+            "They are still accepted, though nothing proves that this registry wrote them. Once no "
+            "process of the previous release runs or will be started again, run "
+            f"`{settings.COMMAND} seal_rows`.",
             id="agentauth.W054",
         )
     if next(iter(settings.SUBJECT_KEYS)) == LEGACY:

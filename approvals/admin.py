@@ -1,5 +1,6 @@
 """Humans and invitations in the admin site: rows to read, actions that call services."""
 
+from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin
@@ -9,23 +10,68 @@ from django.utils.translation import gettext_lazy as _
 
 from approvals.models import Notification, SetupCode
 from approvals.notifications.delivery import retry
+from approvals.role_words import ROLES
 from approvals.services.human_suspension_and_erasure import suspend_human
+from approvals.views.page_requests import human_of
 from audit.admin import ReadOnlyAdmin
 from registry.admin import ask_first, each, sign_each
 from registry.models import Human
+from registry.roles import Role
 from registry.services.humans import end_sessions
+from registry.services.roles import check_may_stop
 
 
-class HumanAdmin(ReadOnlyAdmin[Human]):
-    list_display = ("name", "email", "status", "is_staff", "created_at")
-    list_filter = ("status", "is_staff")
+class RoleFilter(admin.SimpleListFilter):
+    """Filter people or invitations by role."""
+
+    title = _("role")
+    parameter_name = "role"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(str(role), words.label) for role, words in ROLES.items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        wanted = self.value()
+        if wanted not in {str(role) for role in Role}:
+            return queryset
+        is_owner = Q(is_staff=True)
+        return queryset.filter(is_owner if wanted == Role.OWNER else Q(admin_role=wanted))
+
+
+class _WithRole(ReadOnlyAdmin[Any]):
+    """Rows of people or invitations: one role instead of its two columns."""
+
+    exclude: tuple[str, ...] = ("is_staff", "admin_role")
+    readonly_fields = ("role",)
+
+    @admin.display(description=_("role"))
+    def role(self, row: Human | SetupCode) -> str:
+        named = row.named_role
+        return "" if named is None else str(ROLES[named].label)
+
+
+def _unless_administrator(
+    request: HttpRequest, act: Callable[..., object]
+) -> Callable[..., object]:
+    """The act, refused for an administrator unless an owner does it."""
+
+    def checked(*, human: Human, **how: Any) -> None:
+        check_may_stop(human_of(request), human)
+        act(human=human, **how)
+
+    return checked
+
+
+class HumanAdmin(_WithRole):
+    list_display = ("name", "email", "status", "role", "created_at")
+    list_filter = ("status", RoleFilter)
     search_fields = ("name", "email")
     ordering = ("name",)
     actions = ("suspend", "resume", "end_sessions", "delete")
 
     @admin.action(description=_("Suspend the humans (their agents stop)"))
     def suspend(self, request: HttpRequest, rows: QuerySet[Human]) -> None:
-        each(self, request, rows, suspend_human, "human")
+        each(self, request, rows, _unless_administrator(request, suspend_human), "human")
 
     @admin.action(description=_("Resume the humans (you sign for each)"))
     def resume(self, request: HttpRequest, rows: QuerySet[Human]) -> HttpResponse:
@@ -33,20 +79,20 @@ class HumanAdmin(ReadOnlyAdmin[Human]):
 
     @admin.action(description=_("Sign the humans out everywhere"))
     def end_sessions(self, request: HttpRequest, rows: QuerySet[Human]) -> None:
-        each(self, request, rows, end_sessions, "human")
+        each(self, request, rows, _unless_administrator(request, end_sessions), "human")
 
     @admin.action(description=_("Delete the humans for good (asks first)"))
     def delete(self, _request: HttpRequest, rows: QuerySet[Human]) -> HttpResponse:
         return ask_first("human", rows, ~Q(status=Human.Status.DELETED))
 
 
-class InvitationAdmin(ReadOnlyAdmin[SetupCode]):
-    list_display = ("email", "is_staff", "created_at", "expires_at", "used_at")
-    list_filter = ("is_staff",)
+class InvitationAdmin(_WithRole):
+    list_display = ("email", "role", "created_at", "expires_at", "used_at")
+    list_filter = (RoleFilter,)
     search_fields = ("email",)
     ordering = ("-created_at",)
     # A digest would let an administrator recognise who holds which link.
-    exclude = ("digest",)
+    exclude = ("digest", "is_staff", "admin_role")
     actions = ("forget",)
 
     def __init__(self, model: type[SetupCode], admin_site: admin.AdminSite) -> None:

@@ -18,14 +18,17 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from agentauth.protocol.untrusted_text import legible
+from approvals.admin_permissions import may_read
 from approvals.models import Notification, Passkey, SetupCode
 from approvals.templatetags.display_filters import exact
 from approvals.views.activity_search import NO_ONE
 from approvals.views.event_sentences import describe_events
+from approvals.views.page_requests import human_of
 from audit.admin import acts_on_key, acts_on_service_provider
 from audit.models import Event
 from kms.models import Key, KeyCertificate
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.roles import Permission
 
 EVENTS_SHOWN: Final = 20
 # A fact with more characters is shown folded.
@@ -40,6 +43,8 @@ class Link(NamedTuple):
     label: str
     text: str
     url: str = ""
+    # Whose rows the address shows: readers who may not read them see the text alone.
+    of: type[Model] | None = None
 
 
 class Fact(NamedTuple):
@@ -159,7 +164,7 @@ def list_page(model: type[Model], **filters: Any) -> str:
 
 
 def _to(label: str, row: Model | None) -> list[Link]:
-    return [] if row is None else [Link(label, str(row), row_page(row))]
+    return [] if row is None else [Link(label, str(row), row_page(row), type(row))]
 
 
 def _of_agent(row: Agent) -> list[Link]:
@@ -244,7 +249,9 @@ _ABOUT: Final[dict[type[Model], Callable[[Any], QuerySet[Event]]]] = {
 
 
 def _pages_of(row: Model) -> list[Button]:
-    """Actions that need a page of their own."""
+    """Actions that need a page of their own, all of them an owner's."""
+    if isinstance(row, Human) and row.status != Human.Status.DELETED:
+        return [Button(_("Change role"), url=reverse("admin:change_role", args=[row.pk]))]
     if not isinstance(row, ServiceProvider) or row.status == ServiceProvider.Status.REVOKED:
         return []
     names = {
@@ -254,7 +261,11 @@ def _pages_of(row: Model) -> list[Button]:
     if row.secrets.filter(revoked_at=None).count() > 1:
         names["end_previous_secrets"] = _("End previous secrets")
     return [
-        Button(label, url=reverse(f"admin:{name}", args=[row.pk])) for name, label in names.items()
+        *(
+            Button(label, url=reverse(f"admin:{name}", args=[row.pk]))
+            for name, label in names.items()
+        ),
+        Button(_("Change logo"), url=f"/logos/{row.pk}/"),
     ]
 
 
@@ -289,11 +300,13 @@ class DetailPages(_ModelAdmin):
             "title": legible(_title(row)),
             "facts": [
                 Fact(_("Id"), str(row.pk)),
-                *(_fact(self, row, str(name)) for name in self.get_fields(request, row)),
+                *(_fact(self, request, row, str(name)) for name in self.get_fields(request, row)),
             ],
             "subtitle": "",
             "buttons": self._buttons(request, row),
-            "related": _RELATED[type(row)](row) if type(row) in _RELATED else [],
+            "related": [_readable(request, each) for each in _RELATED[type(row)](row)]
+            if type(row) in _RELATED
+            else [],
             "secrets": list(row.secrets.order_by("-created_at", "-pk")[:EVENTS_SHOWN])
             if isinstance(row, ServiceProvider)
             else None,
@@ -303,9 +316,12 @@ class DetailPages(_ModelAdmin):
         }
 
     def _buttons(self, request: HttpRequest, row: Any) -> list[Button]:
-        now = timezone.now()
-        found = _pages_of(row)
-        for action in self.get_actions(request):
+        now, me = timezone.now(), human_of(request)
+        is_owner = Permission.OWN in me.permissions
+        found = _pages_of(row) if is_owner and row.pk != me.pk else []
+        # Only an owner stops an administrator.
+        is_theirs = is_owner or not (isinstance(row, Human) and row.named_role)
+        for action in self.get_actions(request) if is_theirs else ():
             label, offered = ACTIONS[type(row), action]
             if offered(row, now):
                 found.append(Button(label, action))
@@ -331,14 +347,23 @@ def _title(row: Model) -> str:
     return str(row)
 
 
-def _fact(model_admin: Any, row: Model, name: str) -> Fact:
+def _readable(request: HttpRequest, link: Link) -> Link:
+    """The link, without its address for a reader whose role may not open it."""
+    if link.of is None or may_read(request, link.of):
+        return link
+    return link._replace(url="")
+
+
+def _fact(model_admin: Any, request: HttpRequest, row: Model, name: str) -> Fact:
     """One column or computed value, as text."""
     field, _attribute, value = lookup_field(name, row, model_admin)
     label = capfirst(str(label_for_field(name, type(row), model_admin)))
     if value is None or value in ("", [], {}):
         return Fact(label, "")
     if isinstance(value, Model):
-        is_shown = model_admin.admin_site.is_registered(type(value))
+        is_shown = model_admin.admin_site.is_registered(type(value)) and may_read(
+            request, type(value)
+        )
         return Fact(label, legible(str(value)), row_page(value) if is_shown else "")
     if isinstance(value, bool):
         return Fact(label, _("yes") if value else _("no"))

@@ -3,16 +3,35 @@
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
+from approvals.role_words import NO_ROLE, ROLES
 from registry.models import Human, ServiceProvider
 
 
+def _roles() -> list[tuple[str, str]]:
+    """No role, and each role with what it does, in the reader's language."""
+    named = {"": NO_ROLE} | {str(role): words for role, words in ROLES.items()}
+    return [(name, f"{words.label}: {words.says}") for name, words in named.items()]
+
+
+def _role_field() -> forms.ChoiceField:
+    return forms.ChoiceField(
+        label=_("Role"), choices=_roles, widget=forms.RadioSelect, required=False
+    )
+
+
 class InvitationForm(forms.Form):
-    """The human to invite."""
+    """The human to invite, and their role."""
 
     email = forms.EmailField(label=_("E-mail"))
-    is_staff = forms.BooleanField(
-        label=_("As an administrator: can do everything in the control room"), required=False
-    )
+    role = _role_field()
+
+
+class RoleForm(forms.Form):
+    """The role of a human."""
+
+    role = _role_field()
+    # The role when the form was opened, so that it does not undo another owner's change.
+    shown_role = forms.CharField(widget=forms.HiddenInput, required=False)
 
 
 class EnrolmentForm(forms.Form):

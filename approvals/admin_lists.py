@@ -4,7 +4,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet, UUIDField
 from django.http import HttpRequest, StreamingHttpResponse
 from django.urls import path
@@ -13,7 +12,11 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
 from approvals.admin_export import export_list
+from approvals.admin_permissions import READS
+from approvals.views.page_requests import human_of
 from audit.new_ids import first_id_at
+from registry.roles import Permission
+from registry.services.roles import check_permission
 
 _SPANS: Final = {
     "hour": (_("Last hour"), timedelta(hours=1)),
@@ -67,6 +70,6 @@ class ListPages(_ModelAdmin):
 
     def export(self, request: HttpRequest) -> StreamingHttpResponse:
         """The list as a file, with the filters and the search term of the URL."""
-        if not self.has_view_permission(request):
-            raise PermissionDenied
+        check_permission(human_of(request), Permission.EXPORT)
+        check_permission(human_of(request), READS.get(self.model, Permission.OWN))
         return export_list(self, request)

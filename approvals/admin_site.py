@@ -26,15 +26,20 @@ from approvals.admin_forms import (
     ConfirmForm,
     EnrolmentForm,
     InvitationForm,
+    RoleForm,
     ServiceProviderChangeForm,
     ServiceProviderForm,
 )
 from approvals.admin_lists import ListPages
 from approvals.admin_names import translate_names
+from approvals.admin_permissions import RolePages, require_permission
 from approvals.models import Recovery
+from approvals.role_words import ROLES
 from approvals.services.catalogue_approval import proposed_catalogues
 from approvals.services.human_locking import hold_human
+from approvals.services.human_suspension_and_erasure import change_role
 from approvals.services.log_break_signing import unsigned_breaks
+from approvals.services.logo_approval import proposed_logos
 from approvals.services.operations_overview import read_overview
 from approvals.services.reauthentication import acting
 from approvals.services.setup_and_sign_in import create_setup_link
@@ -45,9 +50,10 @@ from audit.admin import ADMINS as AUDIT_ADMINS
 from audit.verify.log_status import read_log_status
 from registry.admin import ADMINS as REGISTRY_ADMINS
 from registry.authentication import actor_of
-from registry.models import Grant, ServiceProvider
+from registry.models import Grant, Human, ServiceProvider
 from registry.refusal_recording import record_refused_request
 from registry.refusal_texts import refusal_text
+from registry.roles import Permission, role_named
 from registry.services.catalogues import create_with_catalogue, propose_catalogue
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.service_providers import (
@@ -70,32 +76,23 @@ class ControlRoom(admin.AdminSite):
     enable_nav_sidebar = False
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
+        provider = "service-providers/<uuid:service_provider_id>"
+        log = require_permission(require_safe(self.log), Permission.READ_ALL)
         ours: list[URLPattern | URLResolver] = [
-            path("log/", self.admin_view(require_safe(self.log)), name="log"),
-            path("invite/", self.admin_view(self.invite), name="invite"),
-            path("enrolment-code/", self.admin_view(self.enrolment_code), name="enrolment_code"),
-            path(
-                "new-service-provider/",
-                self.admin_view(self.new_service_provider),
-                name="new_service_provider",
-            ),
+            path("log/", self.admin_view(log), name="log"),
             *(
-                path(f"service-providers/<uuid:service_provider_id>/{place}/", view, name=name)
-                for place, name, view in (
-                    (
-                        "change",
-                        "change_service_provider",
-                        self.admin_view(self.change_service_provider),
-                    ),
-                    ("rotate-secret", "rotate_secret", self.admin_view(self.rotate_secret)),
-                    (
-                        "end-previous-secrets",
-                        "end_previous_secrets",
-                        self.admin_view(self.end_previous_secrets),
-                    ),
+                path(place, self.admin_view(require_permission(view)), name=view.__name__)
+                for place, view in (
+                    ("invite/", self.invite),
+                    ("enrolment-code/", self.enrolment_code),
+                    ("humans/<uuid:human_id>/role/", self.change_role),
+                    ("new-service-provider/", self.new_service_provider),
+                    (f"{provider}/change/", self.change_service_provider),
+                    (f"{provider}/rotate-secret/", self.rotate_secret),
+                    (f"{provider}/end-previous-secrets/", self.end_previous_secrets),
+                    ("new-catalogue/", self.new_catalogue),
                 )
             ),
-            path("new-catalogue/", self.admin_view(self.new_catalogue), name="new_catalogue"),
         ]
         # There are no passwords, so drop Django's pages to change one.
         theirs = [
@@ -108,7 +105,7 @@ class ControlRoom(admin.AdminSite):
     def login(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Redirect to the passkey sign-in, or to /approvals/ a human without admin rights."""
+        """Redirect to the passkey sign-in, or to /approvals/ a human without a role."""
         if request.user.is_authenticated and not self.has_permission(request):
             return HttpResponseRedirect("/approvals/")
         wanted = request.GET.get("next") or reverse("admin:index")
@@ -121,23 +118,30 @@ class ControlRoom(admin.AdminSite):
         return HttpResponseRedirect("/settings/")
 
     def has_permission(self, request: HttpRequest) -> bool:
-        return bool(request.user.is_active and getattr(request.user, "is_administrator", False))
+        """Whether the human has a role. Each page then asks for the permission that it needs."""
+        return bool(getattr(request.user, "permissions", None))
 
     def index(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> TemplateResponse:
-        now = timezone.now()
+        """The dashboard: what the role reads, and links to what it may do."""
+        now, me = timezone.now(), human_of(request)
         waiting = Grant.objects.waiting(now).select_related(
             "agent", "agent__human", "service_provider"
         )
-        context = {
+        context: dict[str, Any] = {
             "waiting": waiting.order_by("created_at")[:PENDING_SHOWN],
-            "overview": read_overview(now),
-            "log": describe_log(read_log_status(now=now)),
-            "unsigned_breaks": unsigned_breaks(),
             "catalogues": proposed_catalogues(),
-            "recoveries": Recovery.objects.open(now).count(),
+            "proposed_logos": proposed_logos(),
+            "role": me.role and ROLES[me.role],
         }
+        if Permission.READ_ALL in me.permissions:
+            context |= {
+                "overview": read_overview(now),
+                "log": describe_log(read_log_status(now=now)),
+                "unsigned_breaks": unsigned_breaks(),
+                "recoveries": Recovery.objects.open(now).count(),
+            }
         return super().index(request, context | (extra_context or {}))
 
     def log(self, request: HttpRequest) -> TemplateResponse:
@@ -151,13 +155,49 @@ class ControlRoom(admin.AdminSite):
         def make(form: InvitationForm) -> list[tuple[str, str]]:
             link = create_setup_link(
                 email=form.cleaned_data["email"],
-                is_staff=form.cleaned_data["is_staff"],
+                role=role_named(form.cleaned_data["role"]),
                 actor=actor_of(request),
                 now=timezone.now(),
             )
             return [(str(_("Setup link (works once, for 72 hours)")), link.url)]
 
         return self._make(request, InvitationForm, _("Invite a human"), make)
+
+    def change_role(self, request: HttpRequest, human_id: uuid.UUID) -> HttpResponse:
+        """Give a human a role, change it or take it."""
+        human = Human.objects.exclude(status=Human.Status.DELETED).filter(pk=human_id).first()
+        if human is None:
+            raise NotFoundError
+        shown = human.named_role or ""
+
+        def make(form: RoleForm) -> list[tuple[str, str]]:
+            data = form.cleaned_data
+            if data["shown_role"] != shown:
+                raise InvalidStateError(
+                    "Another administrator changed this role meanwhile. Open the page again."
+                )
+            change_role(
+                human=human,
+                role=role_named(data["role"]),
+                by=human_of(request),
+                actor=actor_of(request),
+                now=timezone.now(),
+            )
+            messages.success(request, _("The role was changed. The person is signed out."))
+            return []
+
+        return self._make(
+            request,
+            RoleForm,
+            _("Change the role"),
+            make,
+            about=human,
+            initial={"role": shown, "shown_role": shown},
+            says=_(
+                "The new role counts at once: the person is signed out, and their invitations and "
+                "the recoveries that they began or that are open for them end."
+            ),
+        )
 
     def enrolment_code(self, request: HttpRequest) -> HttpResponse:
         """Make a one-time enrolment code for a human and show it once."""
@@ -309,7 +349,7 @@ class ControlRoom(admin.AdminSite):
         title: Any,
         make: Any,
         *,
-        about: ServiceProvider | None = None,
+        about: ServiceProvider | Human | None = None,
         **more: Any,
     ) -> HttpResponse:
         """Show the form, call the service, show its result once; the session keeps none of it.
@@ -341,6 +381,7 @@ class ControlRoom(admin.AdminSite):
             "form": form,
             "made": made,
             "about": about,
+            "about_address": about.email if isinstance(about, Human) else about and about.audience,
             "back": row_page(about) if about else reverse("admin:index"),
             "says": more.get("says", ""),
         }
@@ -359,6 +400,6 @@ def _service_provider(pk: uuid.UUID) -> ServiceProvider:
 
 _ADMINS: list[tuple[Any, Any]] = [*ADMINS, *REGISTRY_ADMINS, *AUDIT_ADMINS]
 for _model, _model_admin in _ADMINS:
-    _bases = (ListPages, DetailPages, _model_admin)
+    _bases = (RolePages, ListPages, DetailPages, _model_admin)
     site.register(_model, type(_model_admin.__name__, _bases, {}))
     translate_names(_model)

@@ -80,19 +80,27 @@ def approval_text(
     envelope: Envelope,
     valid_until: datetime,
     zone: str,
+    valid_until_before: datetime | None = None,
     warnings: Sequence[str] = (),
     routing: Mapping[str, Any] | None = None,
     words: Catalogue = NO_CATALOGUE,
 ) -> str:
     """The consent text of an approval; `warnings` are sentences about the agent's name.
 
-    `words` are the service's, which stand after ours.
+    `words` are the service's, which stand after ours. `valid_until_before`: it is a renewal.
     """
     lines = [*parties(agent, service_provider, audience), *routing_lines(routing), *warnings]
     lines += sentences.permissions(service_provider, capabilities, envelope, words)
     lines += sentences.limits(envelope)
     lines += sentences.unasked_total(capabilities, envelope)
-    lines.append(_("This ends on %(end)s.") % {"end": sentences.moment(valid_until, zone)})
+    end = {"end": sentences.moment(valid_until, zone)}
+    if valid_until_before is None:
+        lines.append(_("This ends on %(end)s.") % end)
+    else:
+        before = {"before": sentences.moment(valid_until_before, zone)}
+        lines.append(
+            _("This renews a grant: it ends on %(end)s and not on %(before)s.") % (end | before)
+        )
     return "\n".join(lines)
 
 

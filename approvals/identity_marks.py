@@ -5,10 +5,13 @@ id and not the key, because an agent that rotates its key stays the same agent.
 """
 
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
+from uuid import UUID
 
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
 
 from registry.models import Agent, ServiceProvider
 
@@ -39,6 +42,18 @@ def identity_mark(row: Agent | ServiceProvider) -> SafeString:
         colour,
         SafeString(ground),
         path,
+    )
+
+
+def service_mark(provider: ServiceProvider, logos: Mapping[UUID, str]) -> SafeString:
+    """The service's own logo if an administrator approved one, else our picture of its id."""
+    if provider.pk not in logos:
+        return identity_mark(provider)
+    # The name stands beside it, so a screen reader gets no text for the picture.
+    return format_html(
+        '<img class="identity logo" src="/logos/{}.png" width="52" height="52" alt="" title="{}">',
+        logos[provider.pk],
+        _("The service’s own logo"),
     )
 
 

@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from audit.new_ids import new_id
 from kms.row_seals import Sealed
+from registry.roles import Role, role_named
 
 
 class Passkey(Sealed):
@@ -51,7 +52,8 @@ class Passkey(Sealed):
 class SetupCode(Sealed):
     """A one-time link that creates a passkey. Only the code's digest is kept; use ends the seal."""
 
-    SEALED = ("id", "kind", "digest", "email", "is_staff", "expires_at")
+    SEALED = ("id", "kind", "digest", "email", "is_staff", "admin_role", "expires_at")
+    SEALED_IF_SET = frozenset({"admin_role"})
 
     class Kind(models.TextChoices):
         FIRST_ADMIN = "first_admin"
@@ -63,7 +65,9 @@ class SetupCode(Sealed):
     kind = models.CharField(max_length=16, choices=Kind)
     digest = models.BinaryField(max_length=32, unique=True)
     email = models.EmailField(blank=True)
+    # The role of the person who uses it, in the columns of `Human`.
     is_staff = models.BooleanField(default=False)
+    admin_role = models.CharField(max_length=16, null=True)  # noqa: DJ001 — as in `Human`
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True)
@@ -82,6 +86,11 @@ class SetupCode(Sealed):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.created_at:%Y-%m-%d %H:%M}"
+
+    @property
+    def named_role(self) -> Role | None:
+        """The role that the person gets. Check the seal before you give it."""
+        return Role.OWNER if self.is_staff else role_named(self.admin_role)
 
     @classmethod
     def giving(cls) -> models.QuerySet[Self]:
@@ -219,6 +228,8 @@ class Challenge(models.Model):
         RESUME = "resume"
         # An administrator approves a version of a service provider's catalogue.
         CATALOGUE = "catalogue"
+        # An administrator approves a service provider's logo.
+        LOGO = "logo"
         # Not signed: records that the human took the second step for these dangerous permissions.
         SECOND_STEP = "second_step"
 
@@ -357,6 +368,8 @@ class Notification(models.Model):
     class What(models.TextChoices):
         REQUEST = "request"
         REQUEST_ENDS = "request_ends"
+        # A grant that was used lately ends soon.
+        GRANT_ENDS = "grant_ends"
         CONFIRMATION = "confirmation"
         # Another person decided for the owner of the agent: on a request, on a transaction.
         DECIDED = "decided"

@@ -14,6 +14,7 @@ from approvals.services.text_erasure import is_for_another
 from registry.api.base_view import NativeView
 from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.agent_owners import owns
 
 
 class SessionAuthentication(BaseAuthentication):
@@ -79,7 +80,9 @@ def readable_grant(grant_id: str, reader: object) -> Grant:
         grant = None
     allowed = grant is not None and (
         (isinstance(reader, Agent) and grant.agent_id == reader.pk)
-        or (isinstance(reader, Human) and reader.pk in {grant.agent.human_id, grant.human_id})
+        or (
+            isinstance(reader, Human) and (grant.human_id == reader.pk or owns(reader, grant.agent))
+        )
         or (isinstance(reader, ServiceProvider) and reader.may_audit)
     )
     if grant is None or not allowed:

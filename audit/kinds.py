@@ -31,6 +31,8 @@ SETTINGS_RECORDED = "registry.settings.recorded"
 HUMAN_CREATED = "registry.human.created"
 HUMAN_SUSPENDED = "registry.human.suspended"
 HUMAN_RESUMED = "registry.human.resumed"
+# Their role as an administrator was given, changed or taken: the role before and since.
+HUMAN_ROLE_CHANGED = "registry.human.role_changed"
 # Signed out everywhere at once.
 HUMAN_SESSIONS_ENDED = "registry.human.sessions_ended"
 # A human changed how pages are shown to them.
@@ -54,6 +56,10 @@ SERVICE_PROVIDER_REVOKED = "registry.service_provider.revoked"
 CATALOGUE_PROPOSED = "registry.catalogue.proposed"
 CATALOGUE_APPROVED = "registry.catalogue.approved"
 CATALOGUE_REFUSED = "registry.catalogue.refused"
+# A provider's logo: uploaded, approved with a signature, removed.
+LOGO_PROPOSED = "registry.logo.proposed"
+LOGO_APPROVED = "registry.logo.approved"
+LOGO_REMOVED = "registry.logo.removed"
 
 ENROLMENT_CODE_CREATED = "registry.enrolment_code.created"
 # A wrong secret for an existing code; the fifth locks it.
@@ -80,6 +86,9 @@ AGENT_KEY_BARRED = "registry.agent_key.barred"
 
 GRANT_REQUESTED = "registry.grant.requested"
 GRANT_APPROVED = "registry.grant.approved"
+# The owner asks that it end later; then a person who may decide signed it.
+GRANT_RENEWAL_REQUESTED = "registry.grant.renewal_requested"
+GRANT_RENEWED = "registry.grant.renewed"
 GRANT_DENIED = "registry.grant.denied"
 GRANT_WITHDRAWN = "registry.grant.withdrawn"
 GRANT_SUSPENDED = "registry.grant.suspended"
@@ -100,6 +109,8 @@ APPROVER_GROUP_REMOVED = "registry.approver_group.removed"
 APPROVER_ADDED = "registry.approver.added"
 APPROVER_REMOVED = "registry.approver.removed"
 APPROVAL_RULE_CREATED = "registry.approval_rule.created"
+# A rule is tried just before another one, which was tried just before it.
+APPROVAL_RULE_MOVED = "registry.approval_rule.moved"
 APPROVAL_RULE_ENDED = "registry.approval_rule.ended"
 ABSENCE_SET = "registry.absence.set"
 ABSENCE_ENDED = "registry.absence.ended"
@@ -160,6 +171,7 @@ CHANNEL_REMOVED = "approvals.channel.removed"
 # An administrator had a message sent again that had failed too often.
 NOTIFICATION_RETRIED = "approvals.notification.retried"
 PASSKEY_CREATED = "approvals.passkey.created"
+PASSKEY_RENAMED = "approvals.passkey.renamed"
 PASSKEY_REMOVED = "approvals.passkey.removed"
 HUMAN_SIGNED_IN = "approvals.human.signed_in"
 HUMAN_SIGNED_OUT = "approvals.human.signed_out"

@@ -5,9 +5,9 @@ from typing import Self
 from django.db import models
 
 from audit.new_ids import new_id
-from kms.row_seals import EndedSeal, Sealed, SealsPending
+from kms.row_seals import EndedSeal, Sealed, SealsPending, WiderSealsPending
 
-__all__ = ["EndedSeal", "Key", "KeyCertificate", "SealsPending"]
+__all__ = ["EndedSeal", "Key", "KeyCertificate", "SealsPending", "WiderSealsPending"]
 
 
 class Key(Sealed):

@@ -3,20 +3,25 @@
 An attacker with access to the database alone can write rows, but no seals. A row that is set back
 to an earlier state, or deleted and inserted again, has a seal that ended: a trigger stores each
 replaced or deleted seal in a table from which the serving role cannot delete (ADR 30).
+
+A release can let a seal cover more fields than the previous one does (`SEALED_BEFORE`). The seal
+then stays valid for the previous release, which runs beside it: half of the salt is a MAC over all
+fields, and the previous release takes the salt for random bytes (ADR 49).
 """
 
 import hmac
 import logging
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from enum import IntEnum
 from functools import lru_cache
 from typing import Any, ClassVar, Final, Self, TypeVar
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils.crypto import salted_hmac
 
 from agentauth.protocol.encoding import b64u_decode, b64u_encode, canonical_json
@@ -27,8 +32,12 @@ logger = logging.getLogger(__name__)
 # For raw SQL: whether the seal of a row has ended. {}: alias and column.
 ENDED: Final = "EXISTS (SELECT 1 FROM kms_endedseal ended WHERE ended.seal = {})"
 _LABEL: Final = "agentauth/seal/v1"
+_WIDE_LABEL: Final = "agentauth/seal/wide/v1"
 # Without a salt, a row that is changed and changed back would get the seal that ended.
 _SALT_BYTES: Final = 16
+# In the salt of a wide seal: random bytes, then a MAC over all fields. 64 bits are enough, because
+# the seal's MAC covers the salt: an attacker can only try rows against seals that we made.
+_RANDOM_BYTES: Final = 8
 _TOLD: Final = 1_024
 
 
@@ -57,6 +66,30 @@ class SealsPending(models.Model):
         ]
 
 
+class WiderSealsPending(models.Model):
+    """Holds one row until `seal_rows` ran after the upgrade to a release with wider seals.
+
+    Only deleted. Not a row of SealsPending: the previous release would demand no seals then.
+    """
+
+    ONLY = 1
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=ONLY)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(condition=models.Q(id=1), name="wider_seals_pending_only_one")
+        ]
+
+
+class _Cover(IntEnum):
+    """Which fields of a row its seal proves."""
+
+    NONE = 0
+    BEFORE = 1
+    ALL = 2
+
+
 class Sealed(models.Model):
     """A row whose fields in `SEALED` give a right.
 
@@ -64,6 +97,11 @@ class Sealed(models.Model):
     """
 
     SEALED: ClassVar[Sequence[str]]
+    # What the previous release seals, if that is less.
+    SEALED_BEFORE: ClassVar[Sequence[str]] = ()
+    # Those of SEALED that are left out while null. A field that is added later is one of these, so
+    # that the seals of older rows stay valid, and the previous release can check rows without it.
+    SEALED_IF_SET: ClassVar[Collection[str]] = ()
 
     # Nullable: to add a default, SQLite would rebuild the table without its triggers.
     seal = models.CharField(max_length=80, null=True, editable=False)  # noqa: DJ001 — as said
@@ -91,36 +129,63 @@ class Sealed(models.Model):
     def set_seal(self) -> None:
         """Seal the row's current values, which the caller has checked. The caller saves `seal`."""
         salt = secrets.token_bytes(_SALT_BYTES)
-        self.seal = b64u_encode(salt + _mac(settings.SECRET_KEY, salt, _sealed_bytes(self)))
+        if self.SEALED_BEFORE:
+            random = salt[:_RANDOM_BYTES]
+            salt = random + _wide_mac(settings.SECRET_KEY, random, self)
+        said = _sealed_bytes(self, self.SEALED_BEFORE or self.SEALED)
+        self.seal = b64u_encode(salt + _mac(_LABEL, settings.SECRET_KEY, salt + said))
 
-    def is_sealed(self) -> bool:
+    def is_sealed(self, *, ended: bool | None = None) -> bool:
         """Whether a service wrote this row and its seal has not ended.
 
-        One query; raises django.db errors.
+        `ended` is the value of ENDED in the statement that read the row; None takes one query.
+        Raises django.db errors.
         """
-        if not DEMAND.holds():
-            return True
-        return self.fits() and not EndedSeal.objects.filter(seal=str(self.seal)).exists()
+        if not self.fits():
+            return False
+        if ended is None:
+            ended = EndedSeal.objects.filter(seal=str(self.seal)).exists()
+        return not (ended and DEMAND.holds())
 
     def fits(self, *, key: str | None = None) -> bool:
         """Whether the seal matches the row under `key`, or under any of our keys.
 
-        It may have ended. Without `key`, True while `seal_rows` is outstanding.
+        It may have ended. Without `key`, a seal of the previous release counts until `seal_rows`
+        has ended the upgrade, and any row while no seals are demanded at all.
         """
-        if key is None and not DEMAND.holds():
+        if key is not None:
+            return self._cover(key) == _Cover.ALL
+        if not DEMAND.holds():
             return True
+        covers = set()
+        for each in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
+            covers.add(cover := self._cover(each))
+            if cover == _Cover.ALL:
+                return True
+        if _Cover.BEFORE in covers and not WIDER_DEMAND.holds():
+            return True
+        _tell(self.table(), str(self.pk), self.seal)
+        return False
+
+    def fits_before(self, *, key: str) -> bool:
+        """Whether the seal matches what the previous release seals; the other fields may differ."""
+        return self._cover(key) >= _Cover.BEFORE
+
+    def _cover(self, key: str) -> _Cover:
         try:
-            seal, said = b64u_decode(self.seal or ""), _sealed_bytes(self)
+            seal = b64u_decode(self.seal or "")
+            said = _sealed_bytes(self, self.SEALED_BEFORE or self.SEALED)
         except EncodingError:
             # No service writes such values.
-            seal, said = b"", b""
+            return _Cover.NONE
         salt, mac = seal[:_SALT_BYTES], seal[_SALT_BYTES:]
-        keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS) if key is None else (key,)
-        if seal and any(hmac.compare_digest(mac, _mac(each, salt, said)) for each in keys):
-            return True
-        if key is None:
-            _tell(self.table(), str(self.pk), self.seal)
-        return False
+        if not hmac.compare_digest(mac, _mac(_LABEL, key, salt + said)):
+            return _Cover.NONE
+        if not self.SEALED_BEFORE:
+            return _Cover.ALL
+        random, wide = salt[:_RANDOM_BYTES], salt[_RANDOM_BYTES:]
+        is_wide = hmac.compare_digest(wide, _wide_mac(key, random, self))
+        return _Cover.ALL if is_wide else _Cover.BEFORE
 
 
 _S = TypeVar("_S", bound=Sealed)
@@ -128,30 +193,44 @@ _S = TypeVar("_S", bound=Sealed)
 
 def select_sealed(rows: QuerySet[_S]) -> list[_S]:
     """The rows with a valid seal, in one query. Raises django.db errors."""
-    ended = EndedSeal.objects.filter(seal=OuterRef("seal"))
-    return [row for row in rows.filter(~Exists(ended)) if row.fits()]
+    return [row for row in rows.filter(not_ended()) if row.fits()]
+
+
+def not_ended(seal: str = "seal") -> Q:
+    """The condition that the seal at this path has not ended; a row without a seal meets it.
+
+    For queries whose rows are compared with their seals later (`fits`).
+    """
+    return Q(~Exists(EndedSeal.objects.filter(seal=OuterRef(seal))))
 
 
 class _Demand:
     """Whether every row needs a seal. Once true it stays true: the serving role cannot undo it."""
 
-    def __init__(self) -> None:
-        self._holds = False
+    def __init__(self, pending: "models.Manager[Any]" = SealsPending.objects) -> None:
+        self._pending, self._holds = pending, False
 
     def holds(self) -> bool:
-        self._holds = self._holds or not SealsPending.objects.exists()
+        self._holds = self._holds or not self._pending.exists()
         return self._holds
 
 
 DEMAND: Final = _Demand()
+# Whether a seal of the previous release no longer suffices.
+WIDER_DEMAND: Final = _Demand(WiderSealsPending.objects)
 
 
-def _sealed_bytes(row: Sealed) -> bytes:
-    """The table and the sealed fields as bytes.
+def _sealed_bytes(row: Sealed, names: Sequence[str]) -> bytes:
+    """The table and these fields as bytes.
 
     Raises EncodingError for values no service writes.
     """
-    fields = {name: _plain(getattr(row, name)) for name in row.SEALED}
+    values = {name: getattr(row, name) for name in names}
+    fields = {
+        name: _plain(value)
+        for name, value in values.items()
+        if value is not None or name not in row.SEALED_IF_SET
+    }
     return canonical_json([row.table(), fields])
 
 
@@ -165,8 +244,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _mac(secret: str, salt: bytes, said: bytes) -> bytes:
-    return salted_hmac(_LABEL, salt + said, secret=secret, algorithm="sha256").digest()
+def _wide_mac(secret: str, random: bytes, row: Sealed) -> bytes:
+    mac = _mac(_WIDE_LABEL, secret, random + _sealed_bytes(row, row.SEALED))
+    return mac[: _SALT_BYTES - _RANDOM_BYTES]
+
+
+def _mac(label: str, secret: str, said: bytes) -> bytes:
+    return salted_hmac(label, said, secret=secret, algorithm="sha256").digest()
 
 
 @lru_cache(maxsize=_TOLD)

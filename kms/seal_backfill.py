@@ -13,7 +13,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from agentauth.protocol.errors import EncodingError
 from audit import kinds
 from audit.services import Actor, record
-from kms.row_seals import EndedSeal, Sealed, SealsPending
+from kms.row_seals import EndedSeal, Sealed, SealsPending, WiderSealsPending
 
 # Rows locked per transaction: some tens of milliseconds.
 _BATCH: Final = 500
@@ -45,22 +45,29 @@ def unsealed_rows() -> Iterator[tuple[str, str]]:
 
 
 def seal_rows(*, adopt: bool = False, actor: Actor, now: datetime) -> Sealing:
-    """Seal rows older than seals, once per installation, and from then on demand seals.
+    """Seal rows of releases without seals or with narrower ones, and from then on demand seals.
 
     Later runs renew seals made under SECRET_KEY_FALLBACKS with the current SECRET_KEY. Rows without
     a valid seal then stay as they are, unless the operator passes `adopt` to trust them as they
     stand. Each batch of rows commits together with its event, so a run that crashed is repeated.
     Raises django.db errors.
     """
-    believed = adopt or SealsPending.objects.exists()
+    pending = SealsPending.objects, WiderSealsPending.objects
+    believed, widens = adopt or pending[0].exists(), pending[1].exists()
     done = Sealing()
     for model in sealed_models():
         for rows in _batches(model):
             _seal_batch(
-                model, [row.pk for row in rows], done, believed=believed, actor=actor, now=now
+                model,
+                [row.pk for row in rows],
+                done,
+                believed=believed,
+                widens=widens,
+                actor=actor,
+                now=now,
             )
     with transaction.atomic():
-        if SealsPending.objects.all().delete()[0]:
+        if sum(rows.all().delete()[0] for rows in pending):
             record(kind=kinds.SEALS_DEMANDED, actor=actor, at=now)
     return done
 
@@ -89,6 +96,7 @@ def _seal_batch(
     done: Sealing,
     *,
     believed: bool,
+    widens: bool,
     actor: Actor,
     now: datetime,
 ) -> None:
@@ -100,7 +108,8 @@ def _seal_batch(
             if not row.has_ended and row.fits(key=settings.SECRET_KEY):
                 continue
             is_ours = not row.has_ended and any(
-                row.fits(key=each) for each in settings.SECRET_KEY_FALLBACKS
+                row.fits_before(key=each) if widens else row.fits(key=each)
+                for each in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
             )
             if not (is_ours or believed) or not _set_seal(row):
                 done.refused.setdefault(table, []).append(str(row.pk))

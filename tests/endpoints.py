@@ -112,7 +112,7 @@ def pages() -> set[str]:
         if endpoint.route.startswith("/admin/"):
             is_page = name in own or name.endswith(("_changelist", "_change"))
         else:
-            is_page = "GET" in _methods(endpoint.pattern)
+            is_page = "GET" in methods(endpoint.pattern)
         if is_page and endpoint.route.endswith("/") and not endpoint.route.startswith(FOR_PROGRAMS):
             found.add(endpoint.route)
     return found
@@ -137,7 +137,7 @@ def writing() -> Iterator[str]:
         if not endpoint.route.startswith("/admin/") or endpoint.pattern.name in own:
             yield from (
                 f"{method} {endpoint.route[1:]}"
-                for method in endpoint.methods or _methods(endpoint.pattern)
+                for method in endpoint.methods or methods(endpoint.pattern)
                 if method not in READING
             )
     for model, model_admin in site._registry.items():
@@ -145,7 +145,7 @@ def writing() -> Iterator[str]:
         yield from (f"POST {place} {action}" for action in model_admin.actions or ())
 
 
-def _methods(pattern: URLPattern) -> set[str]:
+def methods(pattern: URLPattern) -> set[str]:
     """The methods that a function handles: `require_POST` and its like have them in a closure."""
     view: Any = pattern.callback
     while view:

@@ -38,6 +38,7 @@ from registry.models import (
     Grant,
     GroupMember,
     Human,
+    ServiceLogo,
     ServiceProvider,
     ServiceProviderSecret,
 )
@@ -51,6 +52,7 @@ from registry.services.approvers import (
     remove_member,
     set_absence,
 )
+from registry.services.service_logos import remove_logo
 from registry.services.service_providers import (
     change_allowed,
     create_service_provider,
@@ -58,7 +60,7 @@ from registry.services.service_providers import (
     revoke_service_provider,
     rotate_secret,
 )
-from registry.tests import forged_catalogues
+from registry.tests import forged_catalogues, logos
 from registry.tests.cast import (
     PAY,
     TESTER,
@@ -126,6 +128,7 @@ class World:
             ApproverGroup: self.group,
             GroupMember: add_member(group=self.group, human=bob.human, actor=TESTER, now=now),
             CatalogueVersion: published(self.provider, now),
+            ServiceLogo: logos.shown(self.provider, now),
             Human: admin.human,
             Key: Key.objects.get(purpose="receipt"),
             Passkey: Passkey.objects.get(human=alice.human),
@@ -309,7 +312,7 @@ def an_agents_key(world: World) -> None:
     assert issue(world.agent, grant).status_code == 201
     eve = AgentClient()
     write(world.rows[Agent], jkt=eve.jkt, public_jwk=eve.signer.public.jwk)
-    assert_refused(issue(eve, grant), 400, "invalid_grant")
+    assert_refused(issue(eve, grant), 401, "invalid_client")
     with pytest.raises(GrantChangedError):
         approve(pending(eve, world.provider, now=world.now), world.alice.human, now=world.now)
     # Nor does a rotation to a next key seal it.
@@ -338,6 +341,7 @@ FORGED: dict[type[Sealed], Callable[[World], None]] = {
     ApproverGroup: forged_approvers.a_group,
     GroupMember: forged_approvers.an_approver,
     CatalogueVersion: forged_catalogues.a_catalogue,
+    ServiceLogo: forged_catalogues.a_logo,
     Human: an_administrator,
     Key: a_key,
     Passkey: a_passkey,
@@ -399,6 +403,12 @@ SET_BACK: dict[type[Sealed], Callable[[World], Any]] = {
         member=world.rows[GroupMember], actor=TESTER, now=world.now
     ),
     CatalogueVersion: forged_catalogues.end_catalogue,
+    ServiceLogo: lambda world: remove_logo(
+        service_provider=world.provider,
+        digest=world.rows[ServiceLogo].sha256,
+        actor=TESTER,
+        now=world.now,
+    ),
     Human: _end_human,
     Key: _end_key,
     Passkey: _end_passkey,
@@ -448,7 +458,7 @@ def test_DJ_17_a_key_that_was_rotated_out_and_is_set_back_gets_no_token(world: W
     assert issue(world.agent, grant).status_code == 201
     Agent.objects.update(**before)
     BarredKey.objects.all().delete()
-    assert_refused(issue(old, grant), 400, "invalid_grant")
+    assert_refused(issue(old, grant), 401, "invalid_client")
 
 
 def test_DJ_17_verify_audit_names_each_row_that_no_service_wrote(

@@ -222,6 +222,8 @@ REACHES_OUT = {
     ("agentauth/observability/metrics_buffer.py", "asyncio"),
     ("agentauth/management/commands/serve.py", "socket"),
     ("agentauth/management/commands/serve.py", "subprocess"),
+    # The decoder of logos, with limits and without an environment.
+    ("registry/services/logo_encoding.py", "subprocess"),
     # Only the event loop: what these read arrives over Django's connections.
     ("agentauth/server/verifier_application.py", "asyncio"),
     ("verifier/endpoint.py", "asyncio"),
@@ -315,6 +317,8 @@ TABLE_NAMES_ONLY = {
     "audit/db/role_rights.py",
     "audit/db/prebuilt_sql.py",
     "audit/db/triggers.py",
+    # The clause about seals that have ended.
+    "registry/services/agent_keys.py",
     "registry/services/token_state.py",
     "verifier/services/state_change_feed.py",
 }

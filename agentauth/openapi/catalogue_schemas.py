@@ -43,6 +43,7 @@ _VERSION: Final = {
     "status": one_of(CatalogueVersion.Status.values),
     "proposed_at": ref("Time"),
     "decided_at": nullable(ref("Time")),
+    "approval_url": string("Where an administrator reads and approves it.", format="uri"),
 }
 CATALOGUES: Final[Mapping[str, Schema]] = {
     "CatalogueArgument": record(

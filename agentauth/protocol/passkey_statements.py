@@ -28,6 +28,7 @@ CHALLENGE_TAGS: Final[Mapping[str, bytes]] = {
     "release": b"agentauth/release/v1",
     "resume": b"agentauth/resume/v1",
     "catalogue": b"agentauth/catalogue/v1",
+    "logo": b"agentauth/logo/v1",
 }
 # Denials are signed too: the server alone could have invented an unsigned one.
 DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -38,6 +39,7 @@ DECISIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "release": ("release",),
     "resume": ("resume",),
     "catalogue": ("approve",),
+    "logo": ("approve",),
 }
 MAX_REASON: Final = 500
 MAX_RELEASED: Final = 100
@@ -68,6 +70,7 @@ _MEMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "release": (*_WHO, "name", "size", "root", "grants"),
     "resume": (*_WHO, "subject", "party", "suspension"),
     "catalogue": (*_WHO, "service_provider", "catalogue"),
+    "logo": (*_WHO, "service_provider", "logo_sha256"),
 }  # fmt: skip
 # Left out, not null, where it does not apply: earlier receipts have none. `routing` if a person
 # decides for another, `catalogue` if the text was written from one.
@@ -123,7 +126,7 @@ class Statement:
 
     @property
     def kind(self) -> str:
-        """`approval`, `confirmation`, `claim`, `break`, `release`, `resume` or `catalogue`."""
+        """A key of `CHALLENGE_TAGS`."""
         return str(self.body["kind"])
 
     @property
@@ -273,6 +276,19 @@ def catalogue_statement(
     )
 
 
+def logo_statement(
+    signing: Signing, *, service_provider: ServiceProviderRef, logo_sha256: str
+) -> Statement:
+    """An administrator approves a service provider's logo, by the SHA-256 of its PNG in hex.
+
+    Raises InvalidRequestError naming the member.
+    """
+    return parse_statement(
+        common_members(signing, "logo", "approve")
+        | {"service_provider": _provider_json(service_provider), "logo_sha256": logo_sha256}
+    )
+
+
 def common_members(signing: Signing, kind: str, decision: str) -> dict[str, object]:
     """The members that every statement has."""
     agent = signing.agent
@@ -402,6 +418,11 @@ def _check_provider(body: Mapping[str, object]) -> None:
     fields.origin(provider["audience"], f"{where}.audience")
 
 
+def _check_logo(body: Mapping[str, object]) -> None:
+    _check_provider(body)
+    fields.matching(body["logo_sha256"], fields.HEX_SHA256, "statement.logo_sha256")
+
+
 def _check_approval(body: Mapping[str, object]) -> None:
     _check_grant(body)
     capabilities = parse_capabilities(body["capabilities"], "statement.capabilities")
@@ -456,4 +477,5 @@ _CHECKS: Final = {
     "release": _check_release,
     "resume": _check_resume,
     "catalogue": _check_provider,
+    "logo": _check_logo,
 }

@@ -80,7 +80,7 @@ def moving(now: datetime) -> list[str]:
 GOOD: dict[str, list[Callable[[ServiceProvider, datetime], list[str]]]] = {
     "setup_link": [
         lambda _provider, _now: [],
-        lambda _provider, _now: ["--email", "new@example.org", "--admin"],
+        lambda _provider, _now: ["--email", "new@example.org", "--role", "auditor"],
         lambda _provider, _now: ["--recover", "alice@example.org"],
     ],
     "create_service_provider": [
@@ -196,7 +196,9 @@ BAD = {
         ["--email", "alice@example.org"],
         ["--email", ""],
         ["--recover", "nobody@example.org"],
-        ["--recover", "alice@example.org", "--admin"],
+        ["--recover", "alice@example.org", "--role", "owner"],
+        ["--role", "owner"],
+        ["--email", "new@example.org", "--role", "admin"],
         ["--recover", "\udcff"],
         ["--email", "\udcff@example.org"],
     ],

@@ -10,6 +10,7 @@ What = Notification.What
 _PAGES = {
     What.REQUEST: "/approvals/{}/",
     What.REQUEST_ENDS: "/approvals/{}/",
+    What.GRANT_ENDS: "/approvals/{}/",
     What.CONFIRMATION: "/confirmations/{}/",
     What.DECIDED: "/approvals/{}/",
     What.DECIDED_PAYMENT: "/confirmations/{}/",
@@ -37,6 +38,7 @@ def _sentence(what: Notification.What) -> str:
     return {
         What.REQUEST: _("A request is waiting for your decision."),
         What.REQUEST_ENDS: _("A request that is waiting for your decision expires soon."),
+        What.GRANT_ENDS: _("A grant that your agent uses ends within 3 days. You can renew it."),
         What.CONFIRMATION: _("A transaction is waiting for your confirmation."),
         What.DECIDED: _("A request of your agent was decided for you."),
         What.DECIDED_PAYMENT: _("A transaction of your agent was decided for you."),

@@ -13,11 +13,14 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
 from approvals.models import Notification, NotificationChannel
-from audit.new_ids import new_id
+from audit import kinds
+from audit.models import Event
+from audit.new_ids import first_id_at, new_id
 from registry.models import Agent, Grant, Human
+from registry.services.agent_owners import owners_of
 from registry.services.decision_routing import Rosters, read_rosters, route_grant
 from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import route_confirmation
@@ -25,6 +28,11 @@ from verifier.services.confirmation_lifecycle import route_confirmation
 What = Notification.What
 # When the reminder of a request is due, before the request expires. A request waits an hour.
 REMIND_BEFORE: Final = timedelta(minutes=15)
+# When the reminder of a grant that was used within USED_WITHIN is due, before the grant ends. A
+# grant with a shorter life than a week has none: its owner has just decided.
+REMIND_GRANT: Final = timedelta(days=3)
+USED_WITHIN: Final = timedelta(days=7)
+SHORTEST: Final = timedelta(days=7)
 # A security message is still worth sending a day later.
 SECURITY_LIFE: Final = timedelta(days=1)
 # Requests per run and kind. The next run takes the others.
@@ -32,6 +40,7 @@ BATCH: Final = 500
 _AS: Final = {
     What.REQUEST: "for_requests",
     What.REQUEST_ENDS: "for_requests",
+    What.GRANT_ENDS: "for_requests",
     What.CONFIRMATION: "for_confirmations",
 }
 
@@ -51,11 +60,23 @@ def add_waiting(*, now: datetime) -> int:
             pk__in=_routed_confirmations(confirmations, now, rosters)
         )
     ending = grants.filter(expires_at__lte=now + REMIND_BEFORE)
+    # Also to a channel that was added since the grant was approved.
+    end: dict[str, Any] = {"since": "valid_until", "until": "valid_until"}
     return (
-        _add(What.REQUEST, grants, "agent__human_id", now)
-        + _add(What.REQUEST_ENDS, ending, "agent__human_id", now)
-        + _add(What.CONFIRMATION, confirmations, "grant__agent__human_id", now)
+        _add(What.REQUEST, grants, "agent", now)
+        + _add(What.REQUEST_ENDS, ending, "agent", now)
+        + _add(What.CONFIRMATION, confirmations, "grant__agent", now)
+        + _add(What.GRANT_ENDS, _grants_to_renew(now), "agent", now, **end)
     )
+
+
+def forget_sent(grant_id: uuid.UUID, *whats: Notification.What) -> None:
+    """Forget what was sent of these about a grant, in the caller's transaction.
+
+    The outbox takes each message once. A renewal is asked, and a later end comes, another time.
+    """
+    sent = Notification.objects.filter(subject=grant_id, what__in=whats)
+    sent.exclude(state=Notification.State.PENDING).delete()
 
 
 def tell_security(
@@ -119,10 +140,16 @@ def is_unwanted(now: datetime) -> Q:
     waiting = Q(Exists(grants.filter(pk=OuterRef("subject")))) | Q(
         Exists(Confirmation.objects.waiting(now).filter(pk=OuterRef("subject")))
     )
+    asked = Grant.objects.to_renew(now).filter(pk=OuterRef("subject"))
+    open_ = {
+        What.GRANT_ENDS: Q(Exists(_ending_grants(now).filter(pk=OuterRef("subject")))),
+        What.REQUEST: waiting | Q(Exists(asked)),
+        What.REQUEST_ENDS: waiting | Q(Exists(asked)),
+    }
     wanted = ~Q(what__in=_AS) & Q(Exists(channel.exclude(human__status=Human.Status.DELETED)))
     for what, switch in _AS.items():
         told = channel.filter(**{switch: True}, human__status=Human.Status.ACTIVE)
-        wanted |= Q(what=what) & Q(Exists(told)) & waiting
+        wanted |= Q(what=what) & Q(Exists(told)) & open_.get(what, waiting)
     return Q(expires_at__lte=now) | ~wanted
 
 
@@ -165,6 +192,22 @@ def _routed_confirmations(
     ]
 
 
+def _grants_to_renew(now: datetime) -> QuerySet[Grant]:
+    """Grants that end soon and were used lately."""
+    tokens = Event.objects.filter(
+        grant_id=OuterRef("pk"),
+        pk__gte=first_id_at(now - USED_WITHIN),
+        kind=kinds.TOKEN_ISSUED,
+    )
+    long = _ending_grants(now).filter(decided_at__lte=F("valid_until") - SHORTEST)
+    return long.filter(Exists(tokens))
+
+
+def _ending_grants(now: datetime) -> QuerySet[Grant]:
+    soon = Grant.objects.live(now).filter(valid_until__lte=now + REMIND_GRANT)
+    return soon.filter(agent__status=Agent.Status.ACTIVE)
+
+
 def _zone_of(human: Human) -> tzinfo:
     try:
         return ZoneInfo(human.time_zone)
@@ -173,28 +216,39 @@ def _zone_of(human: Human) -> tzinfo:
         return UTC
 
 
-def _add(what: Notification.What, rows: QuerySet[Any], owner: str, now: datetime) -> int:
-    """Rows for `what` about each of `rows`, whose human is at the path `owner`."""
+def _add(
+    what: Notification.What,
+    rows: QuerySet[Any],
+    agent: str,
+    now: datetime,
+    *,
+    since: str = "created_at",
+    until: str = "expires_at",
+) -> int:
+    """Rows for `what` about each of `rows`, whose agent is at the path `agent`.
+
+    `since` and `until` are columns: a channel added after `since` is not told, and no one is told
+    after `until`.
+    """
     told = Notification.objects.filter(
         channel=OuterRef("pk"), what=what, subject=OuterRef(OuterRef("pk"))
     )
     channels = NotificationChannel.objects.filter(**{_AS[what]: True})
     lacking = channels.filter(
         ~Exists(told),
-        human_id=OuterRef(owner),
+        human_id=OuterRef(f"{agent}__human_id"),
         human__status=Human.Status.ACTIVE,
         # A new channel is not told of what waited before.
-        created_at__lte=OuterRef("created_at"),
+        created_at__lte=OuterRef(since),
     )
     found = list(
-        rows.filter(Exists(lacking))
-        .order_by("expires_at")
-        .values_list("pk", "created_at", "expires_at", owner)[:BATCH]
+        rows.filter(Exists(lacking)).order_by(until).values_list("pk", since, until, agent)[:BATCH]
     )
     if not found:
         return 0
+    owners = owners_of({row[3] for row in found})
     by_human: dict[Any, list[NotificationChannel]] = {}
-    for channel in channels.filter(human_id__in={row[3] for row in found}).select_related("human"):
+    for channel in channels.filter(human_id__in=owners.values()).select_related("human"):
         by_human.setdefault(channel.human_id, []).append(channel)
     added = [
         Notification(
@@ -205,9 +259,9 @@ def _add(what: Notification.What, rows: QuerySet[Any], owner: str, now: datetime
             due_at=quiet_end(channel, channel.human, now) or now,
             expires_at=expires_at,
         )
-        for subject, created_at, expires_at, human_id in found
-        for channel in by_human.get(human_id, ())
-        if channel.created_at <= created_at
+        for subject, at, expires_at, agent_id in found
+        for channel in by_human.get(owners.get(agent_id), ())
+        if channel.created_at <= at
     ]
     try:
         with transaction.atomic():

@@ -16,6 +16,7 @@ What = Notification.What
 TYPES: Final = {
     What.REQUEST: "request.waiting",
     What.REQUEST_ENDS: "request.ends_soon",
+    What.GRANT_ENDS: "grant.ends_soon",
     What.CONFIRMATION: "confirmation.waiting",
     What.DECIDED: "request.decided",
     What.DECIDED_PAYMENT: "confirmation.decided",

@@ -23,6 +23,7 @@ from approvals.services.signed_acts import accept_signature, ask_signature, rece
 from approvals.services.statement_builders import provider_ref, signing
 from audit.services import Actor
 from registry.models import CatalogueVersion, Human
+from registry.roles import Permission
 from registry.services.catalogues import (
     approve_catalogue,
     published_catalogue,
@@ -30,6 +31,7 @@ from registry.services.catalogues import (
     resembled_names,
     words_of,
 )
+from registry.services.roles import check_permission
 
 KIND: Final = "catalogue"
 # Sample values in the preview of an entry: a payment, and the value of each argument.
@@ -71,10 +73,16 @@ class Review:
     page: Page
 
 
-def find_version(row_id: uuid.UUID, *, human: Human) -> CatalogueVersion:
-    """The version with this id, for an administrator. Raises NotFoundError otherwise."""
+def find_version(
+    row_id: uuid.UUID, *, human: Human, permission: Permission = Permission.OWN
+) -> CatalogueVersion:
+    """The version with this id, for an administrator with this permission.
+
+    Raises NotFoundError otherwise, or PermissionDeniedError for a role without it.
+    """
+    check_permission(human, permission)
     rows = CatalogueVersion.objects.select_related("service_provider")
-    row = rows.filter(pk=row_id).first() if human.is_administrator else None
+    row = rows.filter(pk=row_id).first()
     if row is None:
         raise NotFoundError
     return row

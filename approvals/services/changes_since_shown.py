@@ -30,6 +30,8 @@ def change_sentence(name: str, old: object, new: object) -> str:
         "allowed": _("The service changed what it allows."),
         "catalogue": _("The service’s own words have changed."),
         "replaces": _("Another version of the service’s words is approved now."),
+        "logo": _("Another logo was uploaded."),
+        "replaced_logo": _("The logo that people see now is another one."),
         "warnings": _("The warnings have changed."),
         "capabilities": _("The agent now asks for other permissions."),
         "envelope": _("The limits have changed."),

@@ -20,6 +20,7 @@ from audit.log.event_encoding import event_with_openings
 from audit.models import Event, Leaf
 from audit.services import Actor, record
 from registry.models import Absence, Agent, Grant, GroupMember, Human
+from registry.services.agent_owners import own_agent_ids
 from verifier.models import Confirmation
 
 VERSION: Final = 1
@@ -35,9 +36,9 @@ def export_data(*, human: Human, actor: Actor, now: datetime) -> Iterator[str]:
 
 
 def _document(human: Human, now: datetime) -> Iterator[str]:
-    agents = Agent.objects.filter(human=human)
-    ids = list(agents.values_list("pk", flat=True))
-    subjects = _subjects(human, ids)
+    ids = own_agent_ids(human)
+    agents, grants = Agent.objects.filter(pk__in=ids), Grant.objects.filter(agent__in=ids)
+    subjects = {str(each) for each in (human.pk, *ids, *grants.values_list("pk", flat=True))}
 
     def receipt(row: Receipt) -> dict[str, Any]:
         theirs = (
@@ -54,15 +55,11 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
             NotificationChannel.objects.filter(IN_USE, human=human), _channel
         ),
         "agents": _each(agents, _agent),
-        "grants": _each(
-            Grant.objects.filter(agent__human=human).select_related("service_provider"), _grant
-        ),
+        "grants": _each(grants.select_related("service_provider"), _grant),
         "receipts": chain.from_iterable(
             _each(part, receipt) for part in receipts_about(human, subjects)
         ),
-        "confirmations": _each(
-            Confirmation.objects.filter(grant__agent__human=human), _confirmation
-        ),
+        "confirmations": _each(Confirmation.objects.filter(grant__agent__in=ids), _confirmation),
         "approver_groups": _each(
             GroupMember.objects.filter(human=human).select_related("group"), _membership
         ),
@@ -86,11 +83,6 @@ def _document(human: Human, now: datetime) -> Iterator[str]:
             yield (",\n" if number else "\n") + json.dumps(row)
         yield "]"
     yield "}\n"
-
-
-def _subjects(human: Human, agents: list[uuid.UUID]) -> set[str]:
-    grants = Grant.objects.filter(agent__human=human).values_list("pk", flat=True)
-    return {str(each) for each in (human.pk, *agents, *grants)}
 
 
 def _each(rows: QuerySet[Any], shown: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -117,6 +109,7 @@ def _account(human: Human) -> dict[str, Any]:
         "name": human.name,
         "status": human.status,
         "is_staff": human.is_staff,
+        "role": human.named_role and str(human.named_role),
         "time_zone": human.time_zone,
         "language": human.language,
         "created_at": _time(human.created_at),

@@ -82,9 +82,9 @@ def find_case(grant_id: uuid.UUID, human: Human, now: datetime) -> Case:
 
     Raises the same NotFoundError for an unknown id and for another person's request.
     """
-    rows = Grant.objects.select_related("agent__human", "service_provider")
+    rows = Grant.objects.select_related("agent__human", "service_provider", "renewal")
     grant = rows.filter(pk=grant_id).first()
-    if grant is None:
+    if grant is None or not grant.agent.is_sealed():
         raise NotFoundError
     at = _open_at(grant, now)
     rosters = read_rosters(at)
@@ -249,7 +249,7 @@ def _open_at(grant: Grant, now: datetime) -> datetime:
     """The last moment at which the request was pending; `now` if it still is."""
     if grant.status == Grant.Status.PENDING:
         return min(now, grant.expires_at)
-    if grant.waits_for_signature(now):
+    if grant.waits_for_signature(now) or grant.waits_for_renewal(now):
         return now
     return min(now, grant.decided_at or grant.ended_at or now)
 

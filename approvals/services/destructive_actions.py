@@ -37,8 +37,11 @@ from kms.models import Key, KeyCertificate
 from kms.process_key_certificates import revoke_certificate
 from kms.services import disable_key, promote_due_keys
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.roles import Permission
+from registry.services.agent_owners import own_agent_ids
 from registry.services.agents import revoke_agent
 from registry.services.grants import revoke_grant
+from registry.services.roles import check_permission
 from registry.services.service_providers import revoke_service_provider
 
 Party = Literal["owner", "administrator"]
@@ -71,9 +74,9 @@ def _lock_humans(humans: QuerySet[Human], now: datetime) -> None:
     recoveries = [(human, hold_ways_in(human)) for human in humans]
     list(Passkey.objects.select_for_update().filter(human__in=humans).order_by("pk"))
     _lock_agents(Agent.objects.filter(human__in=humans), now)
-    # Includes all admins, whom each deletion locks: two who delete each other must not deadlock.
-    admins = Q(is_staff=True, status=Human.Status.ACTIVE)
-    chosen = Human.objects.filter(Q(pk__in=humans.values("pk")) | admins)
+    # Includes all owners, whom each deletion locks: two who delete each other must not deadlock.
+    owners = Q(is_staff=True, status=Human.Status.ACTIVE)
+    chosen = Human.objects.filter(Q(pk__in=humans.values("pk")) | owners)
     list(chosen.select_for_update(no_key=True).order_by("pk"))
     for human, held in recoveries:
         check_taken_part_in(human, held)
@@ -276,12 +279,19 @@ def _plain(text: str) -> str:
 
 
 def _find_rows(kind: str, ids: Sequence[uuid.UUID], human: Human, party: Party) -> QuerySet[Any]:
-    """The rows in id order, in which they are locked and ended. Raises NotFoundError."""
-    if kind not in KINDS or (party == "administrator" and not human.is_administrator):
+    """The rows in id order, in which they are locked and ended.
+
+    Raises NotFoundError, or PermissionDeniedError for a role that ends nothing.
+    """
+    if party == "administrator":
+        check_permission(human, Permission.OWN)
+    if kind not in KINDS:
         raise NotFoundError
     rows = KINDS[kind].rows.filter(pk__in=ids)
     if party == "owner":
-        rows = rows.filter(**{{"agent": "human", "grant": "agent__human"}[kind]: human})
+        rows = rows.filter(
+            **{{"agent": "pk__in", "grant": "agent__in"}[kind]: own_agent_ids(human)}
+        )
     if not ids or rows.count() != len(set(ids)):
         raise NotFoundError
     return rows.order_by("pk")

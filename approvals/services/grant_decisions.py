@@ -22,6 +22,7 @@ from agentauth.protocol.errors import (
 from agentauth.protocol.passkey_statements import MAX_REASON
 from approvals import consent_texts, sentences
 from approvals.models import Challenge, Notification, Receipt
+from approvals.notifications.outbox import forget_sent
 from approvals.quotation import quoted
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.lookalike_warnings import name_warnings
@@ -327,6 +328,8 @@ def decide(
             actor=actor,
             now=now,
         )
+        # A later end has a reminder of its own.
+        forget_sent(grant.pk, Notification.What.GRANT_ENDS)
         _tell(grant, human, now)
 
     return accept_signature(
@@ -355,6 +358,8 @@ def _undecided_page(grant: Grant, now: datetime, routing: Routed) -> Page:
     status = grant.status_at(now)
     if status == Grant.Status.EXPIRED:
         raise ExpiredError("This request has expired. The agent may ask again.")
+    if grant.waits_for_renewal(now):
+        return approval_page(grant, routing=routing)
     if status in {Grant.Status.APPROVED, Grant.Status.DENIED, Grant.Status.REVOKED}:
         raise InvalidStateError(_already(grant, routing))
     return approval_page(grant, routing=routing)
@@ -481,6 +486,7 @@ def _text(grant: Grant, human: Human, terms: Terms, now: datetime, routing: Rout
         capabilities=terms.capabilities,
         envelope=terms.envelope,
         valid_until=terms.valid_until,
+        valid_until_before=grant.valid_until if grant.waits_for_renewal(now) else None,
         zone=human.time_zone,
         warnings=[
             *name_warnings(grant.agent, grant.agent.human),

@@ -1,4 +1,4 @@
-"""Suspending or deleting a human: what is theirs ends or is erased, proofs of the past stay."""
+"""Suspending or deleting a human, or changing their role: what they began or own ends with it."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from approvals.models import Challenge, Recovery, RecoveryQuerySet, SetupCode
 from approvals.services.passkey_management import remove_all_passkeys
 from approvals.services.recovery import cancel_all, taken_part_in
@@ -17,7 +17,8 @@ from approvals.services.setup_and_sign_in import end_invitations, invitations_of
 from approvals.services.text_erasure import erase_texts
 from audit.services import Actor
 from registry.models import Human
-from registry.services import humans
+from registry.roles import Role
+from registry.services import humans, roles
 from registry.services.approvers import erase_approver
 
 # Each retry needs an act of theirs, with a passkey signature, that commits between two statements
@@ -40,6 +41,36 @@ def suspend_human(
         cancel_all(human=human, actor=actor, now=now)
         end_invitations(by=human, now=now)
         humans.suspend_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
+
+    _end_all_begun(human, act, now)
+
+
+def change_role(
+    *,
+    human: Human,
+    role: Role | None,
+    by: Human | None = None,
+    actor: Actor,
+    now: datetime,
+    even_last_owner: bool = False,
+) -> None:
+    """Give the human another role, or none; `by` is the owner who does it, None for an operator.
+
+    Their sessions, their invitations and the recoveries that they began or decided end: the new
+    role may not include them. So does a recovery of their own account, which was decided for an
+    account with other permissions. Raises InvalidStateError as `registry.services.roles`, and for
+    one's own role.
+    """
+    if by is not None and by.pk == human.pk:
+        raise InvalidStateError("You cannot change your own role: another owner can.")
+
+    def act() -> None:
+        # First: recoveries are locked before humans everywhere.
+        cancel_all(human=human, actor=actor, now=now)
+        end_invitations(by=human, now=now)
+        roles.change_role(
+            human=human, role=role, actor=actor, now=now, even_last_owner=even_last_owner
+        )
 
     _end_all_begun(human, act, now)
 

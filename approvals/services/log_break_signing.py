@@ -20,15 +20,21 @@ from audit.models import LogBreak
 from audit.services import Actor, record
 from audit.stores.opening import store_at
 from registry.models import Human
+from registry.roles import Permission
 from registry.services.log_keys import audit_vkeys
+from registry.services.roles import check_permission
 
 KIND = "break"
 
 
-def find_break(name: str, *, human: Human) -> LogBreak:
-    """The break of this name, for an administrator. Raises NotFoundError otherwise."""
+def find_break(name: str, *, human: Human, permission: Permission = Permission.OWN) -> LogBreak:
+    """The break of this name, for an administrator with this permission.
+
+    Raises NotFoundError otherwise, or PermissionDeniedError for a role without it.
+    """
+    check_permission(human, permission)
     row = LogBreak.objects.filter(pk=name).first()
-    if row is None or not human.is_administrator:
+    if row is None:
         raise NotFoundError
     return row
 

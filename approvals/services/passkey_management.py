@@ -3,13 +3,20 @@
 import hmac
 import secrets
 from datetime import datetime
+from itertools import count
 from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils.crypto import salted_hmac
 
-from agentauth.protocol.errors import InvalidAssertionError, InvalidStateError, NotFoundError
+from agentauth.protocol.errors import (
+    InvalidAssertionError,
+    InvalidRequestError,
+    InvalidStateError,
+    NotFoundError,
+)
+from agentauth.protocol.untrusted_text import check_display_name
 from approvals.models import Challenge, Notification, Passkey
 from approvals.notifications.outbox import tell_security
 from approvals.passkeys import VerifiedRegistration, creation_options, verify_registration
@@ -20,6 +27,7 @@ from audit.services import Actor, record
 from kms.row_seals import DEMAND
 from registry.models import Human
 from registry.services.humans import end_sessions
+from registry.services.lookalikes import look_alike, mixes_alphabets
 
 USER_HANDLE_BYTES = 32
 
@@ -58,6 +66,41 @@ def finish_passkey(
         passkey = add_passkey(human, verified, user_handle_of(human), actor=actor, now=now)
         hold_human(human)
         return passkey
+
+
+def rename_passkey(
+    *, human: Human, passkey_id: str, name: object, actor: Actor, now: datetime
+) -> None:
+    """Give one of the human's passkeys another name, by which they tell it from their others.
+
+    It gives no permission. Raises NotFoundError if there is no such passkey, InvalidRequestError
+    for a name that hides something, has a word of two alphabets, or looks like the name of another
+    of their passkeys.
+    """
+    with transaction.atomic():
+        mine = {str(row.pk): row for row in hold_passkeys(human)}
+        row = mine.pop(passkey_id, None)
+        if row is None:
+            raise NotFoundError("You have no such passkey.")
+        wanted = check_display_name(name)
+        if any(map(mixes_alphabets, wanted.split())):
+            raise InvalidRequestError("The name must have no word that mixes alphabets.")
+        if any(each.name == wanted or look_alike(each.name, wanted) for each in mine.values()):
+            raise InvalidRequestError(
+                "Another of your passkeys has this name or one that looks like it."
+            )
+        if row.name == wanted:
+            return
+        row.name = wanted
+        row.save(update_fields=["name"])
+        record(
+            kind=kinds.PASSKEY_RENAMED,
+            actor=actor,
+            at=now,
+            human_id=human.id,
+            data={"passkey_id": passkey_id},
+            personal={"name": wanted},
+        )
 
 
 def remove_passkey(*, human: Human, passkey_id: str, actor: Actor, now: datetime) -> None:
@@ -128,7 +171,9 @@ def add_passkey(
 
     Raises InvalidAssertionError for an id that is registered to anyone (WebAuthn L3 section 7.1).
     """
-    number = Passkey.objects.filter(human=human).count() + 1
+    taken = set(Passkey.objects.filter(human=human).values_list("name", flat=True))
+    # After a removal or a rename, the next number may be taken.
+    names = (f"Passkey {number}" for number in count(len(taken) + 1))
     try:
         with transaction.atomic():
             passkey = Passkey(
@@ -137,7 +182,7 @@ def add_passkey(
                 public_key=verified.public_key,
                 user_handle=handle,
                 sign_count=verified.sign_count,
-                name=f"Passkey {number}",
+                name=next(name for name in names if name not in taken),
                 aaguid=verified.aaguid,
                 transports=list(verified.transports),
                 backup_eligible=verified.backup_eligible,

@@ -14,7 +14,11 @@ from django.db.models import QuerySet
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.models import Passkey
-from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
+from approvals.services.human_suspension_and_erasure import (
+    change_role,
+    delete_human,
+    suspend_human,
+)
 from approvals.services.passkey_management import remove_passkey_for_good
 from audit import kinds
 from audit.checkpoints.ending_copies import Ending
@@ -112,6 +116,10 @@ ENDS: Final[Mapping[str, _End]] = {
     ),
     kinds.HUMAN_SUSPENDED: _row(
         Human.objects.all(), "human", partial(suspend_human, even_last_admin=True)
+    ),
+    # The record does not say which role they had since: an owner gives it again.
+    kinds.HUMAN_ROLE_CHANGED: _row(
+        Human.objects.all(), "human", partial(change_role, role=None, even_last_owner=True)
     ),
     kinds.PASSKEY_REMOVED: _row(
         Passkey.objects.all(), "passkey", partial(remove_passkey_for_good, reason=REASON)

@@ -46,8 +46,10 @@ from approvals.services.setup_and_sign_in import (
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human
+from registry.roles import Permission
 from registry.services.database_time import not_ahead, not_behind
 from registry.services.humans import recover_human
+from registry.services.roles import check_permission
 
 # Counted from when it is ready, or starts to wait for the second administrator.
 RECOVERY_LIFE = timedelta(days=7)
@@ -63,8 +65,8 @@ def start_recovery(
 
     Lost: ready after RECOVERY_WAIT_HOURS. Stolen: ready once a second administrator decides. Raises
     InvalidStateError if the account is not active (lost) or not suspended (stolen), if it has an
-    open recovery, or if it is the administrator's own; NotFoundError if `admin` is no longer an
-    administrator; InvalidRequestError for another case.
+    open recovery, or if it is the administrator's own; NotFoundError or PermissionDeniedError if
+    `admin` is no longer an owner; InvalidRequestError for another case.
     """
     if case not in Recovery.Case.values:
         raise InvalidRequestError("The case must be lost or stolen.")
@@ -290,13 +292,12 @@ def _hold_admin(row: Recovery, admin: Human | None) -> None:
     if admin.pk == row.human_id:
         raise InvalidStateError("This is your own account: another administrator must recover it.")
     hold_human(admin, row.human)
-    if not Human.objects.get(pk=admin.pk).is_administrator:
-        raise NotFoundError
+    check_permission(Human.objects.get(pk=admin.pk), Permission.OWN)
 
 
 def _check_administrators(row: Recovery) -> None:
     for each in (row.begun_by, row.confirmed_by):
-        if each is not None and not (each.is_active and each.is_administrator):
+        if each is not None and Permission.OWN not in each.permissions:
             raise InvalidStateError(
                 "An administrator who took part in this recovery is not active any more. "
                 "Cancel it and begin again."

@@ -21,9 +21,12 @@ from approvals.services.signed_acts import accept_signature, ask_signature, rece
 from approvals.services.statement_builders import signing
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.roles import Permission
+from registry.services.agent_owners import owns
 from registry.services.agents import resume_agent
 from registry.services.grants import not_yours_to_resume, resume_grant
 from registry.services.humans import resume_human
+from registry.services.roles import check_permission
 from registry.services.service_providers import resume_service_provider
 from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import end_unused
@@ -58,8 +61,21 @@ class Suspension:
         return name_of(self.row)
 
 
-def find_row(kind: str, row_id: uuid.UUID, *, human: Human, party: Party) -> Row:
-    """The row, for its owner or, as `party`, an administrator. Raises NotFoundError otherwise."""
+def find_row(
+    kind: str,
+    row_id: uuid.UUID,
+    *,
+    human: Human,
+    party: Party,
+    permission: Permission | None = None,
+) -> Row:
+    """The row, for its owner or, as `party`, an administrator who may resume it.
+
+    Or one with `permission`, if it is given. Raises NotFoundError otherwise, or
+    PermissionDeniedError for another role.
+    """
+    if party == "administrator":
+        check_permission(human, permission or permission_to_resume(kind))
     rows: dict[str, Any] = {
         "agent": Agent.objects.select_related("human"),
         "grant": Grant.objects.select_related("agent__human", "service_provider"),
@@ -67,11 +83,18 @@ def find_row(kind: str, row_id: uuid.UUID, *, human: Human, party: Party) -> Row
         "service_provider": ServiceProvider.objects.all(),
     }
     row: Row | None = rows[kind].filter(pk=row_id).first() if kind in rows else None
-    if row is None or not (
-        human.is_administrator if party == "administrator" else _is_owner(row, human)
-    ):
+    if row is None or not (party == "administrator" or _is_owner(row, human)):
         raise NotFoundError
     return row
+
+
+def permission_to_resume(kind: str) -> Permission:
+    """What resuming a row of this kind asks of a role.
+
+    A person gets back all that they may do, and a recovery that waits for them ends: only owners
+    decide on recoveries.
+    """
+    return Permission.OWN if kind == "human" else Permission.OPERATE
 
 
 def name_of(row: Row) -> str:
@@ -269,7 +292,7 @@ def _check_held(row: Agent | Grant, *, by_admin: bool) -> None:
 
 def _is_owner(row: Row, human: Human) -> bool:
     owned = row.agent if isinstance(row, Grant) else row
-    return isinstance(owned, Agent) and owned.human_id == human.pk
+    return isinstance(owned, Agent) and owns(human, owned)
 
 
 def _waiting_for(agent: Agent, now: datetime) -> list[Grant]:

@@ -19,6 +19,7 @@ from audit import kinds
 from audit.models import Event
 from audit.new_ids import first_id_at
 from audit.services import SYSTEM, record
+from kms.row_seals import not_ended
 from registry.models import Agent, Grant, Human
 from registry.services.approver_routing import Cause, Route, Step
 from registry.services.decision_routing import Rosters, decider_of, read_rosters, route_grant
@@ -53,14 +54,15 @@ NOTHING: Final = Routed()
 
 
 def routed_to(human: Human, now: datetime) -> Routed:
-    """What this person may decide for others. At most seven queries, whatever waits."""
+    """What this person may decide for others. At most eight queries, whatever waits."""
     rosters = read_rosters(now)
     if rosters is None or str(human.pk) not in rosters.people:
         return NOTHING
     return Routed(
         [
             grant
-            for grant in _open_grants(now).exclude(agent__human=human)
+            for rows in (_open_grants(now), _renewals(now))
+            for grant in rows.exclude(agent__human=human)
             if decider_of(route_grant(grant, now, rosters), human)
         ],
         [
@@ -81,7 +83,7 @@ def tell_approvers(*, now: datetime) -> int:
     if rosters is None:
         return 0
     waiting = [*_waiting_grants(now, rosters), *_waiting_confirmations(now, rosters)]
-    known = _known_steps({each.grant.pk for each in waiting}, now)
+    known = _known_steps(waiting, now)
     for each in waiting:
         if known[each.subject] < len(each.route.steps):
             _record_steps(each, now)
@@ -114,19 +116,23 @@ class _Waiting:
 
 def _open_grants(now: datetime) -> QuerySet[Grant]:
     """Grants of active people that wait for a decision or a new signature."""
-    rows = Grant.objects.filter(agent__human__status=Human.Status.ACTIVE).exclude(
-        agent__status=Agent.Status.REVOKED
-    )
-    both = rows.waiting(now) | rows.to_sign_again(now)
-    return (
-        both.select_related("agent__human", "service_provider")
-        .defer(*_UNSEEN)
-        .order_by("created_at", "pk")
-    )
+    rows = Grant.objects.exclude(agent__status=Agent.Status.REVOKED)
+    return _shown(rows.waiting(now) | rows.to_sign_again(now))
+
+
+def _renewals(now: datetime) -> QuerySet[Grant]:
+    """Grants of active people that wait to be renewed: a query of its own, by a small table."""
+    return _shown(Grant.objects.to_renew(now).select_related("renewal"))
+
+
+def _shown(rows: QuerySet[Grant]) -> QuerySet[Grant]:
+    active = rows.filter(not_ended("agent__seal"), agent__human__status=Human.Status.ACTIVE)
+    shown = active.select_related("agent__human", "service_provider").defer(*_UNSEEN)
+    return shown.order_by("created_at", "pk")
 
 
 def _waiting_grants(now: datetime, rosters: Rosters) -> Iterator[_Waiting]:
-    for grant in _open_grants(now).filter(status=Grant.Status.PENDING):
+    for grant in [*_open_grants(now).filter(status=Grant.Status.PENDING), *_renewals(now)]:
         route = route_grant(grant, now, rosters)
         if route.rule is not None:
             yield _Waiting(grant.pk, grant, route, What.REQUEST, "for_requests")
@@ -141,16 +147,20 @@ def _waiting_confirmations(now: datetime, rosters: Rosters) -> Iterator[_Waiting
             )
 
 
-def _known_steps(grants: Iterable[Any], now: datetime) -> Counter[uuid.UUID]:
+def _known_steps(waiting: Collection[_Waiting], now: datetime) -> Counter[uuid.UUID]:
     """How many steps the log has, by the id of the request or of the transaction.
 
-    A grant may have many events: only those of the last two hours are read.
+    A grant may have many events: only those of the last two hours are read, and of a renewal only
+    those since it was asked, as its request may be as recent.
     """
     found: Counter[uuid.UUID] = Counter()
+    since = {each.subject: each.grant.asked_at(now) for each in waiting if not each.confirmation}
     recent = Event.objects.filter(pk__gte=first_id_at(now - _READ_BACK))
-    events = recent.filter(grant_id__in=list(grants), kind__in=_KINDS)
-    for grant_id, data in events.values_list("grant_id", "data"):
-        found[uuid.UUID(data.get("confirmation_id") or str(grant_id))] += 1
+    events = recent.filter(grant_id__in={each.grant.pk for each in waiting}, kind__in=_KINDS)
+    for grant_id, at, data in events.values_list("grant_id", "at", "data"):
+        subject = uuid.UUID(data.get("confirmation_id") or str(grant_id))
+        if at >= since.get(subject, at):
+            found[subject] += 1
     return found
 
 
@@ -158,7 +168,7 @@ def _record_steps(each: _Waiting, now: datetime) -> None:
     with transaction.atomic():
         if not lock_waiting(each.grant, each.confirmation, now):
             return
-        known = _known_steps([each.grant.pk], now)[each.subject]
+        known = _known_steps([each], now)[each.subject]
         for step in each.route.steps[known:]:
             _record_step(each, step, now)
 
@@ -222,7 +232,7 @@ def _due(
     """The message that this channel has not had: the first one, or a request's reminder."""
     if (channel.pk, each.what, each.subject) not in told:
         return each.what
-    ends = each.what == What.REQUEST and each.grant.expires_at <= now + REMIND_BEFORE
+    ends = each.what == What.REQUEST and each.grant.open_until(now) <= now + REMIND_BEFORE
     if ends and (channel.pk, What.REQUEST_ENDS, each.subject) not in told:
         return What.REQUEST_ENDS
     return None

@@ -32,6 +32,7 @@ from audit import kinds
 from audit.models import Event
 from audit.services import Actor, record
 from registry.models import Human
+from registry.roles import Role
 from registry.services.humans import check_email, create_human
 from registry.services.lookalikes import check_is_no_word
 
@@ -53,15 +54,16 @@ _USED = "This setup link was used or has expired. Ask for a new one."
 
 
 def admin_exists() -> bool:
-    """Whether any staff human exists; until then a first-admin link may be made."""
+    """Whether any owner exists; until then a first-admin link may be made."""
     return Human.objects.filter(is_staff=True).exists()
 
 
 def create_setup_link(
-    *, email: str = "", is_staff: bool = False, actor: Actor, now: datetime
+    *, email: str = "", role: Role | None = None, actor: Actor, now: datetime
 ) -> SetupLink:
     """Make a one-time link: an invitation to `email`, or without one a link for the first admin.
 
+    The first admin is an owner; an invited human has no role unless `role` names one.
     The link itself is not stored. Raises InvalidStateError for a first-admin link once an admin
     exists, InvalidRequestError for a malformed or taken address (docs/protocol.md section 11).
     """
@@ -74,7 +76,8 @@ def create_setup_link(
     row = SetupCode(
         kind=SetupCode.Kind.INVITATION if email else SetupCode.Kind.FIRST_ADMIN,
         email=email,
-        is_staff=is_staff or not email,
+        is_staff=role is Role.OWNER or not email,
+        admin_role=None if role in {None, Role.OWNER} else str(role),
         created_at=now,
         expires_at=now + (INVITATION_LIFE if email else FIRST_ADMIN_LIFE),
     )
@@ -93,7 +96,11 @@ def keep_link(row: SetupCode, *, actor: Actor) -> SetupLink:
         actor=actor,
         at=row.created_at,
         human_id=row.human_id,
-        data={"kind": row.kind, "is_staff": row.is_staff},
+        data={
+            "kind": row.kind,
+            "is_staff": row.is_staff,
+            "role": row.named_role and str(row.named_role),
+        },
         personal={"email": row.email} if row.email else None,
     )
     return SetupLink(f"{settings.PUBLIC_URL}/setup/{b64u_encode(code)}/", row.expires_at)
@@ -112,10 +119,15 @@ def invitations_of(human: Human, *, now: datetime) -> QuerySet[SetupCode]:
 
 
 def recently_invited(human: Human, *, now: datetime) -> bool:
-    """Whether another administrator made this human one within 14 days; an operator does not count.
+    """Whether another owner made this human one within 14 days; an operator does not count.
 
-    The log says who made the invitation; a code without its event counts as an administrator's.
+    By an invitation or a change of role. The log says who made the invitation; a code without its
+    event counts as an owner's.
     """
+    changes = Event.objects.filter(kind=kinds.HUMAN_ROLE_CHANGED, at__gt=now - RECENT)
+    by_others = changes.filter(human_id=human.pk, actor_kind="human")
+    if any(data.get("role") == Role.OWNER for data in by_others.values_list("data", flat=True)):
+        return True
     codes = SetupCode.objects.filter(human=human, is_staff=True, used_at__gt=now - RECENT)
     invited = codes.filter(kind=SetupCode.Kind.INVITATION)
     for made in invited.values_list("created_at", flat=True):
@@ -214,7 +226,7 @@ def finish_setup(
         human = create_human(
             email=row.data["email"],
             name=row.data["name"],
-            is_staff=setup_code.is_staff,
+            role=setup_code.named_role,
             # A ceremony that the previous release began has neither.
             time_zone=row.data.get("time_zone", "UTC"),
             language=row.data.get("language"),

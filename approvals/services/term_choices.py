@@ -110,7 +110,7 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
             narrow_capability(fields, place, asked.capabilities[place]) for place in places
         ),
         envelope=narrow_envelope(fields, asked.envelope, currency_of(asked), zone),
-        valid_until=_end(fields, asked.valid_until, now),
+        valid_until=_end(fields, asked.valid_until, now, after=_end_before(grant, now)),
         places=places,
     )
     _refuse_others(fields, places)
@@ -122,6 +122,11 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
     ):
         raise InvalidRequestError("You can only narrow what the agent asked for.")
     return terms
+
+
+def _end_before(grant: Grant, now: datetime) -> datetime | None:
+    """When the grant ends now, if it is to be renewed."""
+    return grant.valid_until if grant.waits_for_renewal(now) else None
 
 
 def _refuse_others(fields: Fields, places: tuple[int, ...]) -> None:
@@ -203,7 +208,7 @@ def _text_of(value: object) -> str:
     return _("no limit") if value is None else str(value)
 
 
-def _end(fields: Fields, latest: datetime, now: datetime) -> datetime:
+def _end(fields: Fields, latest: datetime, now: datetime, *, after: datetime | None) -> datetime:
     unit = HOUR if fields.choices.get("unit") == "hours" else DAY
     if not fields.has("days"):
         return latest
@@ -215,4 +220,10 @@ def _end(fields: Fields, latest: datetime, now: datetime) -> datetime:
     if count > whole_days(latest, now, unit):
         fields.wrong["days"] = _("This can only be shorter than what the agent asked for.")
         return latest
-    return min(latest, (now + count * unit).replace(microsecond=0))
+    end = min(latest, (now + count * unit).replace(microsecond=0))
+    if after is not None and end <= after:
+        fields.wrong["days"] = _(
+            "A renewal must end later than the grant does. To end the grant earlier, revoke it."
+        )
+        return latest
+    return end

@@ -77,16 +77,11 @@ def other_grants(grant: Grant, now: datetime) -> list[Grant]:
 
 
 def total_reach(grant: Grant, terms: Terms, others: Sequence[Grant]) -> list[Total]:
-    """The agent's reach with the `others` alone, and with this grant on these terms."""
-    before = [
-        _Part(
-            _service(each),
-            parse_capabilities(each.capabilities),
-            parse_envelope(each.envelope),
-        )
-        for each in others
-    ]
-    after = [*before, _Part(_service(grant), terms.capabilities, terms.envelope)]
+    """The agent's reach as it is, and with this grant on these terms besides the `others`."""
+    kept = [_part(each) for each in others]
+    after = [*kept, _Part(_service(grant), terms.capabilities, terms.envelope)]
+    # A grant to renew is in force.
+    before = [*kept, _part(grant)] if grant.status == Grant.Status.APPROVED else kept
     places = [*_places(after)]
     names = [service.name for service in {service for service, _currency in places if service}]
     spending = [
@@ -95,6 +90,11 @@ def total_reach(grant: Grant, terms: Terms, others: Sequence[Grant]) -> list[Tot
         for period, label in _labels(*place, names)
     ]
     return [*spending, *_counts(before, after)]
+
+
+def _part(grant: Grant) -> _Part:
+    capabilities = parse_capabilities(grant.capabilities)
+    return _Part(_service(grant), capabilities, parse_envelope(grant.envelope))
 
 
 def _service(grant: Grant) -> _Service:

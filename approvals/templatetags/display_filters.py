@@ -15,8 +15,10 @@ from django.utils.translation import npgettext_lazy, pgettext
 from agentauth.protocol.untrusted_text import legible
 from approvals import sentences
 from approvals.identity_marks import identity_mark
+from approvals.identity_marks import service_mark as mark_of
 from approvals.quotation import QUOTED
 from approvals.quotation import quoted as in_quotes
+from registry.models import ServiceProvider
 
 register = template.Library()
 register.filter("fingerprint", sentences.fingerprint)
@@ -52,6 +54,19 @@ def set_apart(sentence: str) -> SafeString:
     return format_html_join(
         "", "{}", ((format_html(forms[index % 2], words),) for index, words in parts)
     )
+
+
+@register.simple_tag(takes_context=True)
+def service_mark(context: Any, provider: ServiceProvider) -> SafeString:
+    """The picture before a service's name. One query on a page, however many services it has."""
+    return mark_of(provider, context.get("logos") or {})
+
+
+@register.simple_tag(takes_context=True)
+def whose_logo(context: Any, provider: ServiceProvider) -> str:
+    """Whose picture `service_mark` drew, if it is the service's own; otherwise empty."""
+    logos = context.get("logos") or {}
+    return _("Logo: the service’s own") if provider.pk in logos else ""
 
 
 @register.filter

@@ -15,6 +15,7 @@ from django.test import Client
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
 from registry.models import Grant, Human
+from registry.roles import Role
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER
 
 ORIGIN = settings.ORIGIN
@@ -205,10 +206,18 @@ def signed_in(*people: Person) -> Iterator[None]:
         person.client.cookies = kept
 
 
-def invited(email: str, name: str, *, now: datetime, is_staff: bool = False) -> Person:
-    """A new user who accepted an invitation and is signed in."""
+def invited(
+    email: str,
+    name: str,
+    *,
+    now: datetime,
+    is_staff: bool = False,
+    role: Role | None = None,
+) -> Person:
+    """A new user who accepted an invitation and is signed in; `is_staff`: as an owner."""
     person = Person()
-    link = create_setup_link(email=email, is_staff=is_staff, actor=TESTER, now=now)
+    role = Role.OWNER if is_staff else role
+    link = create_setup_link(email=email, role=role, actor=TESTER, now=now)
     done = person.set_up(link.url, name=name, email=email)
     assert done.status_code == 200, done.content
     return person

@@ -225,7 +225,9 @@ def queries_of(person: Person, path: str) -> int:
     return sum("verifier_home" not in each["sql"] for each in captured.captured_queries)
 
 
-@pytest.mark.parametrize("path", ["/activity/?kind=transact", "/activity/spending/"])
+@pytest.mark.parametrize(
+    "path", ["/activity/?kind=transact", "/activity/?payee=acme&most=90", "/activity/spending/"]
+)
 def test_pages_take_the_same_queries_for_any_number_of_events(
     path: str, alice: Person, acts: list[Event], reading: Grant, now: datetime
 ) -> None:

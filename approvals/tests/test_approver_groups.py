@@ -32,6 +32,7 @@ from registry.models import (
     GroupMember,
     Human,
 )
+from registry.roles import Role
 from registry.services.approvers import (
     add_member,
     create_group,
@@ -194,6 +195,22 @@ def test_a_members_own_request_is_decided_by_another_person(
     assert (body["as"], body["group"]) == ("administrator", None)
 
 
+@pytest.mark.parametrize("role", [role for role in Role if role is not Role.OWNER])
+def test_what_is_passed_on_reaches_an_approver_and_no_auditor_or_operator(
+    rule: ApprovalRule, paying: Grant, now: datetime, role: Role
+) -> None:
+    remove_member(member=GroupMember.objects.get(), actor=TESTER, now=now)
+    person = invited("role@example.org", "Ro Le", now=now, role=role)
+    shown = "“Alice”" in person.get("/approvals/").content.decode()
+    if role is Role.APPROVER:
+        assert shown
+        assert person.approve(paying).status_code == 200
+        assert verified(paying, now)["routing"]["as"] == "administrator"
+    else:
+        assert not shown
+        assert person.get(f"/approvals/{paying.pk}/").status_code == 404
+
+
 def test_the_only_administrator_decides_on_their_own_and_the_text_says_so(
     alice: Person, rule: ApprovalRule, paying: Grant, agent: AgentClient, now: datetime
 ) -> None:
@@ -202,9 +219,11 @@ def test_the_only_administrator_decides_on_their_own_and_the_text_says_so(
     assert not Human.objects.filter(is_staff=True).exists()
     assert_refused(alice.statement(paying), 409, "invalid_state")
     human = alice.human
-    human.is_staff = True
-    human.set_seal()
-    human.save()
+    # An approver could not end the rule either.
+    for role in (Role.APPROVER, Role.OWNER):
+        assert_refused(alice.statement(paying), 409, "invalid_state")
+        human.set_role(role)
+        human.save()
     assert alice.approve(paying).status_code == 200
     assert verified(paying, now)["routing"]["as"] == "owner"
     assert "no one else can decide" in Receipt.objects.get().consent_text

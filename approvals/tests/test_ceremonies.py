@@ -20,18 +20,20 @@ from approvals.services import (
     confirmations,
     grant_decisions,
     log_break_signing,
+    logo_approval,
     restore_grant_release,
     resuming,
 )
 from approvals.services.page_token import Page, drawn_token
+from approvals.tests import service_moves
 from approvals.tests.cast import PAY, READ_CALENDAR, Person, drawn_on
 from approvals.tests.database_rollback import restored
 from audit.models import Event, LogBreak
 from kms.services import ensure_key, rotate_key
 from registry.models import Agent, CatalogueVersion, Grant, Human, ServiceProvider
 from registry.services.agents import suspend_agent
-from registry.services.catalogues import approve_catalogue
 from registry.services.service_providers import create_service_provider
+from registry.tests import logos
 from registry.tests.cast import (
     TESTER,
     AgentClient,
@@ -42,6 +44,7 @@ from registry.tests.cast import (
     pending,
 )
 from registry.tests.describing import proposed
+from registry.tests.written_rows import write_sealed
 from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
@@ -235,6 +238,18 @@ def catalogue(cast: Cast) -> Ceremony:
     )
 
 
+def logo(cast: Cast) -> Ceremony:
+    logos.logo(cast.provider, cast.now)
+    path = f"/logos/{cast.provider.pk}/"
+    return Ceremony(
+        cast.admin,
+        path,
+        lambda: logo_approval.waiting_page(ServiceProvider.objects.get(pk=cast.provider.pk)),
+        cast.admin.drawn_at(path),
+        lambda drawn: cast.admin.post(f"{path}statement", {"drawn": drawn}),
+    )
+
+
 CEREMONIES = {
     Purpose.APPROVAL: approval,
     Purpose.SECOND_STEP: second_step,
@@ -244,6 +259,7 @@ CEREMONIES = {
     Purpose.RELEASE: release,
     Purpose.RESUME: resume,
     Purpose.CATALOGUE: catalogue,
+    Purpose.LOGO: logo,
 }
 
 
@@ -264,37 +280,13 @@ def same_name_elsewhere() -> None:
     )
 
 
-def other_words() -> None:
-    CatalogueVersion.objects.update(document='{"actions":{},"resources":{}}')
-
-
-def other_approved() -> None:
-    """An earlier version came back, while this one waits."""
-    provider, now = ServiceProvider.objects.get(), timezone.now()
-    row = CatalogueVersion(
-        service_provider=provider,
-        version=7,
-        document='{"actions":{},"resources":{}}',
-        status="proposed",
-        proposed_at=now,
-    )
-    waiting = CatalogueVersion.objects.get()
-    CatalogueVersion.objects.filter(pk=waiting.pk).delete()
-    row.save()
-    approve_catalogue(row=row, actor=TESTER, now=now)
-    waiting.save(force_insert=True)
-
-
-def service_named_in_words() -> None:
-    create_service_provider(
-        name="Your calendar", audience="http://127.0.0.1:8099", actor=TESTER, now=timezone.now()
-    )
-
-
 # What each page shows, how it changes, and the sentence that reports it.
 MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     "agent_name": (rename_agent, "is now called “Other Name”."),
-    "agent_key": (lambda: Agent.objects.update(jkt="A" * 43), "The agent’s key was"),
+    "agent_key": (
+        lambda: write_sealed(Agent.objects.get(), jkt="A" * 43),
+        "The agent’s key was",
+    ),
     "manifest": (
         lambda: Agent.objects.update(manifest_sha256="0" * 64),
         "The agent changed its description.",
@@ -339,9 +331,17 @@ MOVES: dict[str, tuple[Callable[[], Any], str]] = {
     "name": (rename_agent, "and is now called “Other Name”."),
     "suspension": (lambda: Agent.objects.update(suspensions=7), "This was suspended again."),
     "party": (lambda: None, ""),
-    "catalogue": (other_words, "The service’s own words have changed."),
-    "replaces": (other_approved, "Another version of the service’s words is approved now."),
-    "warnings": (service_named_in_words, "The warnings have changed."),
+    "catalogue": (service_moves.other_words, "The service’s own words have changed."),
+    "replaces": (
+        service_moves.other_approved,
+        "Another version of the service’s words is approved now.",
+    ),
+    "logo": (service_moves.other_logo, "Another logo was uploaded."),
+    "replaced_logo": (
+        service_moves.other_logo_approved,
+        "The logo that people see now is another one.",
+    ),
+    "warnings": (service_moves.service_named_in_words, "The warnings have changed."),
     "text": (
         lambda: Human.objects.update(time_zone="Asia/Tokyo"),
         "The text to sign is not the one",
@@ -364,6 +364,7 @@ SHOWN = {
     Purpose.CATALOGUE: {
         "service_name", "audience", "catalogue", "replaces", "warnings", "text",
     },
+    Purpose.LOGO: {"service_name", "audience", "logo", "replaced_logo", "text"},
 }  # fmt: skip
 SHOWN[Purpose.SECOND_STEP] = SHOWN[Purpose.APPROVAL]
 # These never change alone: the text follows other rows, a new link has another address, break rows
@@ -378,6 +379,7 @@ STILL = {
     (Purpose.RESUME, "text"),
     # It follows from the other members.
     (Purpose.CATALOGUE, "text"),
+    (Purpose.LOGO, "text"),
 }
 CASES = [
     (purpose, name)

@@ -14,6 +14,7 @@ from approvals.tests.cast import ORIGIN, Person, invited
 from audit.models import Event
 from audit.services import SYSTEM
 from registry.models import Grant, Human, ServiceProvider, ServiceProviderSecret
+from registry.roles import Role
 from registry.services.service_providers import rotate_secret
 from registry.tests.cast import TESTER, assert_refused, basic
 
@@ -137,14 +138,14 @@ def test_unknown_and_revoked_service_providers_are_refused(
 
 
 def test_SA_1_an_administrator_is_invited_with_a_passkey_alone(admin: Person) -> None:
-    body = {"email": "two@example.org", "is_staff": "on"}
+    body = {"email": "two@example.org", "role": "owner"}
     assert_refused(admin.client.post("/admin/invite/", body), 401, "verification_required")
     assert not SetupCode.objects.filter(email="two@example.org").exists()
     page = admin.press("/admin/invite/", body)
     [(_label, link)] = page.context["made"]
     second = Person()
     second.set_up(link, name="Second", email="two@example.org")
-    assert second.human.is_administrator
+    assert second.human.role is Role.OWNER
     assert second.get("/admin/").status_code == 200
     assert link.startswith(ORIGIN)
 
@@ -154,7 +155,7 @@ def test_invited_human_is_no_administrator_unless_asked_for(admin: Person) -> No
     [(_label, link)] = page.context["made"]
     third = Person()
     third.set_up(link, name="Third", email="three@example.org")
-    assert not third.human.is_administrator
+    assert third.human.role is None
     assert third.get("/admin/").status_code == 302
 
 
@@ -162,7 +163,7 @@ def test_invited_human_is_no_administrator_unless_asked_for(admin: Person) -> No
 def test_administrator_invited_by_another_is_no_second_for_14_days(
     admin: Person, alice: Person, now: datetime, part: str
 ) -> None:
-    page = admin.press("/admin/invite/", {"email": "two@example.org", "is_staff": "on"})
+    page = admin.press("/admin/invite/", {"email": "two@example.org", "role": "owner"})
     second = Person()
     second.set_up(page.context["made"][0][1], name="Second", email="two@example.org")
     begins, decides = (

@@ -15,6 +15,7 @@ from approvals.tests.test_ending_races import Press
 from audit.tests.waiting import wait_for_lock_waiters
 from registry.models import Human
 from registry.services.humans import end_sessions, suspend_human
+from registry.services.roles import change_role
 from registry.tests.cast import TESTER
 from tests.acts.test_acts import SAYINGS, known, written
 from tests.acts.test_effects import signed, table
@@ -50,11 +51,25 @@ def caught(act: Act, monkeypatch: pytest.MonkeyPatch) -> tuple[Human, Act]:
 
 # What a suspension and a recovery do to the user's row. Their other effects are left out: only the
 # row may stop the act.
-ENDS: list[Callable[..., None]] = [partial(suspend_human, even_last_admin=True), end_sessions]
+ENDS: dict[str, Callable[..., None]] = {
+    "suspended": partial(suspend_human, even_last_admin=True),
+    "signed-out": end_sessions,
+}
 
 
-@pytest.mark.parametrize("end", ENDS, ids=["suspended", "signed-out"])
-@pytest.mark.parametrize("row", HELD, ids=str)
+TAKES_ROLE: Callable[..., None] = partial(change_role, role=None, even_last_owner=True)
+PAIRS = [
+    *(pytest.param(row, end, id=f"{row}-{name}") for row in HELD for name, end in ENDS.items()),
+    # A change of role ends the sessions too: one act shows that this is enough.
+    *(
+        pytest.param(row, TAKES_ROLE, id=f"{row}-no-role")
+        for row in HELD
+        if str(row) == "an_admin_invites"
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "end"), PAIRS)
 def test_SA_1_passkey_act_is_undone_if_its_user_is_ended_during_it(
     row: Row, end: Callable[..., None], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,6 @@ from approvals.tests.cast import PAY, Person, invited
 from approvals.tests.recovering import ready_link, recovered
 from audit.services import Actor
 from registry.models import (
-    Agent,
     CatalogueVersion,
     EnrolmentCode,
     Grant,
@@ -31,6 +30,7 @@ from registry.models import (
 )
 from registry.services.humans import end_sessions, suspend_human
 from registry.tests.cast import TESTER, AgentClient, approve, assert_refused, claim_link, pending
+from registry.tests.written_rows import write_sealed
 from tests.endpoints import writing
 from verifier.models import Confirmation
 
@@ -149,7 +149,7 @@ def test_AP_9_former_owner_gets_the_same_answer_as_for_an_unknown_id(
 ) -> None:
     options = alice.statement(reading).json()["publicKey"]
     drawn, signed = alice.drawn(reading), alice.device.assertion(options)
-    Agent.objects.update(human=bob.human)
+    write_sealed(reading.agent, human=bob.human)
     nobodys = uuid.UUID(int=7)
     for act, body in (
         ("decide", {"credential": signed}),
@@ -167,6 +167,7 @@ def test_AP_9_former_owner_gets_the_same_answer_as_for_an_unknown_id(
 PROVIDER = "/admin/service-providers/<uuid:service_provider_id>/"
 ACTS: dict[str, dict[str, str]] = {
     "/admin/invite/": {"email": "new@example.org"},
+    "/admin/humans/<uuid:human_id>/role/": {"role": "owner", "shown_role": ""},
     "/admin/enrolment-code/": {"human": "alice"},
     "/admin/new-service-provider/": {"name": "Beta", "audience": "http://127.0.0.1:8004"},
     "/admin/new-catalogue/": {"document": "{}"},
@@ -180,7 +181,8 @@ def made() -> list[object]:
     models = (SetupCode, EnrolmentCode, ServiceProvider, ServiceProviderSecret, CatalogueVersion)
     rows: list[object] = [model._default_manager.count() for model in models]
     rows += ServiceProvider.objects.order_by("pk").values_list("audience", "allowed")
-    return [*rows, *Human.objects.order_by("email").values_list("email", "status", "session_epoch")]
+    people = ("email", "status", "session_epoch", "admin_role")
+    return [*rows, *Human.objects.order_by("email").values_list(*people)]
 
 
 @pytest.fixture
@@ -200,6 +202,7 @@ def test_AP_9_DJ_16_former_admin_cannot_use_an_earlier_signature(
         for name, value in ACTS[path].items()
     }
     path = path.replace("<uuid:service_provider_id>", str(reading.service_provider_id))
+    path = path.replace("<uuid:human_id>", str(alice.human.pk))
     signed = json.dumps(admin.verification(path))
     if loss == "no longer staff":
         Human.objects.filter(pk=admin.human.pk).update(is_staff=False)

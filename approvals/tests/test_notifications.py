@@ -23,7 +23,8 @@ from approvals.tests.recovering import begun
 from approvals.tests.smtp_server import smtp_server
 from audit.models import Event
 from registry.models import Grant, ServiceProvider
-from registry.services.grant_requests import PENDING_LIFE, withdraw_grant
+from registry.models.grants import PENDING_LIFE
+from registry.services.grant_requests import withdraw_grant
 from registry.tests.cast import TESTER, AgentClient, pending
 from verifier.models import Confirmation
 

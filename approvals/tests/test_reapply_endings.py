@@ -11,6 +11,7 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.errors import InvalidClientError, NotFoundError
 from agentauth.protocol.keys import PrivateKey
 from approvals.services.continue_after_restore import continue_after_restore
+from approvals.services.human_suspension_and_erasure import change_role
 from approvals.services.reapply_endings import ENDS, end_again
 from approvals.tests.cast import Person
 from approvals.tests.database_rollback import restored, set_back
@@ -26,6 +27,7 @@ from kms.models import KeyCertificate
 from kms.process_key_certificates import certify, revoke_certificate
 from kms.services import ensure_key
 from registry.models import Agent, Grant, ServiceProvider
+from registry.roles import Role
 from registry.services.agent_claims import find_claim
 from registry.services.barred_keys import bar_disclosed_key, is_barred
 from registry.services.grants import revoke_grant, suspend_grant
@@ -130,12 +132,29 @@ def test_SA_13_a_suspended_administrator_does_not_come_back_as_the_last(
     human = admin.human
 
     def happens() -> None:
-        create_human(email="new@example.org", name="New", is_staff=True, actor=TESTER, now=now)
+        create_human(email="new@example.org", name="New", role=Role.OWNER, actor=TESTER, now=now)
         suspend_human(human=human, actor=TESTER, now=timezone.now())
 
     lost(happens)
     human.refresh_from_db()
     assert human.status == "suspended"
+
+
+def test_SA_13_a_role_that_changed_after_the_backup_does_not_come_back(
+    admin: Person, alice: Person, now: datetime
+) -> None:
+    former, other = admin.human, alice.human
+
+    def happens() -> None:
+        create_human(email="new@example.org", name="New", role=Role.OWNER, actor=TESTER, now=now)
+        for human in (former, other):
+            change_role(human=human, role=Role.AUDITOR, actor=TESTER, now=timezone.now())
+
+    lost(happens)
+    # The backup has the former role of one and none of the other.
+    for human in (former, other):
+        human.refresh_from_db()
+        assert (human.is_staff, human.admin_role, human.seal) == (False, None, None)
 
 
 def test_SA_13_a_claim_link_that_may_have_been_used_ends(now: datetime) -> None:

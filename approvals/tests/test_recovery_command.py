@@ -51,7 +51,7 @@ def test_the_command_says_when_a_recovery_is_ready(alice: Person) -> None:
     "arguments",
     [
         ("--recover", "nobody@example.org"),
-        ("--recover", "alice@example.org", "--admin"),
+        ("--recover", "alice@example.org", "--role", "owner"),
         ("--recover", "alice@example.org", "--email", "x@y.z"),
         ("--recover", "alice@example.org", "--stolen"),
         ("--email", "zoe@example.org", "--stolen"),

@@ -20,6 +20,7 @@ from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser, invited
 from audit.models import Event
 from registry.models import Human
+from registry.roles import Role
 from registry.services.humans import create_human, suspend_human
 from registry.tests.cast import TESTER, assert_refused
 
@@ -384,7 +385,7 @@ def test_setup_in_progress_fails_if_an_admin_was_created_first(now: datetime) ->
         "publicKey"
     ]
     looked_up = SetupCode.objects.get()
-    create_human(email="ada@example.org", name="Ada", is_staff=True, actor=TESTER, now=now)
+    create_human(email="ada@example.org", name="Ada", role=Role.OWNER, actor=TESTER, now=now)
     with pytest.raises(InvalidStateError):
         finish_setup(
             setup_code=looked_up,

@@ -29,6 +29,7 @@ def copies(agent: Agent, number: int, **changed: Any) -> list[Agent]:
         row = copy(agent)
         row.pk = new_id()
         row.jkt = f"{agent.jkt[:32]}{known + index:011d}"
+        row.set_seal()
         made.append(row)
     Agent.objects.bulk_create(made)
     # An agent begins active; the database's triggers allow these changes from there.

@@ -52,6 +52,9 @@ def test_permissions_and_those_with_high_risk_are_counted() -> None:
         "Permissions": ("none", "1"),
         "Of these, with high risk": ("none", "none"),
     }
+    held = grant_of(READ_CALENDAR)
+    held.status = Grant.Status.APPROVED
+    assert told(held)["Permissions"] == ("1", "1"), "a grant to renew is in force"
     counted = told(grant_of(READ_CALENDAR, delete), grant_of(READ_CALENDAR), grant_of(delete))
     assert counted == {"Permissions": ("2", "4"), "Of these, with high risk": ("1", "2")}
 

@@ -1,6 +1,7 @@
 """The activity: what a person and their agents did, filtered, and each event with its proof."""
 
 import uuid
+from collections.abc import Collection
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -23,6 +24,7 @@ from audit.log.event_encoding import event_with_openings
 from audit.models import Event, Leaf
 from audit.verify.log_status import event_positions, read_log_status
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.agent_owners import own_agent_ids
 from verifier.models import Confirmation
 
 
@@ -62,15 +64,16 @@ def page(request: HttpRequest, event_id: uuid.UUID) -> HttpResponse:
     positions = event_positions([event], log_status.checkpoint)
     [line] = describe_events([event])
     details = opened_details(event) if event.kind in ACTS else {}
+    own = own_agent_ids(human)
     context = {
         "line": line,
         "event": event,
         "position": positions[event.pk],
         "log": describe_log(log_status, positions),
-        "agent": Agent.objects.filter(pk=event.agent_id or NO_ONE, human=human).first(),
+        "agent": Agent.objects.filter(pk__in=own, pk=event.agent_id or NO_ONE).first(),
         "provider": ServiceProvider.objects.filter(pk=event.service_provider_id or NO_ONE).first(),
-        "grant": Grant.objects.filter(pk=event.grant_id or NO_ONE, agent__human=human).first(),
-        "confirmation": _confirmation(event, human),
+        "grant": Grant.objects.filter(pk=event.grant_id or NO_ONE, agent__in=own).first(),
+        "confirmation": _confirmation(event, own),
         "details": details,
         "is_act": event.kind in ACTS,
         "is_allowed": event.kind == kinds.DECISION_ALLOWED,
@@ -106,7 +109,7 @@ def _find_own_event(event_id: uuid.UUID, human: Human) -> Event:
     if event is None:
         raise NotFoundError
     if event.human_id is None and event.agent_id is not None:
-        is_own = Agent.objects.filter(pk=event.agent_id, human=human).exists()
+        is_own = event.agent_id in own_agent_ids(human)
     else:
         is_own = event.human_id == human.pk
     if not is_own:
@@ -114,9 +117,9 @@ def _find_own_event(event_id: uuid.UUID, human: Human) -> Event:
     return event
 
 
-def _confirmation(event: Event, human: Human) -> Confirmation | None:
+def _confirmation(event: Event, own: Collection[uuid.UUID]) -> Confirmation | None:
     wanted = paging.id_or_none_of_ours(str(event.data.get("confirmation_id", "")))
-    return Confirmation.objects.filter(pk=wanted, grant__agent__human=human).first()
+    return Confirmation.objects.filter(pk=wanted, grant__agent__in=own).first()
 
 
 def _missing_texts(event: Event, details: dict[str, Any]) -> str:

@@ -1,26 +1,32 @@
-"""Find events of a person by agent, service, outcome, kind of act and dates, newest first.
+"""Find events of a person by agent, service, outcome, kind, dates, payee and amount, newest first.
 
 The index of the person's (or the agent's) events leads. No index holds the other columns, so a page
-examines a bounded number of events and says how far back it came.
+examines a bounded number of events and says how far back it came. A payee is in the erasable text
+of its event alone (ADR 46): the texts of the payments among the examined events are searched.
 """
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django.db.models import Case, Q, QuerySet, When
+from django.db.models.fields.json import KT
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from approvals.views.act_sentences import ACTS
+from agentauth.protocol.capability import PAYEE
+from approvals.views.act_sentences import ACTS, DETAILS
 from approvals.views.paging import id_or_none_of_ours
-from audit.models import Event
+from audit.models import Event, Opening
 from audit.new_ids import first_id_at
 from registry.models import Agent, Human, ServiceProvider
+from registry.services.agent_owners import own_agent_ids, own_agents
 
 # A page examines at most this many events: about 15 ms on PostgreSQL.
 EXAMINED: Final = 5_000
@@ -28,7 +34,11 @@ EXAMINED: Final = 5_000
 _SLACK: Final = timedelta(hours=1)
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
-NAMES: Final = ("agent", "service", "outcome", "kind", "from", "to")
+# What only payments have.
+_PAYMENTS: Final = ("payee", "least", "most")
+NAMES: Final = ("agent", "service", "outcome", "kind", "from", "to", *_PAYMENTS)
+# As a person writes it; money has at most 12 digits before the point and 4 after it.
+_AMOUNT: Final = re.compile(r"[0-9]{1,12}([.,][0-9]{1,4})?")
 OUTCOMES: Final = {
     "success": gettext_lazy("Allowed or done"),
     "denied": gettext_lazy("Refused"),
@@ -94,6 +104,9 @@ class ActivitySearch:
     start: datetime | None
     end: datetime | None
     errors: Mapping[str, str]
+    # Amounts of payments, each in its own currency.
+    least: Decimal | None = None
+    most: Decimal | None = None
 
     @property
     def query(self) -> str:
@@ -105,7 +118,7 @@ class ActivitySearch:
         return any(self.given.values())
 
     def page(self, after: uuid.UUID | None, size: int) -> Page:
-        """At most `size` matching events before the id `after`, in at most two queries."""
+        """At most `size` matching events before the id `after`, in at most four queries."""
         led = self._led()
         rest = self._rest()
         if after is not None:
@@ -115,6 +128,8 @@ class ActivitySearch:
             ids = led.order_by("-pk").values_list("pk", flat=True)
             floor = ids[EXAMINED - 1 : EXAMINED].first()
             led = led.filter(rest) if floor is None else led.filter(rest, pk__gte=floor)
+        if self._seeks_payments:
+            led = Event.objects.filter(pk__in=self._payments(led))
         found = list(led.order_by("-pk")[: size + 1])
         if len(found) > size:
             return Page(found[:size], found[size - 1].pk, None)
@@ -128,7 +143,7 @@ class ActivitySearch:
         rows = Event.objects.filter(human_id=self.human.pk)
         if agent := self.given["agent"]:
             # Another person's agent may have many events, none of which would match.
-            own = Agent.objects.filter(pk=id_or_none_of_ours(agent), human=self.human)
+            own = own_agents(self.human).filter(pk=id_or_none_of_ours(agent))
             # The agent alone: with the person, the planner may choose the index of the person's
             # events and read those of all their agents.
             rows = Event.objects.filter(agent_id=own.values_list("pk", flat=True).first() or NO_ONE)
@@ -137,6 +152,34 @@ class ActivitySearch:
         if self.end is not None:
             rows = rows.filter(pk__lt=first_id_at(self.end + _SLACK))
         return rows
+
+    @property
+    def _seeks_payments(self) -> bool:
+        return any(self.given[name] for name in _PAYMENTS)
+
+    def _payments(self, among: QuerySet[Event]) -> list[uuid.UUID]:
+        """The payments of the chosen amounts to the chosen payee, among a bounded number."""
+        rows = among.values_list("pk", KT("data__action__amount__value"))
+        found = [pk for pk, value in rows if self._is_amount(value)]
+        if payee := self.given["payee"]:
+            told = Opening.objects.filter(event_id__in=found, member=DETAILS)
+            named = told.filter(**{f"value__arguments__{PAYEE}__icontains": payee})
+            # A payee that is no string names no one.
+            found = [
+                pk
+                for pk, value in named.values_list("event_id", "value")
+                if isinstance(value["arguments"][PAYEE], str)
+            ]
+        return found
+
+    def _is_amount(self, value: object) -> bool:
+        if self.least is None and self.most is None:
+            return True
+        if not isinstance(value, str) or not _AMOUNT.fullmatch(value):
+            return False
+        amount = Decimal(value)
+        above = self.least is None or amount >= self.least
+        return above and (self.most is None or amount <= self.most)
 
     def _rest(self) -> Q:
         """By the columns that the leading index lacks."""
@@ -151,13 +194,27 @@ class ActivitySearch:
             wanted &= Q(at__lt=self.end)
         if kind := self.given["kind"]:
             wanted &= _of_kind(kind)
+        if self._seeks_payments:
+            wanted &= _of_kind("transact")
         return wanted
 
 
 def read_search(given: Mapping[str, str], human: Human) -> ActivitySearch:
     """The filters of a query string; dates are days in the person's time zone."""
     texts = {name: given.get(name, "")[:64] for name in NAMES}
+    texts |= {name: texts[name].strip() for name in _PAYMENTS}
     errors: dict[str, str] = {}
+    for name, known in (("outcome", OUTCOMES), ("kind", KINDS)):
+        if texts[name] and texts[name] not in known:
+            errors[name] = _("Choose one from the list.")
+    start, end = _period(texts, human.time_zone, errors)
+    least, most = _amounts(texts, errors)
+    return ActivitySearch(texts, human, start, end, errors, least, most)
+
+
+def _period(
+    texts: Mapping[str, str], zone: str, errors: dict[str, str]
+) -> tuple[datetime | None, datetime | None]:
     days = {}
     for name in ("from", "to"):
         try:
@@ -165,9 +222,6 @@ def read_search(given: Mapping[str, str], human: Human) -> ActivitySearch:
         except ValueError:
             days[name] = None
             errors[name] = _("Write the date as YYYY-MM-DD, such as 2026-11-30.")
-    for name, known in (("outcome", OUTCOMES), ("kind", KINDS)):
-        if texts[name] and texts[name] not in known:
-            errors[name] = _("Choose one from the list.")
     first, last = days["from"], days["to"]
     if first and last and first > last:
         errors["to"] = _("This day is before the first one.")
@@ -177,13 +231,30 @@ def read_search(given: Mapping[str, str], human: Human) -> ActivitySearch:
         name = "from"
         try:
             if first is not None:
-                start = _searchable(first, human.time_zone)
+                start = _searchable(first, zone)
             name = "to"
             if last is not None:
-                end = _searchable(last + timedelta(days=1), human.time_zone)
+                end = _searchable(last + timedelta(days=1), zone)
         except (OverflowError, ValueError):
             errors[name] = _("Choose a day closer to today.")
-    return ActivitySearch(texts, human, start, end, errors)
+    return start, end
+
+
+def _amounts(
+    texts: Mapping[str, str], errors: dict[str, str]
+) -> tuple[Decimal | None, Decimal | None]:
+    least, most = (_amount(name, texts, errors) for name in ("least", "most"))
+    if least is not None and most is not None and least > most:
+        errors["most"] = _("This amount is below the other one.")
+    return least, most
+
+
+def _amount(name: str, texts: Mapping[str, str], errors: dict[str, str]) -> Decimal | None:
+    text = texts[name]
+    if text and not _AMOUNT.fullmatch(text):
+        errors[name] = _("Write the amount as a number, such as 80 or 80.00.")
+        return None
+    return Decimal(text.replace(",", ".")) if text else None
 
 
 def _day(text: str) -> date | None:
@@ -218,10 +289,11 @@ def _of_kind(kind: str) -> Q:
 
 
 def choices(human: Human, agent: str = "") -> dict[str, Sequence[tuple[str, Any]]]:
-    """What the selects of the form offer, in two queries: the chosen agent is always among them."""
+    """What the selects of the form offer, in three queries: the chosen agent is always there."""
+    own = own_agent_ids(human)
     chosen = Case(When(pk=id_or_none_of_ours(agent), then=0), default=1)
-    agents = Agent.objects.filter(human=human).order_by(chosen, "name", "pk")
-    services = ServiceProvider.objects.filter(grants__agent__human=human).distinct()
+    agents = Agent.objects.filter(pk__in=own).order_by(chosen, "name", "pk")
+    services = ServiceProvider.objects.filter(grants__agent__in=own).distinct()
     return {
         "agents": [(str(pk), name) for pk, name in agents.values_list("pk", "name")[:_AGENTS]],
         "services": [

@@ -23,14 +23,20 @@ from approvals.views.page_requests import (
 )
 from registry.authentication import actor_of
 from registry.models import Grant, Human
+from registry.roles import Permission
+from registry.services.roles import check_permission
 
 _GONE = "Only a pending request can be denied. Revoke the grant instead."
 
 
 def find_request(request_id: uuid.UUID, human: Human) -> Grant:
-    """A grant, for an administrator. Raises NotFoundError for others, or if there is none."""
+    """A grant, for an administrator who decides.
+
+    Raises NotFoundError for others, or if there is none; PermissionDeniedError for another role.
+    """
+    check_permission(human, Permission.DECIDE)
     rows = Grant.objects.select_related("agent__human", "service_provider")
-    grant = rows.filter(pk=request_id).first() if human.is_administrator else None
+    grant = rows.filter(pk=request_id).first()
     if grant is None:
         raise NotFoundError
     return grant
@@ -41,8 +47,7 @@ def find_request(request_id: uuid.UUID, human: Human) -> Grant:
 def index(request: HttpRequest) -> HttpResponse:
     """The requests chosen in a list, each with a link to its page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
-    if not human.is_administrator:
-        raise NotFoundError
+    check_permission(human, Permission.DECIDE)
     for row_id in chosen_ids(request):
         grant = find_request(row_id, human)
         waits = grant.status_at(now) == Grant.Status.PENDING

@@ -1,6 +1,7 @@
 """A human's agents: what each may do, what it used, and the acts that stop it."""
 
 import uuid
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +27,7 @@ from audit.models import Event
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human
 from registry.services import agents
+from registry.services.agent_owners import own_agent_ids
 from registry.services.catalogues import published_catalogues, words_of
 
 _EVENTS = 20
@@ -37,7 +39,8 @@ _NAMED = 20
 @require_sign_in
 def index(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
-    mine, paging = page_of(Agent.objects.filter(human=human_of(request)), request)
+    own = own_agent_ids(human_of(request))
+    mine, paging = page_of(Agent.objects.filter(pk__in=own), request)
     live: dict[Any, list[str]] = {}
     for grant in Grant.objects.live(now).filter(agent__in=mine).select_related("service_provider"):
         live.setdefault(grant.agent_id, []).append(grant.service_provider.name)
@@ -49,15 +52,13 @@ def index(request: HttpRequest) -> HttpResponse:
         }
         for agent in mine
     ]
-    context = {"rows": rows, "dependent": _dependent(human_of(request), now), "named": _NAMED}
+    context = {"rows": rows, "dependent": _dependent(own, now), "named": _NAMED}
     return render(request, "agents.html", context | paging)
 
 
-def _dependent(human: Human, now: datetime) -> list[str]:
+def _dependent(own: Collection[uuid.UUID], now: datetime) -> list[str]:
     """Names of agents with a grant in force that needs the person's presence; one may follow."""
-    needing = Grant.objects.live(now).filter(
-        agent__human=human, envelope__requires_human_online=True
-    )
+    needing = Grant.objects.live(now).filter(agent__in=own, envelope__requires_human_online=True)
     chosen = Agent.objects.filter(pk__in=needing.values("agent_id"))
     names = chosen.order_by("name", "pk").values_list("name", flat=True)
     return [quoted(name) for name in names[: _NAMED + 1]]
@@ -147,6 +148,6 @@ def suspend(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
 def find_own_agent(agent_id: uuid.UUID, human: Human) -> Agent:
     """The human's agent. Raises NotFoundError, the same whether unknown or another's."""
     agent = Agent.objects.filter(pk=agent_id, human=human).first()
-    if agent is None:
+    if agent is None or not agent.is_sealed():
         raise NotFoundError
     return agent

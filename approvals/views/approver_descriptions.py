@@ -1,6 +1,7 @@
 """Groups, rules and absences in words, and what would happen to a request now."""
 
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, Final
 
 from django.utils.translation import gettext as _
@@ -104,11 +105,16 @@ def preview(
 def _rules() -> list[dict[str, Any]]:
     rows = ApprovalRule.objects.select_related("group", "service_provider")
     sound = {row.pk for row in select_sealed(ApprovalRule.giving())}
-    return [
+    shown = [
         {"row": row, "is_sound": row.pk in sound, "sentence": _sentence(row)}
         for row in rows.order_by("position", "created_at", "pk")
         if row.ended_at is None or row.pk not in sound
     ]
+    # A rule moves by one place. A row that no service wrote has none.
+    for first, second in pairwise(shown):
+        if first["is_sound"] and second["is_sound"]:
+            second["above"], first["below"] = first["row"], second["row"]
+    return shown
 
 
 def _sentence(rule: ApprovalRule) -> str:

@@ -39,7 +39,9 @@ from registry.models import (
 )
 from registry.refusal_recording import record_refused_request
 from registry.refusal_texts import refusal_text
+from registry.roles import Permission
 from registry.services import approvers
+from registry.services.roles import check_permission
 
 _MINUTES: Final = 3
 
@@ -47,7 +49,7 @@ _MINUTES: Final = 3
 @require_safe
 @require_sign_in
 def page(request: HttpRequest) -> HttpResponse:
-    _admin(request)
+    check_permission(human_of(request), Permission.READ_ALL)
     return _page(request)
 
 
@@ -131,6 +133,23 @@ def add_rule(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @require_sign_in
+def move_rule(request: HttpRequest, rule_id: uuid.UUID, other_id: uuid.UUID) -> HttpResponse:
+    """Takes a signature, whose address names both rules: other people may decide afterwards."""
+
+    def act(now: datetime) -> str:
+        approvers.move_rule(
+            rule=_find(ApprovalRule, rule_id),
+            before=_find(ApprovalRule, other_id),
+            actor=actor_of(request),
+            now=now,
+        )
+        return _("Order changed. It also counts for requests that wait.")
+
+    return _signed(request, "", act)
+
+
+@require_POST
+@require_sign_in
 def end_rule(request: HttpRequest, rule_id: uuid.UUID) -> HttpResponse:
     """Takes a signature: other people may decide afterwards, often only the agents' owners."""
 
@@ -192,22 +211,15 @@ def remove_own_absence(request: HttpRequest, absence_id: uuid.UUID) -> HttpRespo
     return HttpResponseRedirect("/settings/#absences")
 
 
-def _admin(request: HttpRequest) -> Human:
-    human = human_of(request)
-    if not human.is_administrator:
-        raise NotFoundError
-    return human
-
-
 def _signed(request: HttpRequest, section: str, act: Callable[[datetime], str]) -> HttpResponse:
-    """Run an act that lets others decide: it takes an administrator's passkey."""
-    _admin(request)
+    """Run an act that lets others decide: it takes an owner's passkey."""
+    check_permission(human_of(request), Permission.OWN)
     check_verification(request)
     return _run(request, section, act)
 
 
 def _by_session(request: HttpRequest, section: str, act: Callable[[datetime], str]) -> HttpResponse:
-    _admin(request)
+    check_permission(human_of(request), Permission.OWN)
     return _run(request, section, act)
 
 
@@ -229,7 +241,11 @@ def _run(request: HttpRequest, section: str, act: Callable[[datetime], str]) -> 
 
 def _page(request: HttpRequest, *, status: int = 200, **more: Any) -> HttpResponse:
     human, now = human_of(request), timezone.now()
-    context = describe_approvers(human, now) | {"human": human, "asked": request.GET}
+    context = describe_approvers(human, now) | {
+        "human": human,
+        "asked": request.GET,
+        "is_owner": Permission.OWN in human.permissions,
+    }
     if "amount" in request.GET:
         try:
             context["preview"] = preview(

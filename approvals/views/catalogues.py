@@ -21,13 +21,17 @@ from approvals.views.page_requests import (
     require_sign_in,
 )
 from registry.authentication import actor_of
+from registry.roles import Permission
 from registry.services.catalogues import read_catalogue, refuse_catalogue
 
 
 @require_safe
 @require_sign_in
 def page(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
-    row = catalogue_approval.find_version(catalogue_id, human=human_of(request))
+    human = human_of(request)
+    row = catalogue_approval.find_version(
+        catalogue_id, human=human, permission=Permission.READ_REQUESTS
+    )
     review = catalogue_approval.review_version(row)
     context = {
         "row": row,
@@ -36,6 +40,7 @@ def page(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
         "warnings": review.warnings,
         "lines": review.text.splitlines(),
         "sha256": read_catalogue(row).ref.sha256,
+        "is_owner": Permission.OWN in human.permissions,
         "drawn": drawn_token(review.page, now=timezone.now()),
         "receipt": catalogue_approval.approval_receipt(row),
     }
@@ -87,7 +92,10 @@ def refuse(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def receipt(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
     """The signed receipt of the approval."""
-    row = catalogue_approval.find_version(catalogue_id, human=human_of(request))
+    human = human_of(request)
+    row = catalogue_approval.find_version(
+        catalogue_id, human=human, permission=Permission.READ_REQUESTS
+    )
     found = catalogue_approval.approval_receipt(row)
     if found is None:
         raise NotFoundError("There is no receipt for this version.")

@@ -12,6 +12,7 @@ from django.utils.translation import gettext_lazy, gettext_noop
 from agentauth.protocol.catalogue import Catalogue
 from approvals.models import Recovery
 from approvals.quotation import quoted
+from approvals.role_words import ROLES
 from approvals.services.recent_recovery import RECENT, recovery_mark
 from approvals.views.act_sentences import ACTS, CONFIRMATIONS, describe_act, describe_confirmation
 from approvals.views.grant_descriptions import sentence
@@ -19,6 +20,7 @@ from audit import kinds
 from audit.models import Event
 from audit.new_ids import first_id_at, made_at
 from registry.models import Agent, Human, ServiceProvider
+from registry.roles import role_named
 from registry.services.catalogues import Published, published_catalogues, words_of
 from verifier.models import Confirmation
 
@@ -28,6 +30,7 @@ _WITHHELD_WITHIN: Final = timedelta(minutes=10)
 # What a person signs to let an agent do something.
 _SIGNED = (
     kinds.GRANT_APPROVED,
+    kinds.GRANT_RENEWED,
     kinds.CONFIRMATION_CONFIRMED,
     kinds.AGENT_CLAIMED,
     kinds.AGENT_RESUMED,
@@ -41,6 +44,7 @@ _WORDS: Final = {
     kinds.HUMAN_CREATED: gettext_lazy("The account was created"),
     kinds.HUMAN_SUSPENDED: gettext_lazy("The account was suspended"),
     kinds.HUMAN_RESUMED: gettext_lazy("The account was resumed"),
+    kinds.HUMAN_ROLE_CHANGED: gettext_lazy("The role of the account was changed"),
     kinds.HUMAN_SESSIONS_ENDED: gettext_lazy("All sessions were ended"),
     kinds.HUMAN_SIGNED_IN: gettext_lazy("Signed in with a passkey"),
     kinds.HUMAN_SIGNED_OUT: gettext_lazy("Signed out"),
@@ -63,6 +67,7 @@ _WORDS: Final = {
         "An e-mail about the recovery of this account could not be sent yet"
     ),
     kinds.PASSKEY_CREATED: gettext_lazy("A passkey was added"),
+    kinds.PASSKEY_RENAMED: gettext_lazy("A passkey was renamed"),
     kinds.PASSKEY_REMOVED: gettext_lazy("A passkey was removed"),
     kinds.CHANNEL_ADDED: gettext_lazy("A notification channel was added"),
     kinds.CHANNEL_CHANGED: gettext_lazy("A notification channel was changed"),
@@ -82,6 +87,8 @@ _WORDS: Final = {
     kinds.AGENT_EXPIRED: gettext_lazy("%(agent)s expired"),
     kinds.GRANT_REQUESTED: gettext_lazy("%(agent)s asked for permissions at %(at)s"),
     kinds.GRANT_APPROVED: gettext_lazy("Approved what %(agent)s asked for at %(at)s"),
+    kinds.GRANT_RENEWAL_REQUESTED: gettext_lazy("Asked to renew the grant of %(agent)s at %(at)s"),
+    kinds.GRANT_RENEWED: gettext_lazy("Renewed the grant of %(agent)s at %(at)s"),
     kinds.GRANT_DENIED: gettext_lazy("Denied what %(agent)s asked for at %(at)s"),
     kinds.GRANT_WITHDRAWN: gettext_lazy("%(agent)s withdrew its request at %(at)s"),
     kinds.GRANT_SUSPENDED: gettext_lazy("The grant of %(agent)s at %(at)s was suspended"),
@@ -98,6 +105,7 @@ _WORDS: Final = {
     kinds.APPROVER_ADDED: gettext_lazy("Added to a group of approvers"),
     kinds.APPROVER_REMOVED: gettext_lazy("Removed from a group of approvers"),
     kinds.APPROVAL_RULE_CREATED: gettext_lazy("A rule for approvals was added"),
+    kinds.APPROVAL_RULE_MOVED: gettext_lazy("The order of the rules for approvals was changed"),
     kinds.APPROVAL_RULE_ENDED: gettext_lazy("A rule for approvals was ended"),
     kinds.ABSENCE_SET: gettext_lazy("An absence was set"),
     kinds.ABSENCE_ENDED: gettext_lazy("An absence was removed"),
@@ -128,6 +136,9 @@ _WORDS: Final = {
     kinds.SERVICE_PROVIDER_SUSPENDED: gettext_lazy("%(at)s was suspended"),
     kinds.SERVICE_PROVIDER_RESUMED: gettext_lazy("%(at)s was resumed"),
     kinds.SERVICE_PROVIDER_REVOKED: gettext_lazy("%(at)s was revoked"),
+    kinds.LOGO_PROPOSED: gettext_lazy("A logo for %(at)s was uploaded"),
+    kinds.LOGO_APPROVED: gettext_lazy("The logo of %(at)s was approved"),
+    kinds.LOGO_REMOVED: gettext_lazy("A logo of %(at)s was removed"),
     kinds.KEY_PUBLISHED: gettext_lazy("A signing key was published"),
     kinds.KEY_ACTIVATED: gettext_lazy("A signing key began to sign"),
     kinds.KEY_DISABLED: gettext_lazy("A signing key was disabled"),
@@ -194,6 +205,8 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
             or event.kind.rpartition(".")[2].replace("_", " ").capitalize()
         )
         words = words_of(catalogues.get(event.service_provider_id))
+        if event.kind == kinds.HUMAN_ROLE_CHANGED:
+            text = _role_changed(event)
         act = _act_of(event, providers.get(event.service_provider_id), words, asked, withheld)
         who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
         who["anonymous"] = _("a visitor")
@@ -215,6 +228,13 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
             }
         )
     return lines
+
+
+def _role_changed(event: Event) -> str:
+    role = role_named(event.data.get("role"))
+    if role is None:
+        return _("The account is no longer an administrator")
+    return _("The role of the account was changed to: %(role)s") % {"role": ROLES[role].label}
 
 
 def _act_of(

@@ -56,6 +56,7 @@ from audit.fault_injection import fault_point
 from registry.authentication import actor_of
 from registry.models import Grant, Human
 from registry.services.catalogues import published_catalogue, words_of
+from registry.services.grant_renewal import renewal_refusal
 
 WORDS = {"approve": gettext_lazy("Approved"), "deny": gettext_lazy("Denied")}
 NEW_AGENT_SECONDS = 86_400
@@ -68,7 +69,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     case = find_case(grant_id, human, now)
     grant, routing = case.grant, case.routing
     status = grant_status(grant, now)
-    anew = grant.waits_for_signature(now)
+    anew, renews = grant.waits_for_signature(now), grant.waits_for_renewal(now)
     context: dict[str, Any] = {
         "grant": grant,
         "agent": grant.agent,
@@ -76,15 +77,18 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "is_mine": case.is_mine,
         "decides": case.decider is not None,
     }
-    if status != Grant.Status.PENDING and not anew:
+    if status != Grant.Status.PENDING and not anew and not renews:
         receipt = receipt_of("approval", str(grant.pk))
         words = words_of(published_catalogue(grant.service_provider))
         context |= {"status": status, "receipt": receipt, "lines": describe_grant(grant, words)}
         context |= {"decided_by": decided_by(receipt, human)}
         context |= _use(grant, human, status, now)
+        if status == Grant.Status.APPROVED and case.is_mine:
+            context |= {"may_renew": True, "not_renewed": renewal_refusal(grant, now)}
         return render(request, "decided.html", context)
     asked = grant_decisions.draw_approval(grant, human, now=now, routing=routing)
     terms, others = offered_terms(grant, now), other_grants(grant, now)
+    used = load_usage(grant.agent)
     permissions = permission_fields(terms, published_catalogue(grant.service_provider))
     context |= {
         "routed": case.who(),
@@ -95,16 +99,22 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         ],
         "terms": [each.text for each in asked.lines],
         "anew": anew,
+        "renews": renews,
+        "asked_at": grant.asked_at(now),
+        "open_until": grant.open_until(now),
         "moved": moved_since_signed(grant, offer(grant).lost) if anew else [],
         "lost": describe_lost(grant),
         "permissions": permissions,
-        "before": load_usage(grant.agent).before(grant, terms.envelope, human.time_zone, now),
+        "before": used.before(grant, terms.envelope, human.time_zone, now),
+        "use": used.bars(grant, now) if renews else [],
         "limits": limit_fields(terms, now),
         "hours": hour_fields(terms.envelope, human.time_zone),
         "may_require_presence": not terms.envelope.requires_human_online,
         "totals": total_reach(grant, terms, others),
         "kept_as": _kept_as(grant, terms),
-        "denial": grant_decisions.draw_denial(grant, "", now=now, routing=routing),
+        "denial": grant_decisions.draw_denial(grant, "", now=now, routing=routing)
+        if status == Grant.Status.PENDING
+        else None,
         "elsewhere": elsewhere(others),
         "warnings": name_warnings(grant.agent, grant.agent.human),
         "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,

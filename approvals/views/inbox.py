@@ -1,7 +1,7 @@
 """The inbox: what waits for a decision, and what was decided."""
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from approvals.views.page_requests import human_of, require_sign_in
 from approvals.views.paging import page_of
 from approvals.views.routed import routed_of
 from registry.models import Grant
+from registry.services.agent_owners import own_agent_ids
 from registry.services.catalogues import Published, published_catalogues, words_of
 from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import pending_for
@@ -34,16 +35,20 @@ SHOWN = 25
 @require_sign_in
 def inbox(request: HttpRequest) -> HttpResponse:
     human, now = human_of(request), timezone.now()
-    asked, grants, counted = _page_of_waiting(request, now)
+    own = own_agent_ids(human)
+    asked, grants, counted = _page_of_waiting(request, own, now)
     services = {row.grant.service_provider_id for row in asked}
     found = published_catalogues(services | {each.service_provider_id for each in grants})
-    mine = Grant.objects.filter(agent__human=human).select_related("agent", "service_provider")
+    mine = Grant.objects.filter(agent__in=own).select_related("agent", "service_provider")
     history, paging = page_of(mine.exclude(status=Grant.Status.PENDING), request)
     context: dict[str, Any] = {
         # Riskiest first: the page shortens this list and must not leave out the dangerous.
         "waiting": [
             {
                 "grant": each,
+                "renews": each.waits_for_renewal(now),
+                "asked_at": each.asked_at(now),
+                "open_until": each.open_until(now),
                 "risk": _highest_risk(each, found.get(each.service_provider_id)),
                 "permits": describe_permissions(
                     each, words_of(found.get(each.service_provider_id)), riskiest_first=True
@@ -62,19 +67,20 @@ def inbox(request: HttpRequest) -> HttpResponse:
 
 
 def _page_of_waiting(
-    request: HttpRequest, now: datetime
+    request: HttpRequest, own: Collection[uuid.UUID], now: datetime
 ) -> tuple[list[Confirmation], list[Grant], dict[str, int]]:
     """The items from `?skip=` on, and template context: how many there are, and where this page is.
 
-    Payments come first, then requests, then grants to sign again, then what rules sent; each with
-    the oldest first.
+    Payments come first, then requests, then grants to sign again or to renew, then what rules sent;
+    each with the oldest first. `own` are the person's agents.
     """
-    human, routed = human_of(request), routed_of(request)
-    mine = Grant.objects.filter(agent__human=human)
-    payments = [*_ids(pending_for(human, now)), *(each.pk for each in routed.confirmations)]
+    routed = routed_of(request)
+    mine = Grant.objects.filter(agent__in=own)
+    payments = [*_ids(pending_for(own, now)), *(each.pk for each in routed.confirmations)]
     requests = [
         *_ids(mine.waiting(now)),
         *_ids(mine.to_sign_again(now)),
+        *_ids(mine.to_renew(now)),
         *(each.pk for each in routed.grants),
     ]
     total = len(payments) + len(requests)
@@ -82,9 +88,8 @@ def _page_of_waiting(
     shown = [*payments, *requests][skip : skip + SHOWN]
     rows = Confirmation.objects.select_related("grant__agent__human", "grant__service_provider")
     asked = rows.in_bulk(shown[: max(len(payments) - skip, 0)])
-    grants = Grant.objects.select_related("agent__human", "service_provider").in_bulk(
-        shown[len(asked) :]
-    )
+    related = ("agent__human", "service_provider", "renewal")
+    grants = Grant.objects.select_related(*related).in_bulk(shown[len(asked) :])
     last = skip + len(shown)
     return (
         [asked[each] for each in shown if each in asked],

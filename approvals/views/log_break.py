@@ -19,13 +19,14 @@ from approvals.views.page_requests import (
 )
 from audit.checkpoints.log_breaks import origin, shown_break
 from registry.authentication import actor_of
+from registry.roles import Permission
 
 
 @require_safe
 @require_sign_in
 def page(request: HttpRequest, name: str) -> HttpResponse:
     human = human_of(request)
-    row = log_break_signing.find_break(name, human=human)
+    row = log_break_signing.find_break(name, human=human, permission=Permission.READ_ALL)
     shown = log_break_signing.break_page(row, human)
     context = {
         "row": row,
@@ -36,6 +37,7 @@ def page(request: HttpRequest, name: str) -> HttpResponse:
         "vkeys": shown.shown["vkeys"],
         "root": shown.shown["root"],
         "drawn": drawn_token(shown, now=timezone.now()),
+        "is_owner": Permission.OWN in human.permissions,
         "receipt": receipt_of(log_break_signing.KIND, row.name),
     }
     return render(request, "restore.html", context)

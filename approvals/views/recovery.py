@@ -23,6 +23,8 @@ from approvals.views.page_requests import HOME, answer, human_of, read_posted_js
 from approvals.views.reauthentication import check_verification
 from registry.authentication import actor_of
 from registry.models import Human
+from registry.roles import Permission
+from registry.services.roles import check_permission
 
 # Results that a search shows.
 _FOUND = 20
@@ -39,10 +41,12 @@ def own(request: HttpRequest) -> HttpResponse:
 @require_POST
 @require_sign_in
 def cancel(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
-    """Cancel, as the human or an administrator. It grants nothing, so a session suffices."""
+    """Cancel, as the human or an owner. It grants nothing, so a session suffices."""
     human = human_of(request)
     row = Recovery.objects.filter(pk=recovery_id).first()
-    if row is None or not (human.is_administrator or row.human_id == human.pk):
+    if row is None or row.human_id != human.pk:
+        check_permission(human, Permission.OWN)
+    if row is None:
         raise NotFoundError
     recoveries.cancel_recovery(recovery=row, actor=actor_of(request), now=timezone.now())
     messages.success(request, _("The recovery was cancelled"))
@@ -54,7 +58,7 @@ def cancel(request: HttpRequest, recovery_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def index(request: HttpRequest) -> HttpResponse:
     """For administrators: open recoveries, and a search for the human to recover."""
-    _admin(request)
+    _admin(request, Permission.READ_ALL)
     wanted = request.GET.get("find", "").strip()
     people = Human.objects.exclude(status=Human.Status.DELETED).order_by("name", "pk")
     found = (
@@ -71,7 +75,7 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_safe
 @require_sign_in
 def person(request: HttpRequest, human_id: uuid.UUID) -> HttpResponse:
-    _admin(request)
+    _admin(request, Permission.READ_ALL)
     return _person(request, _find_human(human_id))
 
 
@@ -159,6 +163,7 @@ def _person(request: HttpRequest, human: Human, made: SetupLink | None = None) -
         "ready": ready,
         "may_decide": row is not None and not ready and me.pk not in (row.begun_by_id, human.pk),
         "is_me": human.pk == me.pk,
+        "is_owner": Permission.OWN in me.permissions,
         "made": made,
         "wait": settings.RECOVERY_WAIT_HOURS,
         "mailed": mail_is_sent(),
@@ -167,10 +172,9 @@ def _person(request: HttpRequest, human: Human, made: SetupLink | None = None) -
     return render(request, "recovery_person.html", context)
 
 
-def _admin(request: HttpRequest) -> Human:
+def _admin(request: HttpRequest, permission: Permission = Permission.OWN) -> Human:
     human = human_of(request)
-    if not human.is_administrator:
-        raise NotFoundError
+    check_permission(human, permission)
     return human
 
 

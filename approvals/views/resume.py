@@ -26,6 +26,8 @@ from approvals.views.page_requests import (
 from registry.authentication import actor_of
 from registry.models import Grant
 from registry.refusal_texts import refusal_text
+from registry.roles import Permission
+from registry.services.roles import check_permission
 
 
 @require_safe
@@ -33,8 +35,7 @@ from registry.refusal_texts import refusal_text
 def index(request: HttpRequest, kind: str) -> HttpResponse:
     """The rows chosen in a list, each with a link to its page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
-    if not human.is_administrator:
-        raise NotFoundError
+    check_permission(human, resuming.permission_to_resume(kind))
     for row_id in chosen_ids(request):
         row, refusal = resuming.find_row(kind, row_id, human=human, party="administrator"), ""
         try:
@@ -105,7 +106,7 @@ def decide(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -
 @require_sign_in
 def receipt(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) -> HttpResponse:
     """The signed receipt of the last time it was resumed."""
-    row = _row(request, kind, party, ids)
+    row = _row(request, kind, party, ids, Permission.READ_ALL)
     found = resuming.last_resume(row)
     if found is None:
         raise NotFoundError("There is no receipt of resuming this.")
@@ -113,10 +114,17 @@ def receipt(request: HttpRequest, /, kind: str, party: Party, **ids: uuid.UUID) 
     return HttpResponse(found.compact, content_type="application/jose", headers=headers)
 
 
-def _row(request: HttpRequest, kind: str, party: Party, ids: dict[str, uuid.UUID]) -> resuming.Row:
+def _row(
+    request: HttpRequest,
+    kind: str,
+    party: Party,
+    ids: dict[str, uuid.UUID],
+    permission: Permission | None = None,
+) -> resuming.Row:
     """The row named by the single id in the path."""
     [row_id] = ids.values()
-    return resuming.find_row(kind, row_id, human=human_of(request), party=party)
+    human = human_of(request)
+    return resuming.find_row(kind, row_id, human=human, party=party, permission=permission)
 
 
 def _after(row: resuming.Row, party: Party) -> str:

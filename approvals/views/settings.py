@@ -13,9 +13,12 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
+from agentauth.protocol.errors import InvalidRequestError
 from approvals.models import Passkey
 from approvals.notifications.shown_channels import notifications_of
+from approvals.role_words import ROLES
 from approvals.services import data_export, passkey_management, session_management
+from approvals.services.reauthentication import acting
 from approvals.services.recent_recovery import recovery_news
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.sessions import keep_session
@@ -23,6 +26,8 @@ from approvals.views.approver_descriptions import own_absences
 from approvals.views.page_requests import answer, human_of, read_posted_json, require_sign_in
 from approvals.views.reauthentication import check_verification, require_verification
 from registry.authentication import actor_of
+from registry.refusal_recording import record_refused_request
+from registry.refusal_texts import refusal_text
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.humans import change_time_zone, end_sessions
 
@@ -54,6 +59,32 @@ def passkey_finish(request: HttpRequest) -> HttpResponse:
         now=timezone.now(),
     )
     return answer(status=_("Passkey added"), next="/settings/")
+
+
+@require_POST
+@require_sign_in
+def passkey_rename(request: HttpRequest, passkey_id: uuid.UUID) -> HttpResponse:
+    """Takes a session alone: a name gives nothing."""
+    human, typed = human_of(request), request.POST.get("name", "")
+    try:
+        with acting(human):
+            passkey_management.rename_passkey(
+                human=human,
+                passkey_id=str(passkey_id),
+                name=typed.strip(),
+                actor=actor_of(request),
+                now=timezone.now(),
+            )
+    except InvalidRequestError as error:
+        record_refused_request(request, error)
+        return render_page(
+            request,
+            renamed=passkey_id,
+            typed_name=typed,
+            name_error=refusal_text(error),
+            status=400,
+        )
+    return _back(request, _("Passkey renamed"))
 
 
 @require_POST
@@ -132,6 +163,7 @@ def render_page(request: HttpRequest, *, status: int = 200, **more: object) -> H
     key = session_key_of(request)
     context = {
         "human": human,
+        "role": human.role and ROLES[human.role],
         "sessions": session_management.sessions_of(human, session_key=key, now=now),
         "passkeys": list(Passkey.objects.filter(human=human).order_by("created_at")),
         **notifications_of(human),

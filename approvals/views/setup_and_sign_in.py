@@ -14,6 +14,7 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import EncodingError, NotFoundError
 from approvals.models import SetupCode
+from approvals.role_words import ROLES
 from approvals.services import setup_and_sign_in
 from approvals.sessions import start_session
 from approvals.views.page_requests import (
@@ -95,7 +96,9 @@ def sign_out(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def setup(request: HttpRequest, code: str) -> HttpResponse:
-    return render(request, "setup.html", {"code": code, "setup_code": _setup_code(code)})
+    setup_code = _setup_code(code)
+    role = setup_code.named_role and ROLES[setup_code.named_role]
+    return render(request, "setup.html", {"code": code, "setup_code": setup_code, "role": role})
 
 
 @require_POST

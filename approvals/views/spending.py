@@ -26,6 +26,7 @@ from audit import kinds
 from audit.models import Event
 from audit.new_ids import first_id_at, made_at
 from registry.models import Agent, Grant, Human
+from registry.services.agent_owners import own_agent_ids
 
 DAYS: Final = 14
 # The newest events of these days that are counted, so that no page counts a million of them.
@@ -171,7 +172,8 @@ def _newest_first(row: AgentDay) -> tuple[int, int, str]:
 
 def _budgets(human: Human, now: datetime) -> list[dict[str, Any]]:
     """The grants in force that have budgets, with what is used of each."""
-    live = Grant.objects.live(now).filter(agent__human=human, envelope__budgets__0__isnull=False)
+    own = own_agent_ids(human)
+    live = Grant.objects.live(now).filter(agent__in=own, envelope__budgets__0__isnull=False)
     grants = list(live.select_related("agent", "service_provider").order_by("-pk")[:_BUDGETS])
     used = load_usage(*{grant.agent for grant in grants})
     return [{"grant": grant, "use": used.bars(grant, now)} for grant in grants]

@@ -27,6 +27,7 @@ VERSION: Final = 1
 ENDINGS: Final[Mapping[str, str]] = {
     kinds.HUMAN_DELETED: "human_id",
     kinds.HUMAN_SUSPENDED: "human_id",
+    kinds.HUMAN_ROLE_CHANGED: "human_id",
     kinds.PASSKEY_REMOVED: "data.passkey_id",
     kinds.AGENT_REVOKED: "agent_id",
     kinds.AGENT_SUSPENDED: "agent_id",

@@ -37,10 +37,11 @@ _LESS: Final[Mapping[str, Rights]] = {
     ),
     # Only the owner drops months.
     "audit_droppedmonth": ("SELECT",),
-    # An ended seal stays ended. Once `seal_rows` deleted this row, unsealed rows are never accepted
-    # again.
+    # An ended seal stays ended. Once `seal_rows` deleted a row of the other two tables, rows that
+    # lack a seal, or a wide one, are never accepted again.
     "kms_endedseal": ("INSERT", "SELECT"),
     "kms_sealspending": ("DELETE", "SELECT"),
+    "kms_widersealspending": ("DELETE", "SELECT"),
     # The version of a pair's `sub` never changes.
     "registry_pairwisesubject": ("INSERT", "SELECT"),
     # Without a rule, an agent's owner decides alone: a rule ends, and its row stays.
@@ -65,6 +66,7 @@ _VERIFIER: Final[Mapping[str, Rights]] = {
     "kms_key": ("SELECT",),
     "kms_keycertificate": ("SELECT",),
     "kms_sealspending": ("SELECT",),
+    "kms_widersealspending": ("SELECT",),
     # A proof that contains its private key revokes the agent and withdraws its open requests.
     "registry_agent": ("SELECT", "UPDATE (status)"),
     "registry_barredkey": ("INSERT", "SELECT"),

@@ -42,10 +42,12 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
         kinds.KEY_PUBLISHED, kinds.KEY_ACTIVATED, kinds.KEY_CERTIFIED,
         kinds.HUMAN_CREATED, kinds.HUMAN_RESUMED, kinds.HUMAN_CHANGED, kinds.HUMAN_ERASED,
         kinds.SERVICE_PROVIDER_CREATED, kinds.SERVICE_PROVIDER_RESUMED,
-        kinds.CATALOGUE_PROPOSED, kinds.CATALOGUE_REFUSED,
+        kinds.CATALOGUE_PROPOSED, kinds.CATALOGUE_REFUSED, kinds.LOGO_PROPOSED,
         kinds.ENROLMENT_CODE_CREATED, kinds.SETUP_CODE_CREATED, kinds.PASSKEY_CREATED,
+        kinds.PASSKEY_RENAMED,
         kinds.AGENT_REGISTERED, kinds.AGENT_RESUMED,
         kinds.GRANT_REQUESTED, kinds.GRANT_APPROVED, kinds.GRANT_RESUMED, kinds.GRANT_RELEASED,
+        kinds.GRANT_RENEWAL_REQUESTED,
         kinds.TOKEN_ISSUED, kinds.DECISION_DENIED, kinds.DECISION_REPEATED,
         kinds.DECISION_REHEARSED,
         kinds.PRESENCE_BEGUN, kinds.HOME_LEFT, kinds.HOME_BEGAN, kinds.CLOCK_OFF,
@@ -65,16 +67,18 @@ NOT_REPEATED: Final[Mapping[str, frozenset[str]]] = {
     }),
     "Each approved grant waits for its person, and has a version that earlier tokens and"
     " confirmations do not have.": frozenset({
-        kinds.GRANT_VERSION_RAISED, kinds.TOKEN_REVOKED, kinds.DECISION_ALLOWED,
-        kinds.DECISIONS_LOST,
+        kinds.GRANT_VERSION_RAISED, kinds.GRANT_RENEWED, kinds.TOKEN_REVOKED,
+        kinds.DECISION_ALLOWED, kinds.DECISIONS_LOST,
         kinds.CONFIRMATION_REQUESTED, kinds.CONFIRMATION_CONFIRMED, kinds.CONFIRMATION_DENIED,
         kinds.CONFIRMATION_EXPIRED,
     }),
     "Groups and rules are as they were at the backup. An administrator checks them before anyone"
     " signs (docs/restore.md).": frozenset({
         kinds.APPROVER_GROUP_CREATED, kinds.APPROVER_GROUP_CHANGED, kinds.APPROVER_GROUP_REMOVED,
-        kinds.APPROVAL_RULE_CREATED, kinds.APPROVAL_RULE_ENDED,
+        kinds.APPROVAL_RULE_CREATED, kinds.APPROVAL_RULE_MOVED, kinds.APPROVAL_RULE_ENDED,
     }),
+    "Logos are as they were at the backup. A logo gives no permission, and an administrator changes"
+    " it again (docs/restore.md).": frozenset({kinds.LOGO_APPROVED, kinds.LOGO_REMOVED}),
     "Its row says when it ends.": frozenset({
         kinds.AGENT_EXPIRED, kinds.AGENT_DELETED, kinds.GRANT_EXPIRED,
     }),

@@ -24,6 +24,7 @@ from agentauth.sdk.addresses import is_loopback
 from agentauth.sdk.registry_client import ssl_context
 from examples.demo.printing import say
 from examples.demo.story import NAME, Story
+from examples.demo.words import publish_words
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 20
@@ -48,6 +49,7 @@ def main() -> int:
                 f"The demo service is at {credentials['audience']}, the registry at "
                 f"{credentials['registry_url']}."
             )
+            publish_words(credentials)
             client = AgentAuthClient(
                 credentials["registry_url"], key_file=new_key_file(file.parent), name=NAME
             )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -10,7 +11,7 @@ from registry.api.base_view import NativeView
 from registry.authentication import ServiceProviderAuthentication, caller_of
 from registry.models import CatalogueVersion, ServiceProvider
 from registry.permissions import IsServiceProvider
-from registry.services.catalogues import latest_of, propose_catalogue, read_catalogue
+from registry.services.catalogues import latest_of, propose_catalogue, ref_of
 
 
 class CatalogueView(NativeView):
@@ -50,12 +51,13 @@ class CatalogueView(NativeView):
 
 
 def render(row: CatalogueVersion) -> dict[str, Any]:
-    """The state of a version, as answers have it."""
+    """The state of a version, as answers have it, also of one that this release cannot read."""
     return {
-        **read_catalogue(row).ref.to_json(),
+        **ref_of(row).to_json(),
         "status": row.status,
         "proposed_at": timestamp(row.proposed_at),
         "decided_at": timestamp(row.decided_at) if row.decided_at else None,
+        "approval_url": f"{settings.PUBLIC_URL}/catalogues/{row.pk}/",
     }
 
 

@@ -1,23 +1,24 @@
 """The registry's rows, one module per subject.
 
 Read them in this order: `humans` (who approves), `agents` (whose program acts, with its enrolment
-codes and barred keys), `service_providers` (whose API it calls, with their secrets) and
-`catalogues` (in whose words), `grants` (what was asked and approved), `approvers` (who decides for
-whom) and `tokens` (what was issued). `pairwise_subjects` keeps a person's `sub` at a service
-provider, `replay_protection` spent proofs, `idempotency` answers, and `recorded_settings` the
-settings that all processes must share. Constraints and triggers enforce what a row may become;
-services change rows, and no other app does.
+codes and barred keys), `service_providers` (whose API it calls, with their secrets), `catalogues`
+(in whose words), `service_logos` (with which picture), `grants` (what was asked and approved),
+`approvers` (who decides for whom) and `tokens` (what was issued). `pairwise_subjects` keeps a
+person's `sub` at a service provider, `replay_protection` spent proofs, `idempotency` answers, and
+`recorded_settings` the settings that all processes must share. Constraints and triggers enforce
+what a row may become; services change rows, and no other app does.
 """
 
 from registry.models.agents import Agent, BarredKey, EnrolmentCode
 from registry.models.approvers import Absence, ApprovalRule, ApproverGroup, GroupMember
 from registry.models.catalogues import CatalogueVersion
-from registry.models.grants import Grant
+from registry.models.grants import Grant, Renewal
 from registry.models.humans import Human
 from registry.models.idempotency import IdempotencyRecord
 from registry.models.pairwise_subjects import PairwiseSubject
 from registry.models.recorded_settings import Installation
 from registry.models.replay_protection import SpentProof
+from registry.models.service_logos import ServiceLogo
 from registry.models.service_providers import ServiceProvider, ServiceProviderSecret
 from registry.models.tokens import Token
 
@@ -35,6 +36,8 @@ __all__ = [
     "IdempotencyRecord",
     "Installation",
     "PairwiseSubject",
+    "Renewal",
+    "ServiceLogo",
     "ServiceProvider",
     "ServiceProviderSecret",
     "SpentProof",

@@ -10,7 +10,9 @@ from kms.row_seals import Sealed
 
 
 class Agent(Sealed):
-    SEALED = ("id", "jkt")
+    SEALED = ("id", "jkt", "human_id")
+    # Release 4 does not seal the owner.
+    SEALED_BEFORE = ("id", "jkt")
 
     class Status(models.TextChoices):
         UNCLAIMED = "unclaimed"

@@ -1,6 +1,7 @@
 """Grants: capabilities and envelope of one agent at one service provider, asked and approved."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from django.conf import settings
 from django.db import models
@@ -8,6 +9,9 @@ from django.db import models
 from audit.new_ids import new_id
 from registry.models.agents import Agent
 from registry.models.service_providers import ServiceProvider
+
+# A request of an agent, or of an owner who wants a grant renewed, waits this long for a decision.
+PENDING_LIFE: Final = timedelta(hours=1)
 
 
 class GrantQuerySet(models.QuerySet["Grant"]):
@@ -28,6 +32,14 @@ class GrantQuerySet(models.QuerySet["Grant"]):
             .exclude(suspension_cause=Grant.SuspensionCause.PERSON)
             .exclude(agent__status=Agent.Status.REVOKED)
         )
+
+    def to_renew(self, now: datetime) -> "GrantQuerySet":
+        """As `Grant.waits_for_renewal`, without grants of revoked agents."""
+        return self.filter(
+            status=Grant.Status.APPROVED,
+            valid_until__gt=now,
+            renewal__asked_at__gt=now - PENDING_LIFE,
+        ).exclude(agent__status=Agent.Status.REVOKED)
 
 
 class Grant(models.Model):
@@ -176,3 +188,32 @@ class Grant(models.Model):
             and self.suspension_cause != self.SuspensionCause.PERSON
             and not self.suspended_by_admin
         )
+
+    def waits_for_renewal(self, now: datetime) -> bool:
+        """Whether it is approved and its owner asked, within the hour, that it end later."""
+        if self.status_at(now) != self.Status.APPROVED:
+            return False
+        renewal = getattr(self, "renewal", None)
+        return renewal is not None and renewal.asked_at > now - PENDING_LIFE
+
+    def asked_at(self, now: datetime) -> datetime:
+        """When what waits now was asked: the renewal, or else the request itself."""
+        return self.renewal.asked_at if self.waits_for_renewal(now) else self.created_at
+
+    def open_until(self, now: datetime) -> datetime:
+        """Until when what waits now waits."""
+        if self.waits_for_renewal(now):
+            return self.renewal.asked_at + PENDING_LIFE
+        return self.expires_at
+
+
+class Renewal(models.Model):
+    """An owner asks that an approved grant end later. Deleted when that is signed or has lapsed."""
+
+    grant = models.OneToOneField(
+        Grant, on_delete=models.CASCADE, primary_key=True, related_name="renewal"
+    )
+    asked_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return str(self.grant_id)

@@ -11,15 +11,17 @@ from django.utils.functional import cached_property
 
 from audit.new_ids import new_id
 from kms.row_seals import Sealed
+from registry.roles import NONE, PERMISSIONS, Permission, Role, role_named
 
 
 class Human(Sealed, AbstractBaseUser):
     """A person. `status` decides whether they may sign in and whether their agents may act.
 
-    Only administrators have a seal: check `is_administrator`, because the column proves nothing.
+    Only administrators have a seal: check `permissions`, because the columns prove nothing.
     """
 
-    SEALED = ("id", "is_staff")
+    SEALED = ("id", "is_staff", "admin_role")
+    SEALED_IF_SET = frozenset({"admin_role"})
 
     class Status(models.TextChoices):
         ACTIVE = "active"
@@ -34,7 +36,10 @@ class Human(Sealed, AbstractBaseUser):
     email = models.EmailField(unique=True)
     name = models.CharField(max_length=80)
     status = models.CharField(max_length=16, choices=Status, default=Status.ACTIVE)
+    # Owners alone: release 4 knows no roles, and would let any other one do everything (ADR 50).
     is_staff = models.BooleanField(default=False)
+    # The role of any other administrator.
+    admin_role = models.CharField(max_length=16, null=True)  # noqa: DJ001 — as `language`
     time_zone = models.CharField(max_length=64, default="UTC")
     # None: not chosen. Pages then follow the browser, and mails are in LANGUAGE_CODE. Nullable,
     # since SQLite adds any other column by a new table, which triggers do not let it rename.
@@ -69,19 +74,46 @@ class Human(Sealed, AbstractBaseUser):
 
     @classmethod
     def giving(cls) -> models.QuerySet[Self]:
-        return super().giving().filter(is_staff=True)
+        # Release 4 deletes a person without taking the role from the row.
+        other = models.Q(admin_role__isnull=False) & ~models.Q(status=cls.Status.DELETED)
+        return super().giving().filter(models.Q(is_staff=True) | other)
 
     @property
-    def is_administrator(self) -> bool:
-        """Whether a service of ours made this human an administrator.
+    def named_role(self) -> Role | None:
+        """The role that the columns name. It proves nothing: for pages, and to lock rows."""
+        return Role.OWNER if self.is_staff else role_named(self.admin_role)
 
-        One query per loaded row, and only if its column says so.
+    @property
+    def role(self) -> Role | None:
+        """The role that a service of ours gave this human; None for other people.
+
+        One query per loaded row, and only if its columns name a role.
         """
-        return self.is_staff and self._is_sealed_as_read
+        named = self.named_role
+        return named if named is not None and self._is_sealed_as_read else None
+
+    @property
+    def permissions(self) -> frozenset[Permission]:
+        """What this human may do as an administrator now."""
+        role = self.role if self.is_active else None
+        return NONE if role is None else PERMISSIONS[role]
+
+    def set_role(self, role: Role | None) -> None:
+        """Write the role and its seal into this row. The caller saves both columns and `seal`."""
+        self.is_staff = role is Role.OWNER
+        self.admin_role = None if role in {None, Role.OWNER} else str(role)
+        self.seal = None
+        self.__dict__.pop("_is_sealed_as_read", None)
+        if role is not None:
+            self.set_seal()
 
     @cached_property
     def _is_sealed_as_read(self) -> bool:
         return self.is_sealed()
+
+    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
+        super().refresh_from_db(*args, **kwargs)
+        self.__dict__.pop("_is_sealed_as_read", None)
 
     def get_session_auth_hash(self) -> str:
         return self._session_hash(None)
@@ -96,9 +128,9 @@ class Human(Sealed, AbstractBaseUser):
             "registry.human.session", value, secret=secret, algorithm="sha256"
         ).hexdigest()
 
-    # The admin site asks these. Staff is the only right, and every admin row is read-only.
+    # For what Django itself asks; the control room asks for `permissions` (admin_permissions.py).
     def has_perm(self, perm: str, obj: Any = None) -> bool:
-        return self.is_active and self.is_administrator
+        return Permission.OWN in self.permissions
 
     def has_module_perms(self, app_label: str) -> bool:
-        return self.is_active and self.is_administrator
+        return Permission.OWN in self.permissions

@@ -17,6 +17,7 @@ from agentauth.protocol.errors import (
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent, Human
+from registry.services.agent_owners import owns
 from registry.services.codes import (
     CLAIM_SECRET_BYTES,
     claim_codes,
@@ -50,8 +51,9 @@ def claim_is_live(agent: Agent, now: datetime) -> bool:
 def find_claim(secret: str, *, now: datetime, owner: Human | None = None) -> Agent:
     """The unclaimed agent of an open claim link; with `owner`, also one this human claimed by it.
 
-    Raises NotFoundError if we did not make the secret, if it is of an earlier claim, or if the
-    agent was claimed since; ExpiredError if it is the current link but no longer live.
+    Raises NotFoundError if we did not make the secret, if it is of an earlier claim, if the agent
+    was claimed since, or if its row has no valid seal; ExpiredError if it is the current link but
+    no longer live.
     """
     unknown = NotFoundError()
     try:
@@ -65,9 +67,9 @@ def find_claim(secret: str, *, now: datetime, owner: Human | None = None) -> Age
     expected = claim_secrets(uuid.UUID(bytes=raw[:_ID_BYTES]), number)
     if not is_one_of(raw[_ID_BYTES:], expected) or agent is None:
         raise unknown
-    if owner is not None and agent.human_id == owner.pk:
+    if owner is not None and owns(owner, agent):
         return agent
-    if agent.status != Agent.Status.UNCLAIMED:
+    if agent.status != Agent.Status.UNCLAIMED or not agent.is_sealed():
         raise unknown
     if not claim_is_live(agent, now):
         raise ExpiredError("This link has expired. The agent can show a new one.")
@@ -115,7 +117,12 @@ def claim_agent(*, agent: Agent, human: Human, actor: Actor, now: datetime) -> N
     if not human.is_active:
         raise InvalidStateError("Only an active human can claim an agent.")
     with transaction.atomic():
-        claimed = Agent.objects.filter(
+        held = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)
+        # The claim seals the row: without this check, also a key that an attacker wrote.
+        is_ours = held.is_sealed()
+        held.human = human
+        held.set_seal()
+        claimed = is_ours and Agent.objects.filter(
             pk=agent.pk,
             status=Agent.Status.UNCLAIMED,
             manifest_sha256=agent.manifest_sha256,
@@ -123,7 +130,7 @@ def claim_agent(*, agent: Agent, human: Human, actor: Actor, now: datetime) -> N
             claim_failures__lt=MAX_CLAIM_FAILURES,
             claim_expires_at__gt=now,
             expires_at__gt=now,
-        ).update(status=Agent.Status.ACTIVE, human=human, claim_expires_at=None)
+        ).update(status=Agent.Status.ACTIVE, human=human, claim_expires_at=None, seal=held.seal)
         if not claimed:
             raise InvalidStateError(
                 "This agent can no longer be claimed with this link. Ask the agent for a new one."

@@ -12,6 +12,7 @@ from audit import kinds
 from audit.services import Actor, record
 from kms.change_notices import Subject, publish_change
 from registry.models import Agent, Human
+from registry.services.agent_owners import own_agents
 from registry.services.grants import end_pending_grants, not_yours_to_resume
 
 # Agents that one transaction of `suspend_all_agents` locks: their decisions wait for its commit.
@@ -64,7 +65,7 @@ def suspendable(human: Human) -> QuerySet[Agent]:
         suspended_by_owner=True
     )
     able = Q(status__in=[states.ACTIVE, states.EXPIRED]) | only_by_admin
-    return Agent.objects.filter(able, human=human)
+    return own_agents(human).filter(able)
 
 
 def _suspend_next(human: Human, actor: Actor, now: datetime) -> int:

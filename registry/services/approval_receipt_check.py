@@ -24,7 +24,7 @@ from agentauth.protocol.keys import PublicKey
 from agentauth.protocol.routing_member import owner_id
 from audit.db.prebuilt_sql import select
 from audit.db.role_rights import may_read_log
-from kms.row_seals import DEMAND, ENDED
+from kms.row_seals import ENDED
 from kms.services import evidence_keys
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.grant_contradictions import contradiction, histories
@@ -56,8 +56,8 @@ class Terms(NamedTuple):
     agent_id: str
     # None in `jkt` or `audience`: it is not compared.
     jkt: str | None
-    # Whether the agent row's seal proves that the registry itself wrote the agent's key.
-    is_key_ours: bool
+    # Whether the agent row's seal proves that the registry itself wrote its key and its owner.
+    is_agent_ours: bool
     human_id: str
     service_provider_id: str
     audience: str | None
@@ -75,15 +75,15 @@ def terms_of(
     agent: Agent,
     service_provider: ServiceProvider,
     *,
-    seal_ended: bool,
+    is_sealed: bool,
     capabilities: str | None = None,
     envelope: str | None = None,
     suspended: bool = False,
 ) -> Terms | None:
     """The terms of an approved grant; None for a grant in another state.
 
-    `seal_ended` is the value of SEAL_ENDED in the statement that read the rows. Pass `capabilities`
-    and `envelope` if the caller has already read them as JSON text.
+    `is_sealed` is the agent's, with SEAL_ENDED of the statement that read the rows. Pass
+    `capabilities` and `envelope` if the caller has already read them as JSON text.
 
     With `suspended`, also returns the terms of a suspended grant. Its agent's key and its service
     provider's audience may have changed since it was signed, so they are not compared. For most
@@ -99,7 +99,7 @@ def terms_of(
         grant.version,
         str(agent.pk),
         None if is_suspended else agent.jkt,
-        is_suspended or (agent.fits() and not (seal_ended and DEMAND.holds())),
+        is_suspended or is_sealed,
         str(agent.human_id),
         str(service_provider.pk),
         None if is_suspended else service_provider.audience,
@@ -289,7 +289,7 @@ def _covers(body: Mapping[str, Any], terms: Terms) -> bool:
         body["grant_version"] <= terms.version
         and owner_id(body) == terms.human_id
         and agent["id"] == terms.agent_id
-        and terms.is_key_ours
+        and terms.is_agent_ours
         and (terms.jkt in {None, agent["jkt"]} or not grave)
         and provider["id"] == terms.service_provider_id
         and terms.audience in {None, provider["audience"]}

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from registry.roles import PERMISSIONS, Permission, Role
+
 
 class Standing(StrEnum):
     """The role in which a person decides."""
@@ -73,7 +75,13 @@ class Roster:
     absences: Mapping[str, Sequence[Absence]] = field(default_factory=dict)
     # People who may sign in. A suspended or deleted person decides nothing and has no deputy.
     active: frozenset[str] = frozenset()
-    administrators: frozenset[str] = frozenset()
+    # The role of each administrator, whatever it is.
+    roles: Mapping[str, Role] = field(default_factory=dict)
+
+    def may(self, permission: Permission) -> frozenset[str]:
+        """The active people whose role includes this permission."""
+        able = {human for human, role in self.roles.items() if permission in PERMISSIONS[role]}
+        return self.active & able
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +131,10 @@ def route(asked: Asked, roster: Roster, now: datetime) -> Route:
     """Who may decide on this request at `now`.
 
     The first rule that matches names a group. Each group has a time limit; after it, or as soon as
-    no member is available, the next group may decide too, and finally the administrators. The owner
-    does not decide on their own request, unless they are the only administrator left and no one
-    else can. Never empty while an administrator is active. Ends for any roster: each group is
-    visited once.
+    no member is available, the next group may decide too, and finally the administrators whose role
+    lets them decide. The owner of the agent does not decide on their own request, unless they are
+    the only owner of the registry left and no one else can. Never empty while an owner of the
+    registry is active. Ends for any roster: each group is visited once.
     """
     rule = find_rule(asked, roster.rules)
     if rule is None:
@@ -141,9 +149,9 @@ def route(asked: Asked, roster: Roster, now: datetime) -> Route:
         )
         for human, decider in found.items():
             deciders.setdefault(human, decider)
-    # Only an owner who is an administrator, and could also end the rule. Otherwise an attacker who
-    # removes the seals of members and administrators could approve alone.
-    if not deciders and asked.owner in roster.administrators & roster.active:
+    # Only an owner of the registry, who could also end the rule. Otherwise an attacker who removes
+    # the seals of members and administrators could approve alone.
+    if not deciders and asked.owner in roster.may(Permission.OWN):
         deciders = {asked.owner: _OWNER}
     return Route(deciders, rule, tuple(steps), passes_on_at)
 
@@ -258,8 +266,8 @@ def _deputies(member: str, roster: Roster, at: datetime) -> Iterator[str]:
 
 
 def _administrators(owner: str, roster: Roster, at: datetime) -> dict[str, Decider]:
-    """The available administrators; if there are none, all of them, despite absences."""
-    every = roster.administrators & roster.active - {owner}
+    """The available ones who decide; if there are none, all who do, despite absences."""
+    every = roster.may(Permission.DECIDE) - {owner}
     there = {each for each in every if not _is_away(each, roster, at)}
     return dict.fromkeys(sorted(there or every), Decider(Standing.ADMINISTRATOR))
 

@@ -167,6 +167,36 @@ def create_rule(
     return rule
 
 
+def move_rule(*, rule: ApprovalRule, before: ApprovalRule, actor: Actor, now: datetime) -> None:
+    """Try `rule` just before `before`, which is tried just before it now.
+
+    Which of two rules is the first to match may then be another, and so who decides. Raises
+    InvalidStateError if the order is not that one, or no service wrote one of the rows.
+    """
+    with transaction.atomic():
+        # All, in one order: two concurrent moves could otherwise deadlock.
+        rows = ApprovalRule.objects.select_for_update().order_by("pk")
+        order = sorted(
+            (each for each in rows if each.ended_at is None),
+            key=lambda each: (each.position, each.created_at, each.pk),
+        )
+        places = _rising([each.position for each in order])
+        ids = [each.pk for each in order]
+        at = ids.index(before.pk) if before.pk in ids else -1
+        if at < 0 or ids[at + 1 : at + 2] != [rule.pk]:
+            raise InvalidStateError(
+                "Another administrator changed the rules meanwhile. Check their order, then move "
+                "the rule again."
+            )
+        order[at], order[at + 1] = order[at + 1], order[at]
+        for each, place in zip(order, places, strict=True):
+            if each.position != place:
+                _require_sealed(each).position = place
+                each.set_seal()
+                each.save()
+        _record_rule(kinds.APPROVAL_RULE_MOVED, order[at], actor, now, before=str(before.pk))
+
+
 def end_rule(*, rule: ApprovalRule, actor: Actor, now: datetime) -> None:
     """Route no request by this rule any more. Raises InvalidStateError if it ended already."""
     with transaction.atomic():
@@ -273,6 +303,14 @@ def _refuse_circle(group: ApproverGroup, rows: dict[Any, ApproverGroup]) -> None
         at = rows[at].next_id
 
 
+def _rising(places: list[int]) -> list[int]:
+    """The places, each at least one above the last: two rules made at once may have the same."""
+    found: list[int] = []
+    for place in places:
+        found.append(max(place, found[-1] + 1) if found else place)
+    return found
+
+
 def _make_place(before: ApprovalRule | None) -> int:
     """The position of a new rule. Later rules move on by one, and are sealed again."""
     if before is None:
@@ -314,7 +352,7 @@ def _record_member(kind: str, member: GroupMember, actor: Actor, now: datetime) 
     record(kind=kind, actor=actor, at=now, human_id=member.human_id, data=data)
 
 
-def _record_rule(kind: str, rule: ApprovalRule, actor: Actor, now: datetime) -> None:
+def _record_rule(kind: str, rule: ApprovalRule, actor: Actor, now: datetime, **more: str) -> None:
     data = {
         "rule_id": str(rule.pk),
         "group_id": str(rule.group_id),
@@ -322,6 +360,7 @@ def _record_rule(kind: str, rule: ApprovalRule, actor: Actor, now: datetime) -> 
         "action_type": rule.action_type,
         "above_minor": rule.above_minor,
         "currency": rule.currency,
+        **more,
     }
     at = rule.service_provider_id
     record(kind=kind, actor=actor, at=now, service_provider_id=at, data=data)

@@ -54,6 +54,11 @@ class Published:
     catalogue: Catalogue
 
 
+def ref_of(row: CatalogueVersion) -> CatalogueRef:
+    """How a statement names this version, also one that this release cannot read."""
+    return CatalogueRef(row.version, catalogue_sha256(row.document.encode()))
+
+
 def read_catalogue(row: CatalogueVersion) -> Published:
     """The catalogue of a row, approved or not. Raises InvalidRequestError if it is unreadable."""
     return _read(row.version, row.document)

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
 from agentauth.protocol.errors import GrantChangedError, NotFoundError
 from agentauth.protocol.money import Money
 from kms.row_seals import select_sealed
 from registry.models import Absence, ApprovalRule, ApproverGroup, Grant, GroupMember, Human
+from registry.roles import Permission, Role
 from registry.services import approver_routing
 from registry.services.approver_routing import (
     Asked,
@@ -27,6 +28,9 @@ from registry.services.approver_routing import (
 _REQUEST_LIFE: Final = timedelta(hours=1)
 NOT_YOURS: Final = "This is not yours to decide now. It still waits for the people who may decide."
 _BROKEN: Final = "A rule that the registry did not write"
+# For a request of an agent whose owner has no seal. In lists only the seal is compared, without a
+# query for each agent: their queries leave out seals that have ended.
+_NO_ONE: Final = Route({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ class Rosters:
             for absence in absences
             if absence.deputy is not None
         }
-        return frozenset(members | deputies | self.roster.administrators)
+        return frozenset(members | deputies | self.roster.may(Permission.DECIDE))
 
 
 def read_rosters(now: datetime) -> Rosters | None:
@@ -70,14 +74,15 @@ def read_rosters(now: datetime) -> Rosters | None:
         absences.setdefault(str(row.human_id), []).append(away)
     named = {each for group in members.values() for each in group} | set(absences)
     named |= {each.deputy for rows in absences.values() for each in rows if each.deputy}
-    people = _people(named)
+    people = {str(row.pk): row for row in _people(named)}
+    roles = _roles()
     roster = Roster(
         rules=rules,
         groups=groups,
         members=members,
         absences=absences,
         active=frozenset(people),
-        administrators=frozenset(pk for pk, human in people.items() if human.is_staff),
+        roles=roles,
     )
     return Rosters(roster, {pk: human.name for pk, human in people.items()})
 
@@ -87,10 +92,12 @@ def route_grant(grant: Grant, now: datetime, rosters: Rosters | None) -> Route:
 
     A grant to sign again has no time limit, so all of its groups may decide at once.
     """
+    if not grant.agent.fits():
+        return _NO_ONE
     owner = str(grant.agent.human_id)
     if rosters is None:
         return route(Asked(owner, "", frozenset(), {}, now), Roster(), now)
-    at = grant.created_at
+    at = grant.asked_at(now)
     if grant.status == Grant.Status.SUSPENDED:
         at = now - sum((each.wait for each in rosters.roster.groups.values()), timedelta())
     types, amounts = facts_of(grant.capabilities or grant.requested_capabilities)
@@ -102,6 +109,8 @@ def route_action(
     grant: Grant, action: Mapping[str, Any], at: datetime, now: datetime, rosters: Rosters | None
 ) -> Route:
     """Who may confirm one transaction of this grant that waits since `at`."""
+    if not grant.agent.fits():
+        return _NO_ONE
     owner = str(grant.agent.human_id)
     if rosters is None:
         return route(Asked(owner, "", frozenset(), {}, at), Roster(), now)
@@ -112,6 +121,8 @@ def route_action(
 
 def route_now(grant: Grant, now: datetime) -> Route:
     """As `route_grant`, with the rows as they are now."""
+    if not grant.agent.is_sealed():
+        return _NO_ONE
     return route_grant(grant, now, read_rosters(now))
 
 
@@ -210,19 +221,17 @@ def _group(row: ApproverGroup) -> Group:
     return Group(str(row.pk), row.name, timedelta(minutes=row.wait_minutes), next_id)
 
 
-def _people(ids: Collection[str]) -> dict[str, Human]:
-    """The active people among these, and all active administrators; `is_staff` only if sealed."""
-    wanted = [uuid.UUID(each) for each in ids]
-    rows = list(
-        Human.objects.filter(status=Human.Status.ACTIVE).filter(Q(pk__in=wanted) | Q(is_staff=True))
-    )
-    sealed = {row.pk for row in select_sealed(Human.giving().filter(status=Human.Status.ACTIVE))}
-    found = {}
-    for row in rows:
-        row.is_staff = row.is_staff and row.pk in sealed
-        if row.is_staff or row.pk in wanted:
-            found[str(row.pk)] = row
-    return found
+def _people(ids: Collection[str]) -> QuerySet[Human]:
+    """The active people among these, and all active administrators."""
+    wanted = Q(pk__in=[uuid.UUID(each) for each in ids])
+    administrators = Q(is_staff=True) | Q(admin_role__isnull=False)
+    return Human.objects.filter(wanted | administrators, status=Human.Status.ACTIVE)
+
+
+def _roles() -> dict[str, Role]:
+    """The roles of the active administrators; of a row without a valid seal, none."""
+    rows = select_sealed(Human.giving().filter(status=Human.Status.ACTIVE))
+    return {str(row.pk): row.named_role for row in rows if row.named_role is not None}
 
 
 def _with_owner(roster: Roster, owner: Human | None) -> Roster:

@@ -1,7 +1,7 @@
 """Enrolment codes: single-use, 15 minutes, made for a human, presented by a registering agent."""
 
 import hashlib
-import hmac
+import uuid
 from datetime import datetime, timedelta
 
 from django.db import transaction
@@ -10,8 +10,10 @@ from django.db.models import F
 from agentauth.protocol.errors import InvalidEnrolmentCodeError, InvalidStateError
 from audit import kinds
 from audit.services import Actor, record
+from kms.row_seals import WIDER_DEMAND
 from registry.models import Agent, EnrolmentCode, Human
-from registry.services.codes import random_code, read_code
+from registry.services.codes import is_one_of, random_code, read_code
+from registry.services.secret_key_macs import derive_macs
 
 LIFE = timedelta(minutes=15)
 MAX_FAILURES = 5
@@ -36,7 +38,7 @@ def create_enrolment_code(
         row = EnrolmentCode.objects.create(
             human=human,
             lookup=lookup,
-            digest=_digest(secret),
+            digest=_digests(secret, human.pk)[0],
             created_at=now,
             expires_at=now + LIFE,
         )
@@ -52,7 +54,7 @@ def find_enrolment_code(code: str, *, now: datetime) -> EnrolmentCode:
     lookup, secret = _parts(code)
     row = EnrolmentCode.objects.select_related("human").filter(lookup=lookup).first()
     # A missing row costs the same comparison, so that timing does not show which rows exist.
-    right = hmac.compare_digest(bytes(row.digest) if row else bytes(32), _digest(secret))
+    right = _is_right(row, secret)
     if row is None or not right or not _is_usable(row, now):
         raise InvalidEnrolmentCodeError(_REFUSED)
     return row
@@ -76,7 +78,7 @@ def was_used_by(code: str, *, agent: Agent) -> bool:
     """Whether the agent was enrolled with this very code, so that this is a retry."""
     lookup, secret = _parts(code)
     row = EnrolmentCode.objects.filter(lookup=lookup, agent=agent).first()
-    return row is not None and hmac.compare_digest(bytes(row.digest), _digest(secret))
+    return row is not None and _is_right(row, secret)
 
 
 def count_failure(code: str, *, actor: Actor, now: datetime) -> bool:
@@ -89,7 +91,7 @@ def count_failure(code: str, *, actor: Actor, now: datetime) -> bool:
     lookup, secret = _parts(code)
     with transaction.atomic():
         row = EnrolmentCode.objects.filter(lookup=lookup, used_at=None, expires_at__gt=now).first()
-        if row is None or hmac.compare_digest(bytes(row.digest), _digest(secret)):
+        if row is None or _is_right(row, secret):
             return False
         counted = EnrolmentCode.objects.filter(pk=row.pk, failures__lt=MAX_FAILURES)
         if not counted.update(failures=F("failures") + 1):
@@ -112,8 +114,22 @@ def _parts(code: str) -> tuple[str, str]:
     return read[:LOOKUP_CHARACTERS], read[LOOKUP_CHARACTERS:]
 
 
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
+def _is_right(row: EnrolmentCode | None, secret: str) -> bool:
+    stored = bytes(row.digest) if row else bytes(32)
+    return is_one_of(stored, _digests(secret, row.human_id if row else uuid.UUID(int=0)))
+
+
+def _digests(secret: str, human_id: uuid.UUID) -> tuple[bytes, ...]:
+    """The digest to store, then others to accept.
+
+    A MAC over the person too. Otherwise an attacker who can write rows could store a code for
+    another person, and a registration with it would seal the agent as that person's. Release 4
+    stores and accepts the SHA-256 alone, so until `seal_rows` has ended the upgrade this does too.
+    """
+    macs = derive_macs("agentauth/enrolment-code/v1", str(human_id), secret)
+    if WIDER_DEMAND.holds():
+        return macs
+    return (hashlib.sha256(secret.encode()).digest(), *macs)
 
 
 def _is_usable(row: EnrolmentCode, now: datetime) -> bool:

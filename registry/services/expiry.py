@@ -11,7 +11,16 @@ from audit import kinds
 from audit.log.erasure import erase_of_agent
 from audit.services import Actor, record
 from kms.change_notices import Subject, publish_change
-from registry.models import Agent, EnrolmentCode, Grant, IdempotencyRecord, SpentProof, Token
+from registry.models import (
+    Agent,
+    EnrolmentCode,
+    Grant,
+    IdempotencyRecord,
+    Renewal,
+    SpentProof,
+    Token,
+)
+from registry.models.grants import PENDING_LIFE
 from registry.services.database_time import not_ahead
 from registry.services.grants import expire_grant
 from registry.services.idempotency import KEPT_FOR
@@ -55,6 +64,7 @@ def expire_everything(*, now: datetime) -> dict[str, int]:
         "answers": forget(IdempotencyRecord.objects.filter(expires_at__lte=now)),
         # A retried call looks up its token for as long as its answer is kept.
         "tokens": forget(Token.objects.filter(expires_at__lte=now - KEPT_FOR)),
+        "renewals": forget(Renewal.objects.filter(asked_at__lte=now - PENDING_LIFE)),
         "enrolment_codes": forget(EnrolmentCode.objects.filter(expires_at__lte=now, used_at=None)),
     }
 

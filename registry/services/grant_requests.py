@@ -24,10 +24,10 @@ from agentauth.protocol.json_fields import quote_safely
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.models.grants import PENDING_LIFE
 from registry.services.grants import end_grant, expire_grant
 from registry.services.token_size import check_token_fits
 
-PENDING_LIFE = timedelta(hours=1)
 DEFAULT_SECONDS = 30 * 24 * 3600
 MAX_SECONDS = 90 * 24 * 3600
 MIN_SECONDS = 60

@@ -189,7 +189,11 @@ def _is_gone(kind: str, subject: str) -> bool:
 
 def _terms(grant: Any) -> Terms:
     terms = terms_of(
-        grant, grant.agent, grant.service_provider, seal_ended=grant.seal_ended, suspended=True
+        grant,
+        grant.agent,
+        grant.service_provider,
+        is_sealed=grant.agent.is_sealed(ended=grant.seal_ended),
+        suspended=True,
     )
     # The table's constraint grant_approved_is_whole guarantees it.
     assert terms is not None

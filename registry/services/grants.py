@@ -22,7 +22,9 @@ from audit import kinds
 from audit.fault_injection import fault_point
 from audit.services import Actor, record
 from kms.change_notices import Subject, publish_change
-from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.models import Agent, Grant, Human, Renewal, ServiceProvider
+from registry.roles import Permission
+from registry.services.agent_owners import owns
 from registry.services.decision_routing import refuse_decider, route_now, routing_ids
 from registry.services.token_size import check_token_fits
 
@@ -54,10 +56,13 @@ def own_grant(reference: str, *, agent: Agent) -> QuerySet[Grant]:
 def latest_end(grant: Grant, now: datetime) -> datetime:
     """The latest end an approval at `now` may give: as asked or granted, never past the manifest.
 
-    Whole seconds, because the signed statement contains it.
+    A renewal gives the life that the agent asked for once more. Whole seconds, because the signed
+    statement contains it.
     """
-    asked = grant.valid_until or now + timedelta(seconds=grant.requested_seconds)
-    return min(asked, grant.agent.expires_at).replace(microsecond=0)
+    end = grant.valid_until
+    if end is None or grant.waits_for_renewal(now):
+        end = now + timedelta(seconds=grant.requested_seconds)
+    return min(end, grant.agent.expires_at).replace(microsecond=0)
 
 
 def approve_grant(
@@ -70,17 +75,19 @@ def approve_grant(
     actor: Actor,
     now: datetime,
 ) -> None:
-    """Approve a pending grant, or one that waits for a new signature, on these narrowed terms.
+    """Approve a pending grant, or sign one again that waits for it, on these narrowed terms.
 
     Approvals calls this with a verified signature over exactly these terms. 1. Agent and service
     provider are locked and as the caller read them: key, manifest, audience and allow-list cannot
     change before the commit. 2. The human may decide: the agent's owner, or a person to whom a rule
     sent the request. Agent, owner and service provider are active. 3. The terms only narrow the
     request. 4. Manifest and allow-list still cover them. 5. Compare and swap on state and version:
-    of two decisions, one wins. The version stays, because it was signed. Raises NotFoundError if it
-    is another's to decide, InvalidRequestError if the terms widen, GrantChangedError if anything
+    of two decisions, one wins. The version stays, because it was signed; a renewal raises it, so
+    that a token issued before does not keep what was narrowed. Raises NotFoundError if it is
+    another's to decide, InvalidRequestError if the terms widen, GrantChangedError if anything
     changed since the page was rendered.
     """
+    renews, ended = grant.waits_for_renewal(now), grant.valid_until
     with transaction.atomic():
         _hold(grant)  # 1
         _check_decidable(grant, now)  # 2
@@ -90,21 +97,26 @@ def approve_grant(
         check_within_bounds(grant, capabilities)  # 4
         # Narrower terms can be longer: one resource split into many.
         check_token_fits(grant.service_provider, capabilities, envelope)
-        _swap(  # 5
-            grant,
-            status=Grant.Status.APPROVED,
-            human=human,
-            valid_until=valid_until,
-            decided_at=now,
-            follows_at=now if _follows_another(grant, now) else None,
-            suspension_cause="",
-            suspended_by_owner=False,
-            capabilities=[capability.to_json() for capability in capabilities],
-            envelope=envelope.to_json(),
-        )
+        changes: dict[str, Any] = {
+            "status": Grant.Status.APPROVED,
+            "human": human,
+            "valid_until": valid_until,
+            "decided_at": now,
+            "capabilities": [capability.to_json() for capability in capabilities],
+            "envelope": envelope.to_json(),
+        }
+        if renews:
+            changes |= {"version": F("version") + 1}
+        else:
+            follows = now if _follows_another(grant, now) else None
+            changes |= {"suspension_cause": "", "suspended_by_owner": False, "follows_at": follows}
+        _swap(grant, **changes)  # 5
+        Renewal.objects.filter(grant=grant).delete()
         data = _requested_fields(grant) | _granted_fields(grant) | routing_ids(route, human)
+        data |= {"valid_until_before": timestamp(ended)} if renews and ended else {}
         personal = _texts(grant) | {"capabilities": grant.capabilities}
-        _record(kinds.GRANT_APPROVED, grant, actor, now, data=data, personal=personal)
+        kind = kinds.GRANT_RENEWED if renews else kinds.GRANT_APPROVED
+        _record(kind, grant, actor, now, data=data, personal=personal)
         fault_point("approve.before_commit")
         # The commit that counts is that of the caller's transaction, which also holds the receipt.
         transaction.on_commit(lambda: fault_point("approve.after_commit"))
@@ -117,7 +129,7 @@ def deny_grant(*, grant: Grant, human: Human, reason: str, actor: Actor, now: da
     GrantChangedError as for approval.
     """
     route = route_now(grant, now)
-    if grant.agent.human_id != human.pk and not human.is_administrator:
+    if not owns(human, grant.agent) and Permission.DECIDE not in human.permissions:
         refuse_decider(route, human)
     if grant.status_at(now) != Grant.Status.PENDING:
         raise GrantChangedError(_CHANGED)
@@ -350,6 +362,9 @@ def _check_narrows(
         raise InvalidRequestError("You can only tighten the limits that the agent asked for.")
     if not now < valid_until <= latest_end(grant, now):
         raise InvalidRequestError("You can only bring the end forward.")
+    renews = grant.waits_for_renewal(now)
+    if renews and grant.valid_until is not None and valid_until <= grant.valid_until:
+        raise InvalidRequestError("A renewal must end later than the grant does.")
 
 
 def _check_decidable(grant: Grant, now: datetime) -> None:
@@ -357,7 +372,8 @@ def _check_decidable(grant: Grant, now: datetime) -> None:
     if agent.human is None or not agent.human.is_active:
         raise NotFoundError
     status = grant.status_at(now)
-    open_ = status == Grant.Status.PENDING or grant.waits_for_signature(now)
+    again = grant.waits_for_signature(now) or grant.waits_for_renewal(now)
+    open_ = status == Grant.Status.PENDING or again
     if not open_ or not agent.is_active_at(now) or not service_provider.is_active:
         raise GrantChangedError(_CHANGED)
 

@@ -17,19 +17,20 @@ from audit import kinds
 from audit.services import Actor, record
 from kms.change_notices import Subject, publish_change
 from registry.models import Agent, EnrolmentCode, Grant, Human
+from registry.roles import Role
 from registry.services.agents import revoke_agent
 from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.lookalikes import check_is_no_word
 
 MAX_EMAIL_CHARACTERS = 254
-_ACTIVE_ADMIN = Q(is_staff=True, status=Human.Status.ACTIVE)
+_ACTIVE_OWNER = Q(is_staff=True, status=Human.Status.ACTIVE)
 
 
 def create_human(
     *,
     email: str,
     name: str,
-    is_staff: bool = False,
+    role: Role | None = None,
     time_zone: str = "UTC",
     language: str | None = None,
     actor: Actor,
@@ -49,13 +50,11 @@ def create_human(
                 human = Human(
                     email=email,
                     name=name,
-                    is_staff=is_staff,
                     time_zone=time_zone,
                     language=language,
                     created_at=now,
                 )
-                if is_staff:
-                    human.set_seal()
+                human.set_role(role)
                 human.save(force_insert=True)
         except IntegrityError as error:
             raise InvalidRequestError("This e-mail address is already in use.") from error
@@ -64,7 +63,7 @@ def create_human(
             actor=actor,
             at=now,
             human_id=human.id,
-            data={"is_staff": is_staff},
+            data={"is_staff": human.is_staff, "role": role and str(role)},
             personal={"email": email, "name": name},
         )
     return human
@@ -86,12 +85,12 @@ def suspend_human(
     """Suspend the human: end sessions and unspent enrolment codes, refuse their agents' tokens.
 
     The caller ends whatever else they began. Raises InvalidStateError if the human is not active,
-    or is the last admin who can sign in: then only an admin whom an operator invites
+    or is the last owner who can sign in: then only an owner whom an operator invites
     (`manage.py setup_link`) could resume them.
     """
     with transaction.atomic():
         if not even_last_admin:
-            _keep_an_admin(human, "suspended")
+            keep_an_owner(human, "suspended")
         _move(human, Human.Status.ACTIVE, Human.Status.SUSPENDED, kinds.HUMAN_SUSPENDED, actor, now)
         _end_enrolment_codes(human, now)
 
@@ -155,7 +154,7 @@ def delete_human(
 
     The row and its id stay, because receipts and events refer to them. The caller deletes passkeys
     and openings of events, in the same transaction. Raises InvalidStateError if the human is
-    deleted already, is the last admin who can sign in, or got another agent meanwhile.
+    deleted already, is the last owner who can sign in, or got another agent meanwhile.
     """
     held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     with transaction.atomic():
@@ -167,7 +166,7 @@ def delete_human(
                 revoke_grant(grant=grant, actor=actor, now=now)
             revoke_agent(agent=agent, actor=actor, now=now)
         if not even_last_admin:
-            _keep_an_admin(human, "deleted")
+            keep_an_owner(human, "deleted")
         gone = (
             Human.objects.filter(pk=human.pk)
             .exclude(status=Human.Status.DELETED)
@@ -176,6 +175,7 @@ def delete_human(
                 email=f"{human.pk}@deleted.invalid",
                 name="Deleted human",
                 is_staff=False,
+                admin_role=None,
                 seal=None,
                 time_zone="UTC",
                 language=None,
@@ -200,7 +200,7 @@ def refuse_to_delete(human: Human) -> None:
     """Raises InvalidStateError if `delete_human` would, as the rows are now. Locks nothing."""
     if human.status == Human.Status.DELETED:
         raise InvalidStateError("This human is deleted already.")
-    _refuse_last_admin(human, Human.objects.filter(_ACTIVE_ADMIN), "deleted")
+    _refuse_last_owner(human, Human.objects.filter(_ACTIVE_OWNER), "deleted")
 
 
 def change_time_zone(*, human: Human, zone: str, actor: Actor, now: datetime) -> None:
@@ -238,17 +238,27 @@ def _end_enrolment_codes(human: Human, now: datetime) -> None:
     )
 
 
-def _keep_an_admin(human: Human, what: str) -> None:
-    # Lock all admins: two who end each other in parallel would leave none. Lock the human in the
+def keep_an_owner(human: Human, what: str, *, even_last: bool = False) -> Human:
+    """Lock the human and check that without them an owner is left; in the caller's transaction.
+
+    Returns their row as it is now. Raises InvalidStateError.
+    """
+    # Lock all owners: two who end each other in parallel would leave none. Lock the human in the
     # same query, because humans are locked in id order.
-    chosen = Human.objects.filter(Q(pk=human.pk) | _ACTIVE_ADMIN).order_by("id")
-    held = chosen.select_for_update(no_key=True)
-    _refuse_last_admin(human, [each for each in held if each.is_staff and each.is_active], what)
+    chosen = Human.objects.filter(Q(pk=human.pk) | _ACTIVE_OWNER).order_by("id")
+    held = list(chosen.select_for_update(no_key=True))
+    if not even_last:
+        _refuse_last_owner(human, [each for each in held if each.is_staff and each.is_active], what)
+    return next(each for each in held if each.pk == human.pk)
 
 
-def _refuse_last_admin(human: Human, admins: Iterable[Human], what: str) -> None:
-    if [admin.pk for admin in admins] == [human.pk]:
-        raise InvalidStateError(f"The last admin cannot be {what}: invite another one first.")
+def _refuse_last_owner(human: Human, owners: Iterable[Human], what: str) -> None:
+    # Only sealed rows count: an attacker who writes a second owner must not make the first one
+    # removable.
+    if [each.pk for each in owners if each.role is Role.OWNER] == [human.pk]:
+        raise InvalidStateError(
+            f"The last owner of the registry cannot be {what}: invite another one first."
+        )
 
 
 def _move(

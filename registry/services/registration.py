@@ -96,6 +96,9 @@ def _create(manifest: VerifiedManifest, code: str | None, actor: Actor, now: dat
 def _check_same(agent: Agent, manifest: VerifiedManifest) -> None:
     if agent.status == Agent.Status.REVOKED:
         raise InvalidClientError("This agent was revoked. Make a new key.")
+    # A code seals the row: without this check, also a key that an attacker wrote.
+    if not agent.is_sealed():
+        raise InvalidClientError("No agent is registered with this key. Make a new one.")
     if not says_the_same(agent, manifest):
         raise ManifestConflictError(
             "This key is registered with another manifest. Renew that one instead."
@@ -111,7 +114,8 @@ def _refresh(agent: Agent, code: str | None, actor: Actor, now: datetime) -> Non
         agent.human = enrolment.human
         agent.status = Agent.Status.ACTIVE
         agent.claim_expires_at = None
-        agent.save(update_fields=["human", "status", "claim_expires_at"])
+        agent.set_seal()
+        agent.save(update_fields=["human", "status", "claim_expires_at", "seal"])
         record(
             kind=kinds.AGENT_CLAIMED,
             actor=actor,

@@ -145,22 +145,26 @@ _OF_MANY: Final = SelectQuery(
 
 
 def _states(rows: Sequence[tuple[Any, ...]]) -> list[TokenState]:
+    sealed = [agent.is_sealed(ended=ended) for _, _, agent, _, _, ended, _ in rows]
     terms = [
-        terms_of(grant, agent, service_provider, seal_ended=ended)
-        for _, grant, agent, _, service_provider, ended, _ in rows
+        terms_of(grant, agent, service_provider, is_sealed=is_sealed)
+        for (_, grant, agent, _, service_provider, *_), is_sealed in zip(rows, sealed, strict=True)
     ]
     # One statement read all rows, so they share one count of disabled keys.
     proofs = (
         PROVED.proofs({each for each in terms if each}, disabled_keys=rows[0][-1]) if rows else {}
     )
     return [
-        _state(read, proofs[each].kid if each in proofs else None)
-        for (*read, _, _), each in zip(rows, terms, strict=True)
+        _state(read, proofs[each].kid if each in proofs else None, is_sealed=is_sealed)
+        for (*read, _, _), each, is_sealed in zip(rows, terms, sealed, strict=True)
     ]
 
 
-def _state(rows: Sequence[Any], receipt_kid: str | None) -> TokenState:
+def _state(rows: Sequence[Any], receipt_kid: str | None, *, is_sealed: bool) -> TokenState:
     token, grant, agent, human, service_provider = rows
+    if not is_sealed:
+        # The event of the refusal must not name an owner whom an attacker wrote.
+        human = None
     token.grant = grant
     grant.agent = agent
     grant.service_provider = service_provider

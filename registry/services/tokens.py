@@ -44,8 +44,8 @@ _BY_KEY_AND_ID = (
     "SELECT {}, CAST(g.capabilities AS text), CAST(g.envelope AS text),"  # noqa: S608 — our own text
     " (SELECT pair.key_version FROM registry_pairwisesubject pair"
     " WHERE pair.human_id = a.human_id AND pair.service_provider_id = g.service_provider_id),"
-    f" {SEAL_ENDED}, {DISABLED_KEYS}, EXISTS (SELECT 1 FROM registry_barredkey barred WHERE "
-    "barred.jkt = a.jkt)"
+    f" {DISABLED_KEYS}, EXISTS (SELECT 1 FROM registry_barredkey barred WHERE barred.jkt = a.jkt),"
+    f" {SEAL_ENDED}"
     " FROM registry_agent a LEFT JOIN registry_human h ON h.id = a.human_id"
     " LEFT JOIN registry_grant g ON g.id = %s AND g.agent_id = a.id"
     " LEFT JOIN registry_serviceprovider s ON s.id = g.service_provider_id WHERE a.jkt = %s"
@@ -68,8 +68,8 @@ class GrantRows(NamedTuple):
     """A grant and the rows behind it, with the columns a token needs; two of them as JSON texts.
 
     `subject_version` is the version of the subject key that makes the human's `sub` there; None
-    before their first token. `seal_ended` and `disabled_receipt_keys` are SEAL_ENDED and
-    DISABLED_KEYS of `registry.services.approval_receipt_check`.
+    before their first token. `disabled_receipt_keys` is DISABLED_KEYS of
+    `registry.services.approval_receipt_check`. The agent is sealed.
     """
 
     agent: Agent
@@ -79,7 +79,6 @@ class GrantRows(NamedTuple):
     capabilities: str
     envelope: str
     subject_version: str | None
-    seal_ended: bool
     disabled_receipt_keys: int
 
 
@@ -98,9 +97,9 @@ def caller_and_basis(jkt: str, grant_id: str) -> tuple[Agent | None, GrantRows |
         own = parse_id(grant_id)
     except ValueError:
         own = None
-    for *row, barred in _CALLER_AND_GRANT.ask(own, jkt):
+    for *row, barred, seal_ended in _CALLER_AND_GRANT.ask(own, jkt):
         agent, _, grant, *_ = row
-        if may_call(agent, barred=barred):
+        if may_call(agent, barred=barred, seal_ended=seal_ended):
             return agent, None if grant is None else GrantRows(*row)
     return None, None
 
@@ -243,7 +242,7 @@ def _intent(
 
 def _claims(basis: GrantRows, now: datetime) -> tuple[dict[str, Any], datetime]:
     """The claims, from the grant's row alone, and the token's end: the earliest of its limits."""
-    agent, human, grant, service_provider, *granted, subject_version, _, _ = basis
+    agent, human, grant, service_provider, *granted, subject_version, _ = basis
     good = (
         grant.status_at(now) == Grant.Status.APPROVED
         and agent.is_active_at(now)
@@ -287,7 +286,7 @@ def _is_covered(basis: GrantRows) -> bool:
         basis.grant,
         basis.agent,
         basis.service_provider,
-        seal_ended=basis.seal_ended,
+        is_sealed=True,
         capabilities=basis.capabilities,
         envelope=basis.envelope,
     )

@@ -170,7 +170,9 @@ def test_DJ_17_no_term_of_an_approved_grant_changes_alone(
     Token.objects.update(jkt=Agent.objects.get().jkt)
     assert token_state(jti).refusal(now) == "grant_inactive"
     assert token_states([jti])[jti].refusal(now) == "grant_inactive"
-    if Agent.objects.get().jkt == client.jkt:
+    if not Agent.objects.get().is_sealed():
+        assert assert_refused(issue(client, grant), 401, "invalid_client")
+    elif Agent.objects.get().jkt == client.jkt:
         assert assert_refused(issue(client, grant), 400, "invalid_grant")
     assert Token.objects.count() == 1
 
@@ -370,7 +372,7 @@ def test_proved_grants_cache_is_bounded_and_evicts_least_recently_used(
         grant = Grant.objects.select_related("agent", "service_provider").get(
             pk=approved(agent, service_provider, now=now).pk
         )
-        terms = terms_of(grant, grant.agent, grant.service_provider, seal_ended=False)
+        terms = terms_of(grant, grant.agent, grant.service_provider, is_sealed=True)
         assert terms is not None
         every.append(terms)
     memory = GrantReceiptCache(bound=2)
@@ -387,7 +389,7 @@ def test_a_grant_that_is_not_approved_is_not_looked_up(
     agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
     grant = pending(agent, service_provider, now=now)
-    assert terms_of(grant, grant.agent, grant.service_provider, seal_ended=False) is None
+    assert terms_of(grant, grant.agent, grant.service_provider, is_sealed=True) is None
     with CaptureQueriesContext(connection) as queries, pytest.raises(InvalidGrantError):
         issue_token(agent=agent.agent(), grant_id=str(grant.pk), actor=TESTER, now=now)
     assert not any("approvals_receipt" in each["sql"] for each in queries)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from registry.roles import Role
 from registry.services.approver_routing import (
     Absence,
     Asked,
@@ -73,7 +74,10 @@ def random_roster(chance: random.Random) -> Roster:
         members={each: chance.sample(PEOPLE, chance.randint(0, 3)) for each in GROUPS},
         absences=absences,
         active=active,
-        administrators=frozenset(chance.sample(PEOPLE, chance.randint(0, 2))) & active,
+        roles={
+            each: chance.choice([*Role, Role.OWNER])
+            for each in chance.sample(PEOPLE, chance.randint(0, 3))
+        },
     )
 
 
@@ -128,9 +132,13 @@ class Model:
             if group is not None:
                 found |= self.there(group, tick)
                 continue
-            every = self.roster.administrators - {OWNER}
+            every = self.with_role("owner", "approver") - {OWNER}
             found |= {each for each in every if not self.is_away(each, tick)} or set(every)
-        return found or ({OWNER} & self.roster.administrators)
+        return found or ({OWNER} & self.with_role("owner"))
+
+    def with_role(self, *roles: str) -> set[str]:
+        """The active people with one of these roles."""
+        return {each for each in self.roster.active if self.roster.roles.get(each) in roles}
 
 
 def test_100000_random_rosters_agree_with_the_model_and_never_freeze() -> None:
@@ -138,19 +146,28 @@ def test_100000_random_rosters_agree_with_the_model_and_never_freeze() -> None:
     seen: dict[object, int] = {}
     for number in range(ROSTERS):
         roster, tick = random_roster(chance), chance.randint(0, TICKS)
-        found, model = route(asked(), roster, at(tick)), Model(roster)
+        model, found = Model(roster), route(asked(), roster, at(tick))
         assert set(found.deciders) == model.run(tick), (number, roster, tick)
         assert [step.group and step.group.id for step in found.steps] == model.reached, number
         assert found.deciders.keys() <= roster.active
-        assert found.deciders or not roster.administrators, (number, roster, tick)
-        alone = roster.administrators == {OWNER}
+        assert found.deciders or not model.with_role("owner"), (number, roster, tick)
+        alone = model.with_role("owner", "approver") == model.with_role("owner") == {OWNER}
         assert alone or OWNER not in found.deciders, (number, roster, tick)
+        for human, decider in found.deciders.items():
+            role = roster.roles.get(human)
+            assert decider.standing != Standing.ADMINISTRATOR or role in {"owner", "approver"}
+            if role is not None:
+                seen[role, decider.standing] = seen.get((role, decider.standing), 0) + 1
         for step in found.steps:
             seen[step.cause] = seen.get(step.cause, 0) + 1
         for decider in found.deciders.values():
             seen[decider.standing] = seen.get(decider.standing, 0) + 1
     # Each branch was taken often enough to prove something.
-    assert all(seen.get(each, 0) > ROSTERS // 100 for each in [*Standing, *Cause]), seen
+    passed_on = [(role, Standing.ADMINISTRATOR) for role in (Role.OWNER, Role.APPROVER)]
+    # An auditor or an operator decides as a member of a group, never by the role.
+    as_members = [(role, Standing.MEMBER) for role in Role]
+    wanted = [*Standing, *Cause, *passed_on, *as_members]
+    assert all(seen.get(each, 0) > ROSTERS // 100 for each in wanted), seen
 
 
 def test_what_was_passed_on_stays_so_until_it_is_decided() -> None:
@@ -170,7 +187,7 @@ def simple(**changes: object) -> Roster:
         },
         "members": {"X": ["b"], "Y": ["c"]},
         "active": frozenset("abcdef"),
-        "administrators": frozenset("f"),
+        "roles": {"f": Role.OWNER},
     }
     return Roster(**(values | changes))  # type: ignore[arg-type]
 
@@ -201,13 +218,23 @@ def test_the_owner_never_decides_as_member_or_deputy_while_another_can() -> None
     assert deciders(simple(members={"X": ["a"], "Y": ["c"]}), 0) == {"c"}
     deputy = simple(absences={"b": [Absence(at(0), at(9), "a")]})
     assert deciders(deputy, 0) == {"c"}
-    alone = simple(members={"X": ["a"]}, administrators=frozenset("a"))
+    alone = simple(members={"X": ["a"]}, roles={"a": Role.OWNER})
     assert route(asked(), alone, at(0)).deciders == {OWNER: Decider(Standing.OWNER)}
 
 
-def test_an_owner_who_is_no_administrator_never_decides_by_a_rule() -> None:
-    alone = simple(members={"X": ["a"]}, administrators=frozenset())
+@pytest.mark.parametrize("role", [None, *(role for role in Role if role != "owner")])
+def test_only_an_owner_of_the_registry_ever_decides_for_themselves(role: Role | None) -> None:
+    alone = simple(members={"X": ["a"]}, roles={} if role is None else {"a": role})
     assert route(asked(), alone, at(0)).deciders == {}
+
+
+@pytest.mark.parametrize(
+    ("roles", "who"),
+    [("owner approver", "ef"), ("auditor approver", "f"), ("owner operator", "e")],
+)
+def test_what_is_passed_on_reaches_owners_and_approvers_alone(roles: str, who: str) -> None:
+    given = {human: Role(role) for human, role in zip("ef", roles.split(), strict=True)}
+    assert deciders(simple(members={}, roles=given), 0) == set(who)
 
 
 def test_deputies_of_deputies_decide_and_circles_end() -> None:
@@ -226,15 +253,13 @@ def test_suspended_people_decide_nothing_and_have_no_deputies() -> None:
 def test_absent_administrators_decide_if_no_other_is_there() -> None:
     roster = simple(
         members={},
-        administrators=frozenset("ef"),
+        roles=dict.fromkeys("ef", Role.OWNER),
         absences={"f": [Absence(at(0), at(9))]},
     )
     assert deciders(roster, 0) == {"e"}
     both = {each: [Absence(at(0), at(9))] for each in "ef"}
-    assert deciders(simple(members={}, administrators=frozenset("ef"), absences=both), 0) == {
-        "e",
-        "f",
-    }
+    roster = simple(members={}, roles=dict.fromkeys("ef", Role.OWNER), absences=both)
+    assert deciders(roster, 0) == {"e", "f"}
 
 
 EUR, USD = {"EUR": 1_000_00}, {"USD": 5_00}

@@ -3,6 +3,7 @@
 import json
 from datetime import datetime, timedelta
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from django.core.management import CommandError, call_command
 
 from agentauth.protocol.errors import InvalidClientError, InvalidRequestError, InvalidStateError
 from audit.models import Event
-from registry.models import Grant, Human, ServiceProvider, Token
+from registry.models import Grant, Human, ServiceLogo, ServiceProvider, Token
 from registry.services.grants import suspend_grant
 from registry.services.provider_authentication import authenticate_service_provider
 from registry.services.service_providers import (
@@ -32,6 +33,7 @@ from registry.tests.cast import (
     issue,
     pending,
 )
+from registry.tests.logos import picture
 
 pytestmark = pytest.mark.django_db
 MOVED = "http://127.0.0.1:8009/api"
@@ -195,6 +197,23 @@ def test_a_bad_entry_or_nothing_to_change_is_refused(
     assert not Event.objects.filter(kind="registry.service_provider.allowed_changed").exists()
     service_provider.refresh_from_db()
     assert service_provider.allowed == before
+
+
+def test_an_operator_uploads_a_logo_which_waits(
+    service_provider: ServiceProvider, tmp_path: Path
+) -> None:
+    path, slug = tmp_path / "logo.webp", service_provider.slug
+    for content in (None, b"<svg/>"):
+        with pytest.raises(CommandError, match=r"logo\.webp|PNG, JPEG or WebP"):
+            run("change_service_provider", slug, "--audience", MOVED, "--logo", str(path))
+        if content is None:
+            path.write_bytes(b"<svg/>")
+    path.write_bytes(picture(form="WEBP"))
+    assert run("change_service_provider", slug, "--logo", str(path))["grants_suspended"] == 0
+    row = ServiceLogo.objects.get()
+    assert (row.service_provider_id, row.approved_at) == (service_provider.pk, None)
+    service_provider.refresh_from_db()
+    assert service_provider.audience != MOVED
 
 
 def test_both_changes_or_none(service_provider: ServiceProvider) -> None:

@@ -8,6 +8,7 @@ import pytest
 from agentauth.protocol.errors import InvalidClientError, InvalidRequestError, InvalidStateError
 from audit.models import Event
 from registry.models import Human, ServiceProvider, ServiceProviderSecret
+from registry.roles import Role
 from registry.services.humans import (
     change_time_zone,
     create_human,
@@ -86,11 +87,11 @@ def test_a_human_is_read_again_after_each_change(alice: Human, now: datetime) ->
 
 def test_the_last_admin_is_not_suspended(now: datetime) -> None:
     first, second = (
-        create_human(email=f"{name}@example.org", name=name, is_staff=True, actor=TESTER, now=now)
+        create_human(email=f"{name}@example.org", name=name, role=Role.OWNER, actor=TESTER, now=now)
         for name in ("first", "second")
     )
     suspend_human(human=first, actor=TESTER, now=now)
-    with pytest.raises(InvalidStateError, match="last admin"):
+    with pytest.raises(InvalidStateError, match="last owner"):
         suspend_human(human=second, actor=TESTER, now=now)
     second.refresh_from_db()
     assert second.is_active

@@ -15,3 +15,11 @@ def inserted(row: Sealed, **values: Any) -> None:
     fields = {field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields}
     del fields[row._meta.pk.attname]
     row.rows().create(**fields | values)
+
+
+def write_sealed(row: Sealed, **values: Any) -> None:
+    """The same with a new seal, as a service does after a change that it checked."""
+    write(row, **values)
+    row.refresh_from_db()
+    row.set_seal()
+    write(row, seal=row.seal)

@@ -4,17 +4,19 @@ from datetime import datetime
 
 from approvals.models import Notification, SetupCode
 from approvals.notifications.outbox import tell_channels
-from approvals.services.human_suspension_and_erasure import suspend_human
+from approvals.services.human_suspension_and_erasure import change_role, suspend_human
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.notifying import by_mail
 from approvals.tests.recovering import DAY, begun
 from audit import kinds
 from registry.models import Human
+from registry.roles import Role
 from registry.services.agents import suspend_agent
 from registry.services.grants import suspend_grant
 from registry.services.service_providers import rotate_secret, suspend_service_provider
 from registry.tests.cast import TESTER
 from registry.tests.describing import proposed
+from registry.tests.logos import logo, picture
 from tests.acts.world import Act, World, act
 
 What = Notification.What
@@ -191,6 +193,29 @@ def an_admin_invites(world: World) -> Act:
     return world.form(world.admin, "/admin/invite/", email="zoe@example.org")
 
 
+@act("POST admin/invite/", kinds.HUMAN_VERIFIED, kinds.SETUP_CODE_CREATED)
+def an_admin_invites_an_auditor(world: World) -> Act:
+    return world.form(world.admin, "/admin/invite/", email="zoe@example.org", role="auditor")
+
+
+ROLE = "POST admin/humans/<uuid:human_id>/role/"
+
+
+@act(ROLE, kinds.HUMAN_VERIFIED, kinds.HUMAN_ROLE_CHANGED)
+def an_admin_makes_a_human_an_operator(world: World) -> Act:
+    path = f"/admin/humans/{world.alice.human.pk}/role/"
+    return world.form(world.admin, path, role="operator")
+
+
+@act(ROLE, kinds.HUMAN_VERIFIED, kinds.RECOVERY_CANCELLED, kinds.HUMAN_ROLE_CHANGED)
+def an_admin_takes_the_role_of_a_human_who_is_being_recovered(world: World) -> Act:
+    human = world.alice.human
+    change_role(human=human, role=Role.AUDITOR, actor=TESTER, now=world.now)
+    begun(human, world.now)
+    path = f"/admin/humans/{human.pk}/role/"
+    return world.form(world.admin, path, role="", shown_role="auditor")
+
+
 @act("POST admin/approvals/setupcode/ forget")
 def an_admin_chooses_invitations_to_forget(world: World) -> Act:
     return world.button(unused_invitation(world.now), "forget")
@@ -316,6 +341,35 @@ def an_admin_approves_a_catalogue(world: World) -> Act:
 def an_admin_refuses_a_catalogue(world: World) -> Act:
     path, admin = f"/catalogues/{proposed(world.provider, world.now).pk}/", world.admin
     return lambda: admin.client.post(f"{path}refuse")
+
+
+LOGOS = "POST logos/<uuid:service_provider_id>/"
+
+
+@act(f"{LOGOS}upload", kinds.LOGO_PROPOSED)
+def an_admin_uploads_a_logo(world: World) -> Act:
+    path, data, admin = f"/logos/{world.provider.pk}/upload", picture(), world.admin
+    return lambda: admin.client.post(path, data, content_type="application/octet-stream")
+
+
+@act(f"{LOGOS}statement")
+def an_admin_is_asked_to_approve_a_logo(world: World) -> Act:
+    path, admin = f"/logos/{logo(world.provider, world.now).service_provider_id}/", world.admin
+    drawn = admin.drawn_at(path)
+    return lambda: admin.post(f"{path}statement", {"drawn": drawn})
+
+
+@act(f"{LOGOS}decide", kinds.LOGO_APPROVED)
+def an_admin_approves_a_logo(world: World) -> Act:
+    path = f"/logos/{logo(world.provider, world.now).service_provider_id}/"
+    return world.signed(world.admin, path, {})
+
+
+@act(f"{LOGOS}remove", kinds.LOGO_REMOVED)
+def an_admin_removes_a_logo(world: World) -> Act:
+    row, admin = logo(world.provider, world.now), world.admin
+    path = f"/logos/{row.service_provider_id}/remove"
+    return lambda: admin.client.post(path, {"logo": row.sha256})
 
 
 @act("POST admin/new-catalogue/", kinds.HUMAN_VERIFIED, kinds.CATALOGUE_PROPOSED)

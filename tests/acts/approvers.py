@@ -85,6 +85,17 @@ def an_admin_ends_a_rule(world: World) -> Act:
     return world.form(world.admin, f"/approvers/rules/{rule.pk}/end")
 
 
+@act(
+    "POST approvers/rules/<uuid:rule_id>/before/<uuid:other_id>",
+    kinds.HUMAN_VERIFIED,
+    kinds.APPROVAL_RULE_MOVED,
+)
+def an_admin_moves_a_rule_up(world: World) -> Act:
+    group = _group(world)
+    first, second = _rule(world, group), _rule(world, group)
+    return world.form(world.admin, f"/approvers/rules/{second.pk}/before/{first.pk}")
+
+
 @act("POST approvers/absences", kinds.HUMAN_VERIFIED, kinds.ABSENCE_SET)
 def an_admin_sets_an_absence_with_a_deputy(world: World) -> Act:
     deputy = str(world.admin.human.pk)

@@ -26,6 +26,7 @@ from registry.models import Grant, ServiceProvider
 from registry.services.grants import suspend_grant
 from registry.services.service_providers import rotate_secret
 from registry.tests.cast import TESTER
+from registry.tests.logos import picture
 from tests.acts.administrators import unused_invitation
 from tests.acts.world import Act, World, act, command, task
 from verifier.models import Home
@@ -58,6 +59,13 @@ def an_operator_moves_a_service_provider(world: World) -> Act:
         "--allow",
         "read:calendar",
     )
+
+
+@act("manage.py change_service_provider", kinds.LOGO_PROPOSED)
+def an_operator_uploads_a_logo(world: World) -> Act:
+    path = Path(settings.VAR_DIR, "logo.png")
+    path.write_bytes(picture())
+    return command("change_service_provider", world.provider.slug, "--logo", str(path))
 
 
 @act("manage.py rotate_service_provider_secret", kinds.SERVICE_PROVIDER_SECRET_ROTATED)

@@ -155,6 +155,23 @@ def a_human_signs_a_suspended_grant_again(world: World) -> Act:
     return _decision(world, world.grant, "approve")
 
 
+@act("POST approvals/<uuid:grant_id>/renew", kinds.GRANT_RENEWAL_REQUESTED)
+def a_human_asks_to_renew_a_grant(world: World) -> Act:
+    return _renewal_of(world)
+
+
+@act("POST approvals/<uuid:grant_id>/decide", kinds.GRANT_RENEWED)
+def a_human_renews_a_grant(world: World) -> Act:
+    _renewal_of(world)()
+    return _decision(world, world.grant, "approve")
+
+
+def _renewal_of(world: World) -> Act:
+    Grant.objects.filter(pk=world.grant.pk).update(requested_seconds=90 * 86_400)
+    alice, path = world.alice, f"/approvals/{world.grant.pk}/renew"
+    return lambda: alice.client.post(path)
+
+
 @act("POST approvals/<uuid:grant_id>/decide", kinds.GRANT_DENIED)
 def a_human_denies(world: World) -> Act:
     return _decision(world, world.request, "deny")
@@ -317,6 +334,13 @@ def a_human_begins_another_passkey(world: World) -> Act:
 @act("POST settings/passkeys/finish", kinds.PASSKEY_CREATED)
 def a_human_adds_a_passkey(world: World) -> Act:
     return _second_passkey(world.alice)
+
+
+@act("POST settings/passkeys/<uuid:passkey_id>/rename", kinds.PASSKEY_RENAMED)
+def a_human_renames_a_passkey(world: World) -> Act:
+    alice, mine = world.alice, Passkey.objects.get(human=world.alice.human)
+    path = f"/settings/passkeys/{mine.pk}/rename"
+    return lambda: alice.client.post(path, {"name": "Telephone"})
 
 
 @act(

@@ -29,7 +29,7 @@ from tests.acts import (
     restores,
     service_providers,
 )
-from tests.acts.world import ROWS, Row, World
+from tests.acts.world import ROWS, Row, World, roles_of
 from tests.endpoints import writing
 from tests.rows import rows
 
@@ -71,6 +71,8 @@ BATCH = "POST v1/verify/batch"
 # connection, and with it the transaction that would roll the test back. A token's row and event are
 # one statement that needs no transaction: if it fails, PostgreSQL refuses all that follows in one.
 TRANSACTIONAL = {BATCH, "POST v1/tokens"}
+# What administrators do as every person does.
+FOR_EVERY_PERSON: set[str] = set()
 TABLES = (agents, people, service_providers, administrators, approvers, operators, restores)
 
 
@@ -116,6 +118,10 @@ def test_AU_1_each_act_writes_exactly_its_events(row: Row, world: World) -> None
         assert f"{answer.request['REQUEST_METHOD']} {answer.resolver_match.route}" == " ".join(
             row.door.split()[:2]
         )
+    # What an administrator does names its roles, or is every person's act (docs/acts.md).
+    user = getattr(getattr(answer, "wsgi_request", None), "user", None)
+    if getattr(user, "named_role", None):
+        assert row.door in roles_of() or row.door in FOR_EVERY_PERSON, row.door
     # An act without an effect could not be told from one that was rolled back, and an effect
     # without an act is not recorded anywhere.
     after = state()

@@ -1,11 +1,13 @@
 """Where every act of the sweep starts: a user, an administrator, an agent, a service provider."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from django.core.management import call_command
@@ -186,6 +188,15 @@ class Row:
 
 
 ROWS: list[Row] = []
+_TABLE = Path(__file__).resolve().parents[2] / "docs/acts.md"
+_ROLES = re.compile(r"^\| `([^`]+)` \| \w+ \| \w+ \| ([a-z, ]+) \|", re.MULTILINE)
+
+
+def roles_of() -> dict[str, set[str]]:
+    """Each act of the control room, with the roles that may do it as docs/acts.md has them."""
+    _before, _title, room = _TABLE.read_text().partition("## Control room\n")
+    room = room.partition("\n## ")[0]
+    return {act: set(names.split(", ")) for act, names in _ROLES.findall(room)}
 
 
 def act(

@@ -1,6 +1,9 @@
 """A service with words of its own: what agents ask for there, and a version that waits."""
 
+import io
 from typing import Any
+
+from PIL import Image, ImageDraw
 
 PRINT = "custom:com.acme.print:printers"
 WORDS: dict[str, Any] = {
@@ -42,8 +45,21 @@ CHANGED: dict[str, Any] = {
 }
 
 
+def drawn_logo(colour: str) -> bytes:
+    """Two sheets of paper on a disc."""
+    picture, out = Image.new("RGBA", (256, 256), (0, 0, 0, 0)), io.BytesIO()
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((0, 0, 255, 255), fill=colour)
+    draw.rectangle((92, 60, 182, 168), fill="#ffffff80")
+    draw.rectangle((72, 84, 162, 192), fill="#ffffff")
+    picture.save(out, format="PNG")
+    return out.getvalue()
+
+
 def set_up(email: str) -> dict[str, str]:
     from registry.services.catalogues import approve_catalogue, propose_catalogue
+    from registry.services.logo_encoder import encode
+    from registry.services.service_logos import approve_logo, propose_logo
     from tests.browser.stage import DAY, MANY, MINUTE, PAY, SPENDING, Stage
 
     stage = Stage(email)
@@ -55,6 +71,11 @@ def set_up(email: str) -> dict[str, str]:
     )
     approve_catalogue(row=propose_catalogue(**first), actor=stage.alice, now=stage.now)
     waiting = propose_catalogue(**second)
+    for colour in ("#0b6e4f", "#7a1f5c"):
+        image = encode(drawn_logo(colour))
+        row = propose_logo(service_provider=shop, image=image, actor=stage.system, now=stage.now)
+        if colour == "#0b6e4f":
+            approve_logo(row=row, actor=stage.alice, now=stage.now)
     asked = stage.request(
         agent, shop, MINUTE, [MANY[1], MANY[6], PAY], envelope=SPENDING, reason="For the handouts."
     )
@@ -63,6 +84,7 @@ def set_up(email: str) -> dict[str, str]:
         "words": f"/approvals/{asked.pk}/",
         "words-confirmation": f"/confirmations/{stage.confirmation(paying, '80.00', MINUTE).pk}/",
         "catalogue": f"/catalogues/{waiting.pk}/",
+        "logo": f"/logos/{shop.pk}/",
     }
 
 

@@ -17,7 +17,7 @@ django.setup()
 
 from tests.browser import steps  # noqa: E402 — these need the settings
 from tests.browser.conftest import FLAGS, add_authenticator  # noqa: E402
-from tests.browser.terminal import Terminal  # noqa: E402
+from tests.browser.terminal import Terminal, approve_words  # noqa: E402
 from tests.live import ROOT, LiveRegistry  # noqa: E402
 
 PICTURE = ROOT / "docs/images/approval.png"
@@ -39,6 +39,7 @@ def main() -> None:
         steps.become_admin(page, registry)
         terminal = Terminal(registry)
         try:
+            approve_words(page, terminal)
             link = terminal.wait_for(r"Approve here: (\S+)")
             steps.claim(page, link, terminal.wait_for(r"Claim code: (\S+)"))
             page.goto(page.url.partition("?")[0])

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -294,6 +295,7 @@ def spending(stage: Stage, agent: Any, pay: Any) -> None:
     grant = stage.approved(
         agent, pay, 4 * DAY, [PAY], envelope=SPENDING, reason="To pay your invoices."
     )
+    stage.paths["in-use"] = f"/approvals/{grant.pk}/"
     # Today in Berlin, since the ledger names its days in that zone.
     today = stage.now.astimezone(ZoneInfo("Europe/Berlin")).date().isoformat()
     GrantLedger.objects.create(
@@ -471,22 +473,14 @@ def done(asked: dict[str, list[str]]) -> Any:
     """What one line asks for: a scene, or a management command that prints JSON."""
     from django.core.management import call_command
 
-    from tests.browser import (
-        approvers_stage,
-        catalogue_stage,
-        hostile_stage,
-        log_stage,
-        recovery_stage,
-        restore_stage,
-    )
-
     if "manage" in asked:
         told = io.StringIO()
         call_command(*asked["manage"], stdout=told)
         return json.loads(told.getvalue() or "null")
     what, argument = asked["stage"]
-    acts = ACTS | log_stage.ACTS | hostile_stage.ACTS | restore_stage.ACTS | recovery_stage.ACTS
-    acts |= catalogue_stage.ACTS | approvers_stage.ACTS
+    acts = dict(ACTS)
+    for each in ("approvers", "catalogue", "hostile", "log", "recovery", "restore"):
+        acts |= import_module(f"tests.browser.{each}_stage").ACTS
     return acts[what](argument)
 
 

@@ -7,6 +7,9 @@ import subprocess
 import sys
 import threading
 
+from playwright.sync_api import Page, expect
+
+from tests.browser import steps
 from tests.live import ROOT, LiveRegistry
 
 SECONDS = 60
@@ -56,3 +59,11 @@ class Terminal:
             self.seen.append(line)
             if match := re.search(pattern, line):
                 return match[1] if match.groups() else match[0]
+
+
+def approve_words(page: Page, terminal: Terminal) -> None:
+    """The first administrator signs for the words that the demo's service published."""
+    page.goto(terminal.wait_for(r"go on without: (\S+)"))
+    steps.read(page)
+    page.get_by_role("button", name="Approve with passkey").click()
+    expect(page.get_by_role("status")).to_contain_text("Approved")

@@ -20,7 +20,8 @@ from tests.browser.backstage import BrowserRegistry
 from tests.browser.conftest import add_authenticator
 from tests.browser.hostile_stage import PERSON
 from tests.browser.looking import PHONE, SCHEMES, WIDTHS, Heard, look, walk
-from tests.browser.screens import RESTORE_SCREENS, SCREENS, Screen, Theatre, at, row_of
+from tests.browser.screens import RESTORE_SCREENS, SCREENS, Screen
+from tests.browser.ways import Theatre, at, row_of
 from tests.endpoints import address, pages
 from tests.live import ROOT
 

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
+from tests.browser.catalogue_stage import drawn_logo
 from tests.browser.conftest import Device, add_authenticator
 from tests.browser.test_keyboard import tab_to
 
@@ -147,3 +148,22 @@ def test_all_agents_are_suspended_from_any_page_without_a_mouse(
     tab_to(alice, alice.get_by_role("link", name="What “I’m here” means"))
     alice.keyboard.press("Enter")
     expect(alice.get_by_role("heading", name="What “I’m here” means")).to_be_in_viewport()
+
+
+def test_an_administrator_uploads_a_logo_and_signs_for_it(
+    alice: Page, registry: BrowserRegistry
+) -> None:
+    open_row(alice, registry, "Service providers", "Acme")
+    alice.get_by_role("link", name="Change logo").click()
+    picture, upload = alice.get_by_label("Picture"), alice.get_by_role("button", name="Upload")
+    picture.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"<svg/>"})
+    upload.click()
+    expect(alice.get_by_role("alert")).to_contain_text("must be a PNG, JPEG or WebP picture")
+    logo = drawn_logo("#0b6e4f")
+    picture.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": logo})
+    upload.click()
+    steps.read(alice)
+    alice.get_by_role("button", name="Approve with passkey").click()
+    expect(alice.get_by_role("status")).to_contain_text("Approved")
+    shown = alice.locator("img.logo")
+    assert shown.evaluate("each => each.decode().then(() => each.naturalWidth)") == 128

@@ -267,7 +267,7 @@ def test_WR_7_a_passkey_is_added_and_removed_only_with_a_signature(
     assert posts == ["/verify/options", "/settings/passkeys/options", "/settings/passkeys/finish"]
     session.send("WebAuthn.removeVirtualAuthenticator", {"authenticatorId": second[0]})
     touch(first, enabled=True)
-    carol.get_by_role("button", name="Remove Passkey 2").click()
+    carol.get_by_role("button", name="Remove “Passkey 2”").click()
     expect(carol.get_by_role("status")).to_contain_text("Passkey removed")
     carol.get_by_role("button", name="Create enrolment code").click()
     expect(carol.locator("#enrolment-code")).to_be_visible()

@@ -25,7 +25,7 @@ from approvals.tests.smtp_server import Mailbox, smtp_server
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
 from tests.browser.conftest import add_authenticator
-from tests.browser.terminal import Terminal
+from tests.browser.terminal import Terminal, approve_words
 from tests.live import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
@@ -262,11 +262,13 @@ def test_the_demo_from_end_to_end_by_push_and_mail_on_a_phone(
 ) -> None:
     page, terminal = phone.page, Terminal(phone.registry)
     try:
+        approve_words(page, terminal)
         link, code = (
             terminal.wait_for(rf"{name}: (\S+)") for name in ("Approve here", "Claim code")
         )
         steps.claim(page, link, code)
         expect(page.get_by_role("heading", name=re.compile("Research Assistant"))).to_be_visible()
+        expect(page.get_by_text("Pays a supplier up to €100.00")).to_be_visible()
         path = urlsplit(page.url).path
         presses = ("Approve with passkey", "Continue")
         # It asks to pay, so a second step repeats that.

@@ -30,6 +30,7 @@ from kms.lifetimes import PUBLISHED_BEFORE_USE, TOKEN_OVERLAP
 from registry import rate_limits
 from registry.api.base_view import DEFAULT_PAGE, MAX_PAGE
 from registry.api.long_poll import MAX_WAIT_SECONDS
+from registry.models.grants import PENDING_LIFE
 from registry.services import (
     agent_claims,
     catalogues,
@@ -197,7 +198,7 @@ assert (timedelta(hours=1), 5, 5) == (
     enrolment_codes.MAX_FAILURES,
 )
 assert (timedelta(hours=1), timedelta(hours=1)) == (
-    grant_requests.PENDING_LIFE,
+    PENDING_LIFE,
     confirmation_lifecycle.PENDING_LIFE,
 )
 assert timedelta(days=7) == UNCLAIMED_KEPT_FOR

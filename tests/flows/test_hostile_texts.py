@@ -27,6 +27,7 @@ from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser
 from kms.services import ensure_key
 from registry.models import Grant
+from registry.roles import Role
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.service_providers import change_audience, create_service_provider
 from registry.tests.cast import (
@@ -158,7 +159,7 @@ class Scene:
 
     def come_in(self) -> Person:
         person = Person(client=browser(**{"User-Agent": self.text}))
-        link = create_setup_link(email=self.mail("a"), is_staff=True, actor=TESTER, now=self.now)
+        link = create_setup_link(email=self.mail("a"), role=Role.OWNER, actor=TESTER, now=self.now)
         done = person.set_up(link.url, name=self.says("human"), email=self.mail("a"))
         assert done.status_code == 200, done.content
         return person

@@ -64,21 +64,22 @@ OWNED = {
 }
 SECRETS = {"code", "secret"}
 KNOWN_TO_ALL_AGENTS = {"reference"}
-# `shown` is the fingerprint of what a page showed, and opens nothing.
-OPEN_TO_ALL = {"level", "tile", "shown"}
+# `shown` is the fingerprint of what a page showed, and opens nothing. `digest` is that of a logo,
+# which every signed-in person may see.
+OPEN_TO_ALL = {"level", "tile", "shown", "digest"}
 # On staff pages with tests of their own (approvals/tests/test_continue_after_restore.py,
 # test_resuming.py, test_denials.py, test_destructive_actions.py,
-# test_recovery_administrators.py, test_approver_pages.py). The account's owner may cancel a
-# recovery too (test_recovery.py).
+# test_recovery_administrators.py, test_approver_pages.py, test_logos.py). The account's owner may
+# cancel a recovery too (test_recovery.py).
 STAFF_ONLY = {
     "name": ("/restores/",),
     "kind": ("/resume/", "/endings/"),
     "row_id": ("/resume/",),
     "request_id": ("/denials/",),
     "catalogue_id": ("/catalogues/",),
-    "human_id": ("/recoveries/",),
+    "human_id": ("/recoveries/", "/admin/humans/"),
     "recovery_id": ("/recoveries/", "/recovery/"),
-    **dict.fromkeys(("group_id", "member_id", "rule_id", "away_id"), ("/approvers/",)),
+    **dict.fromkeys(("group_id", "member_id", "rule_id", "away_id", "other_id"), ("/approvers/",)),
 }
 ADMIN_ONLY = {"service_provider_id", "object_id", "content_type_id", "app_label", "url"}
 # Where a signature is required first, the order of checks must not reveal whether the id exists.
@@ -90,7 +91,7 @@ OWNED_ROUTES = sorted({each.route for each in ENDPOINTS if each.parameters & OWN
 
 def test_DJ_14_every_parameter_of_the_urlconf_is_known_to_the_sweep() -> None:
     # The admin site opens to staff only.
-    places = STAFF_ONLY | dict.fromkeys(ADMIN_ONLY, ("/admin/",))
+    places = STAFF_ONLY | dict.fromkeys(ADMIN_ONLY, ("/admin/", "/logos/"))
     anywhere = OWNED | SECRETS | KNOWN_TO_ALL_AGENTS | OPEN_TO_ALL
     unknown = {
         (name, each.route)

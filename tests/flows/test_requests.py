@@ -20,10 +20,11 @@ from agentauth.openapi.operations import FORM
 from approvals.models import Passkey
 from approvals.tests.cast import Person, browser
 from audit.models import Event
-from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.models import Grant, Human, ServiceProvider
 from registry.services.humans import create_human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import READ_CALENDAR, TESTER, AgentClient, basic, pending
+from registry.tests.written_rows import write_sealed
 from tests.contract.stage import Stage, good
 from tests.endpoints import OPERATIONS, ROUTES, address
 from tests.flows.test_ownership import Cast
@@ -123,7 +124,7 @@ def test_DJ_13_nothing_a_page_is_sent_beside_its_own_members_has_an_effect(
     form = {name: str(value) for name, value in PROTECTED.items()} | {"time_zone": "Europe/Berlin"}
     assert person.client.post("/settings/time-zone", form).status_code == 302
     asked = pending(cast.bobs_agent, cast.provider, now=now)
-    Agent.objects.filter(pk=cast.bobs_agent.agent().pk).update(human=person.human)
+    write_sealed(cast.bobs_agent.agent(), human=person.human)
     assert person.approve(asked).status_code == 200
     human = Human.objects.get(email="greedy@x.example")
     assert (human.is_staff, human.status, human.name) == (False, "active", "Greedy")

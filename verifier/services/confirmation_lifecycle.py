@@ -2,7 +2,7 @@
 
 import hmac
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from django.conf import settings
@@ -20,6 +20,7 @@ from agentauth.protocol.errors import (
 from agentauth.protocol.hours_and_periods import seconds_until
 from audit import kinds
 from audit.services import SYSTEM, Actor, record
+from kms.row_seals import not_ended
 from registry.models import Agent, Grant, Human
 from registry.services.approver_routing import Route
 from registry.services.decision_routing import (
@@ -40,9 +41,9 @@ BATCH = 500
 _CHANGED = "The grant has changed since the agent asked. It must ask again."
 
 
-def pending_for(human: Human, now: datetime) -> QuerySet[Confirmation]:
-    """What waits for this human's agents, oldest first: in time, grant version unchanged."""
-    return _pending(now).filter(grant__agent__human=human)
+def pending_for(agents: Collection[uuid.UUID], now: datetime) -> QuerySet[Confirmation]:
+    """What waits for these agents, oldest first: in time, grant version unchanged."""
+    return _pending(now).filter(grant__agent__in=agents)
 
 
 def _pending(now: datetime) -> QuerySet[Confirmation]:
@@ -66,6 +67,8 @@ def find_for_human(
     Also after the decision. Raises NotFoundError if unknown or another human's.
     """
     row = _require_row(Confirmation.objects.filter(pk=confirmation_id))
+    if not row.grant.agent.is_sealed():
+        raise NotFoundError
     at = min(now, row.decided_at or row.expires_at)
     rosters = read_rosters(at)
     route = route_confirmation(row, at, rosters)
@@ -82,7 +85,9 @@ def route_confirmation(row: Confirmation, now: datetime, rosters: Rosters | None
 
 def routed_elsewhere(human: Human | None, now: datetime) -> QuerySet[Confirmation]:
     """What a rule could send to this human: as `pending_for`, of others' agents. None: of all."""
-    rows = _pending(now).filter(grant__agent__human__status=Human.Status.ACTIVE)
+    rows = _pending(now).filter(
+        not_ended("grant__agent__seal"), grant__agent__human__status=Human.Status.ACTIVE
+    )
     if human is not None:
         rows = rows.exclude(grant__agent__human=human)
     unseen = ("grant__agent__manifest", "grant__agent__public_jwk")
@@ -93,7 +98,7 @@ def lock_waiting(grant: Grant, confirmation: Confirmation | None, now: datetime)
     """Lock the grant until the caller commits; whether the request or transaction still waits."""
     held = Grant.objects.select_for_update(no_key=True).get(pk=grant.pk)
     if confirmation is None:
-        return held.status_at(now) == Grant.Status.PENDING
+        return held.status_at(now) == Grant.Status.PENDING or held.waits_for_renewal(now)
     return Confirmation.objects.waiting(now).filter(pk=confirmation.pk).exists()
 
 
@@ -275,6 +280,8 @@ def _decide(
         current = Confirmation.objects.get(pk=confirmation.pk)
         current.grant = grant
         route = route_confirmation(current, now, read_rosters(now))
+        if not grant.agent.is_sealed():
+            raise NotFoundError
         # The owner may always refuse.
         if kind == kinds.CONFIRMATION_CONFIRMED or grant.agent.human_id != human.pk:
             refuse_decider(route, human)

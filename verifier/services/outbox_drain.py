@@ -27,7 +27,8 @@ from audit.models import Event
 from audit.new_ids import new_id
 from audit.services import SYSTEM, NewEvent, check_data, find_recorded, record_many
 from kms.row_seals import DEMAND
-from registry.models import Agent, Grant, Human
+from registry.models import Grant, Human
+from registry.services.agent_owners import owners_of
 from registry.services.idempotency import waited_too_long
 from verifier.models import GrantLedger, StreamCursor
 from verifier.services.replay_epochs import read_or_create_row
@@ -328,8 +329,7 @@ def _with_humans(events: Sequence[NewEvent]) -> list[NewEvent]:
     }
     if not agents:
         return list(events)
-    found = Agent.objects.filter(pk__in=agents).values_list("pk", "human_id")
-    humans = {str(agent): str(human) for agent, human in found if human is not None}
+    humans = {str(agent): str(human) for agent, human in owners_of(agents).items()}
     return [
         event._replace(human_id=humans[event.agent_id])
         if event.human_id is None and event.agent_id in humans

@@ -13,7 +13,7 @@ from agentauth.protocol.encoding import b64u_encode, canonical_json, sha256
 from audit import kinds
 from audit.models import Event
 from audit.services import Draft, draft
-from registry.models import Agent
+from registry.services.agent_owners import owners_of
 from registry.services.token_state import TokenState
 from verifier.stores import EarlyRefusal, StoreCall
 
@@ -186,4 +186,4 @@ def _action(action: Action) -> dict[str, Any]:
 
 def _human_of(agent_id: str) -> uuid.UUID | None:
     """The owner of the agent, in whose event feed the refusal appears."""
-    return Agent.objects.filter(pk=agent_id).values_list("human_id", flat=True).first()
+    return owners_of([agent_id]).get(uuid.UUID(agent_id))

@@ -16,6 +16,12 @@ from redis import Redis
 
 from audit.models import Event
 from audit.tests.event_openings import opened
+from kms import row_seals
+from kms.models import WiderSealsPending
+from kms.seal_backfill import seal_rows, unsealed_rows
+from registry.services import enrolment_codes
+from registry.services.enrolment_codes import create_enrolment_code
+from registry.tests.cast import TESTER, AgentClient
 from tests import endpoint_modes, previous_release, redis_servers
 from verifier.models import GrantLedger
 from verifier.services.outbox_drain import drain
@@ -67,6 +73,28 @@ try:
     print(json.dumps([drain_redis(now=timezone.now())]))
 except TemporarilyUnavailableError:
     print(json.dumps(["held"]))
+"""
+
+
+# Claims an agent and makes an enrolment code with the previous release's services; prints the code,
+# and which agents it accepts. Then it accepts the code of this release.
+CLAIMS = """
+import json, sys
+import django
+django.setup()
+from django.utils import timezone
+from audit.services import Actor
+from registry.models import Agent, Human
+from registry.services.agents import claim_agent
+from registry.services.enrolment import create_enrolment_code, find_enrolment_code
+told, now, actor = json.load(sys.stdin), timezone.now(), Actor("system", "test")
+human = Human.objects.get(pk=told["human"])
+if told["agent"]:
+    claim_agent(agent=Agent.objects.get(pk=told["agent"]), human=human, actor=actor, now=now)
+if told["code"]:
+    find_enrolment_code(told["code"], now=now)
+_, code = create_enrolment_code(human=human, actor=actor, now=now)
+print(json.dumps([code, [row.is_sealed() for row in Agent.objects.all()]]))
 """
 
 
@@ -183,3 +211,29 @@ def test_what_the_version_before_spent_counts_here_and_nothing_twice(earlier: Pa
         other.grant.pk: (3, 400),
         again.grant.pk: (2, 200),
     }
+
+
+def test_the_version_before_and_this_one_accept_each_others_agents(
+    earlier: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until `seal_rows` ends the upgrade; from then on only seals that cover the owner count."""
+    WiderSealsPending.objects.create()
+    demand = row_seals._Demand(WiderSealsPending.objects)
+    for module in (row_seals, enrolment_codes):
+        monkeypatch.setattr(module, "WIDER_DEMAND", demand)
+    place, claimed = scene(READ), AgentClient()
+    assert claimed.register().status_code == 201
+    _, code = create_enrolment_code(human=place.human, actor=TESTER, now=now)
+    told = {"human": str(place.human.pk), "agent": str(claimed.agent().pk), "code": code}
+    theirs, accepted = run_there(earlier, CLAIMS, told)
+    assert accepted == [True, True]
+    assert claimed.call("GET", "/v1/agents/me").json()["status"] == "active"
+    assert AgentClient().register(theirs).status_code == 201
+    assert list(unsealed_rows()) == []
+    seal_rows(actor=TESTER, now=now)
+    assert claimed.call("GET", "/v1/agents/me").json()["status"] == "active"
+    assert run_there(earlier, CLAIMS, told | {"agent": "", "code": ""})[1] == [True] * 3
+    late = AgentClient()
+    assert late.register().status_code == 201
+    run_there(earlier, CLAIMS, told | {"agent": str(late.agent().pk), "code": ""})
+    assert late.call("GET", "/v1/agents/me").status_code == 401

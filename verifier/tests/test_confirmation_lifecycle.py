@@ -21,6 +21,7 @@ from agentauth.protocol.errors import (
 from audit.models import Event
 from registry.api.long_poll import LONG_POLLS
 from registry.models import Agent, Grant, ServiceProvider
+from registry.services.agent_owners import own_agent_ids
 from verifier.models import AgentOperation, Confirmation
 from verifier.services.confirmation_lifecycle import (
     confirm,
@@ -164,7 +165,9 @@ def test_new_grant_version_requires_a_new_confirmation(shop: Scene) -> None:
         confirm(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now())
     assert asked(shop, operation=operation)["confirmation_id"] != str(row.pk)
     assert list(
-        pending_for(shop.human, timezone.now()).values_list("grant_version", flat=True)
+        pending_for(own_agent_ids(shop.human), timezone.now()).values_list(
+            "grant_version", flat=True
+        )
     ) == [2]
 
 
@@ -199,14 +202,14 @@ def test_only_its_human_decides_and_only_once(shop: Scene) -> None:
         confirm(confirmation=row, human=mallory, actor=SYSTEM, now=timezone.now())
     with pytest.raises(NotFoundError):
         find_for_human(row.pk, mallory, timezone.now())
-    assert [each.pk for each in pending_for(shop.human, timezone.now())] == [row.pk]
-    assert not pending_for(mallory, timezone.now()).exists()
+    assert [each.pk for each in pending_for(own_agent_ids(shop.human), timezone.now())] == [row.pk]
+    assert not pending_for(own_agent_ids(mallory), timezone.now()).exists()
     confirm(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now())
     for act in (confirm, deny):
         with pytest.raises(InvalidStateError):
             act(confirmation=row, human=shop.human, actor=SYSTEM, now=timezone.now())
     assert Event.objects.filter(kind="verifier.confirmation.confirmed").count() == 1
-    assert not pending_for(shop.human, timezone.now()).exists()
+    assert not pending_for(own_agent_ids(shop.human), timezone.now()).exists()
 
 
 def test_confirmation_expires_once_for_two_readers(shop: Scene) -> None:
@@ -222,7 +225,7 @@ def test_a_question_lives_an_hour(shop: Scene) -> None:
     later = timezone.now() + timedelta(hours=1, seconds=1)
     with pytest.raises(ExpiredError):
         confirm(confirmation=row, human=shop.human, actor=SYSTEM, now=later)
-    assert not pending_for(shop.human, later).exists()
+    assert not pending_for(own_agent_ids(shop.human), later).exists()
     assert expire_confirmations(now=later) == 1
     assert expire_confirmations(now=later) == 0
     assert Event.objects.filter(kind="verifier.confirmation.expired").count() == 1

@@ -15,6 +15,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Event, Leaf, QueueEntry
 from audit.services import seal_audit
 from audit.tests.tampering import execute
+from registry.models import Agent
 from tests import redis_servers
 from tests.redis_servers import Server
 from verifier.models import GrantLedger, Home, StreamCursor
@@ -145,9 +146,15 @@ def test_a_refusal_is_of_its_agents_human(verifier: Verifier, redis: Redis, now:
         "v", kind="denied", error="invalid_token", human=None, agent=None, grant=None, jti=None
     )
     assert drain(redis, now=now) == 3
-    humans = dict(Event.objects.filter(pk__in=[first, second, third]).values_list("pk", "human_id"))
+    # Nor of one whom an attacker wrote into the agent's row.
+    Agent.objects.update(human=scene().human)
+    fourth = verifier.write("v", kind="denied", error="invalid_dpop_proof", human=None)
+    assert drain(redis, now=now) == 1
+    every = [first, second, third, fourth]
+    humans = dict(Event.objects.filter(pk__in=every).values_list("pk", "human_id"))
     assert humans == {
         uuid.UUID(first): verifier.place.human.pk, uuid.UUID(second): None, uuid.UUID(third): None,
+        uuid.UUID(fourth): None,
     }  # fmt: skip
 
 

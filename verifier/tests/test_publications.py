@@ -18,6 +18,7 @@ import kms.services
 import registry.services
 from agentauth.protocol.behavioural_envelope import EMPTY
 from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.encoding import sha256
 from audit import kinds
 from kms.change_notices import Subject
 from kms.models import Key
@@ -30,10 +31,12 @@ from registry.models import (
     Grant,
     GroupMember,
     Human,
+    ServiceLogo,
     ServiceProvider,
     ServiceProviderSecret,
     Token,
 )
+from registry.roles import Role
 from registry.services import (
     agent_claims,
     agent_manifests,
@@ -49,6 +52,8 @@ from registry.services import (
     humans,
     key_rotation,
     registration,
+    roles,
+    service_logos,
     service_providers,
     settings_agreement,
     tokens,
@@ -218,6 +223,12 @@ def proposed_catalogue(world: World) -> CatalogueVersion:
     )
 
 
+def proposed_logo(world: World) -> ServiceLogo:
+    return service_logos.propose_logo(
+        service_provider=world.place.provider, image=b"png", actor=SYSTEM, now=world.now
+    )
+
+
 def agent_past_its_end(world: World) -> None:
     Agent.objects.filter(pk=world.place.agent.pk).update(expires_at=world.now)
 
@@ -236,6 +247,12 @@ def a_member(world: World) -> GroupMember:
 def a_rule(world: World) -> ApprovalRule:
     group = a_group(world)
     return approvers.create_rule(name="All", group=group, actor=SYSTEM, now=world.now)
+
+
+def two_rules(world: World) -> list[ApprovalRule]:
+    first = a_rule(world)
+    more: dict[str, Any] = {"group": first.group, "actor": SYSTEM, "now": world.now}
+    return [first, approvers.create_rule(name="More", **more)]
 
 
 def an_absence(world: World) -> Absence:
@@ -280,6 +297,12 @@ SERVICES = [
     Row(approvers.add_member, None, a_group, "group"),
     Row(approvers.remove_member, None, a_member, "member"),
     Row(approvers.create_rule, None, a_group, "group", {"name": constant("All")}),
+    Row(
+        approvers.move_rule,
+        None,
+        two_rules,
+        more={"rule": lambda _, made: made[1], "before": lambda _, made: made[0]},
+    ),
     Row(approvers.end_rule, None, a_rule, "rule"),
     Row(approvers.set_absence, None, more=AWAY),
     Row(approvers.end_absence, None, an_absence, "absence"),
@@ -356,6 +379,7 @@ SERVICES = [
     Row(humans.end_sessions, the_human),
     Row(humans.recover_human, the_human_and_the_grant),
     Row(humans.delete_human, the_human_and_all_of_theirs),
+    Row(roles.change_role, the_human, more={"role": constant(Role.AUDITOR)}),
     Row(service_providers.create_service_provider, None, more={"name": constant("New")}),
     Row(service_providers.change_audience, the_provider_and_its_grant),
     # Grants beyond the new list are suspended. The list itself is read only at approval.
@@ -379,6 +403,14 @@ SERVICES = [
     ),
     Row(catalogues.approve_catalogue, None, proposed_catalogue, "row"),
     Row(catalogues.refuse_catalogue, None, proposed_catalogue, "row"),
+    Row(service_logos.propose_logo, None, more={"image": constant(b"png")}),
+    Row(service_logos.approve_logo, None, proposed_logo, "row"),
+    Row(
+        service_logos.remove_logo,
+        None,
+        proposed_logo,
+        more={"digest": constant(sha256(b"png").hex())},
+    ),
 ]
 
 

@@ -48,6 +48,7 @@ EXPECTED = {
     "kms_key": "SELECT",
     "kms_keycertificate": "SELECT",
     "kms_sealspending": "SELECT",
+    "kms_widersealspending": "SELECT",
     "registry_agent": "SELECT, UPDATE (status)",
     "registry_barredkey": "INSERT, SELECT",
     "registry_grant": "SELECT, UPDATE (ended_at, status)",
@@ -86,7 +87,8 @@ EXPECTED = {
         *("django_admin_log", "django_content_type"),
         *("registry_absence", "registry_approvalrule", "registry_approvergroup"),
         *("registry_catalogueversion", "registry_enrolmentcode", "registry_groupmember"),
-        *("registry_idempotencyrecord", "registry_pairwisesubject"),
+        *("registry_idempotencyrecord", "registry_pairwisesubject", "registry_renewal"),
+        "registry_servicelogo",
     ],
     "",
 )

@@ -96,6 +96,7 @@ def test_AU_27_a_temporary_table_lifts_no_guard(
     [
         kinds.GRANT_RESUMED,
         kinds.GRANT_APPROVED,
+        kinds.GRANT_RENEWED,
         kinds.GRANT_RELEASED,
         kinds.AGENT_CLAIMED,
         kinds.HUMAN_DELETED,

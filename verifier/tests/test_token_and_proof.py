@@ -220,6 +220,17 @@ def test_every_fault_of_a_proof_has_its_reason(
     assert (place.denial.agent_id, place.denial.human_id) == (place.agent.pk, place.human.pk)
 
 
+def test_DJ_17_the_call_of_an_agent_with_a_written_owner_is_no_ones(place: Scene) -> None:
+    """Neither allowed, nor in the activity of the person whom an attacker wrote there."""
+    refused, early = place.body(LOOK), place.body(LOOK, proof="x")
+    change(Agent.objects.filter(pk=place.agent.pk), human=scene().human)
+    assert verdict(assert_refused(place, refused)) == "invalid_token/grant_inactive"
+    assert place.denial is not None
+    assert (place.denial.agent_id, place.denial.human_id) == (place.agent.pk, None)
+    assert verdict(assert_refused(place, early)) == "invalid_dpop_proof/malformed"
+    assert (place.denial.agent_id, place.denial.human_id) == (place.agent.pk, None)
+
+
 def test_DP_100_unknown_nonce_is_refused_and_the_proof_is_not_spent(place: Scene) -> None:
     token, jti = place.token(), secrets.token_urlsafe()
     body = place.body(LOOK, token=token, proof=place.proof(token, jti=jti, nonce="stale"))

@@ -23,6 +23,7 @@ _VERSION: Final = {
     "status": "proposed",
     "proposed_at": ASKED_AT,
     "decided_at": None,
+    "approval_url": "https://auth.example.com/catalogues/01920000-0000-7000-8000-00000000000c/",
 }
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/service-providers/{reference}": Operation(

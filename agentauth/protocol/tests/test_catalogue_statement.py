@@ -1,4 +1,4 @@
-"""The catalogue in statements: its own kind, and the optional member of an approval."""
+"""Catalogue and logo in statements: their kinds, and the optional member of an approval."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,6 +10,7 @@ from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.passkey_statements import (
     catalogue_statement,
     claim_statement,
+    logo_statement,
     parse_statement,
 )
 from agentauth.protocol.tests.test_passkey_statements import (
@@ -66,6 +67,25 @@ def test_approval_of_a_catalogue_is_about_no_agent_and_one_service() -> None:
         body | {"decision": "deny"},
         body | {"service_provider": {**body["service_provider"], "audience": "acme"}},
         {name: value for name, value in body.items() if name != "catalogue"},
+    ):
+        with pytest.raises(InvalidRequestError):
+            parse_statement(bad)
+
+
+def test_approval_of_a_logo_is_about_one_service_and_one_digest() -> None:
+    statement = logo_statement(ADMIN, service_provider=PROVIDER, logo_sha256="ab" * 32)
+    body = statement.to_json()
+    assert (body["kind"], body["decision"], body["logo_sha256"]) == ("logo", "approve", "ab" * 32)
+    assert parse_statement(body) == statement
+    catalogue = SIGNED["catalogue"].to_json()
+    for bad in (
+        body | {"logo_sha256": "AB" * 32},
+        body | {"logo_sha256": None},
+        body | {"decision": "deny"},
+        body | {"agent": approval().to_json()["agent"]},
+        body | {"catalogue": catalogue["catalogue"]},
+        body | {"service_provider": {**catalogue["service_provider"], "audience": "acme"}},
+        {name: value for name, value in body.items() if name != "logo_sha256"},
     ):
         with pytest.raises(InvalidRequestError):
             parse_statement(bad)

@@ -15,6 +15,7 @@ from approvals.services.recovery import create_recovery_link, start_recovery
 from approvals.services.setup_and_sign_in import SetupLink, admin_exists, create_setup_link
 from audit.management.base_commands import OperatorCommand, operator_of
 from registry.models import Human
+from registry.roles import Role, role_named
 
 
 class Command(OperatorCommand):
@@ -41,7 +42,9 @@ class Command(OperatorCommand):
             "pages",
         )
         parser.add_argument(
-            "--admin", action="store_true", help="the invited human becomes an admin"
+            "--role",
+            choices=[str(role) for role in Role],
+            help="with --email: the invited human becomes an administrator with this role",
         )
         parser.add_argument(
             "--first-start", action="store_true", help="print nothing if there is an admin already"
@@ -91,9 +94,11 @@ def _address(text: str) -> str:
 def _make_link(options: dict[str, Any]) -> SetupLink:
     if options["stolen"]:
         raise CommandError("--stolen can only be used with --recover.")
+    if options["role"] and not options["email"]:
+        raise CommandError("--role can only be used with --email: the first admin is an owner.")
     return create_setup_link(
         email=options["email"] or "",
-        is_staff=options["admin"],
+        role=role_named(options["role"]),
         actor=operator_of(options),
         now=timezone.now(),
     )
@@ -102,10 +107,9 @@ def _make_link(options: dict[str, Any]) -> SetupLink:
 def _recover(options: dict[str, Any]) -> SetupLink | Recovery:
     """A link for the open recovery, or a new recovery, which has to wait."""
     now, actor = timezone.now(), operator_of(options)
-    if options["email"] or options["admin"]:
+    if options["email"] or options["role"]:
         raise CommandError(
-            "--recover is for an account that exists: it cannot be combined with --email or "
-            "--admin."
+            "--recover is for an account that exists: it cannot be combined with --email or --role."
         )
     human = Human.objects.filter(email__iexact=options["recover"]).first()
     if human is None:

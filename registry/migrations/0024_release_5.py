@@ -7,8 +7,9 @@ from registry.release_compatibility import raise_release
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("registry", "0020_human_language"),
-        ("approvals", "0016_catalogue_purpose"),
+        ("registry", "0023_service_logo"),
+        ("approvals", "0019_logo_purpose"),
+        ("kms", "0006_wider_seals"),
     ]
     # Older code names the release itself when it creates the row.
     beside_older_code = "The default of a column in a row that exists once; release 4 runs beside."

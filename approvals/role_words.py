@@ -1,0 +1,42 @@
+"""The roles of administrators in words (registry/roles.py has what each may do)."""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from django.utils.translation import gettext_lazy as _
+
+from registry.roles import Role
+
+
+class Words(NamedTuple):
+    """The name of a role, and what a person with it does."""
+
+    label: Any
+    says: Any
+
+
+NO_ROLE: Final = Words(_("No role"), _("Uses the registry for their own agents."))
+ROLES: Final[Mapping[Role, Words]] = {
+    Role.OWNER: Words(
+        _("Owner of the registry"),
+        _(
+            "Does everything, and alone invites people, gives roles, changes service providers and "
+            "rules, recovers accounts, and ends things for good."
+        ),
+    ),
+    Role.OPERATOR: Words(
+        _("Operator"),
+        _(
+            "Reads everything. Suspends and resumes, signs people out, sends messages again, and "
+            "publishes the next signing key."
+        ),
+    ),
+    Role.APPROVER: Words(
+        _("Approver"),
+        _(
+            "Reads requests and grants. Decides on what is passed on to the administrators, and "
+            "denies requests."
+        ),
+    ),
+    Role.AUDITOR: Words(_("Auditor"), _("Reads everything and exports lists. Changes nothing.")),
+}
