@@ -351,7 +351,7 @@ def test_a_day_is_written_in_one_form_only(text: str, alice: Person) -> None:
 
 def test_each_event_that_pages_describe_is_found_by_one_filter() -> None:
     """A new kind belongs to one of the choices of the form, unless it is about no person."""
-    about_no_person = ("registry.service_provider.", "kms.key.")
+    about_no_person = ("registry.service_provider.", "registry.logo.", "kms.key.")
     beginnings = [each for found in activity_search._BEGINNINGS.values() for each in found]
     for kind in event_sentences._WORDS:
         if kind not in (*ACTS, kinds.REQUEST_REFUSED) and not kind.startswith(about_no_person):
