@@ -62,7 +62,7 @@ campaign: $(VENV)/dev.stamp ## the long runs in full: kills, concurrency rounds,
 docs: $(VENV)/dev.stamp ## the documentation site, into var/site; fetches nothing
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
-screenshots: $(VENV)/dev.stamp ## every page and state at 320 and 1280 px, light and dark, into screenshots/
+screenshots: $(VENV)/dev.stamp ## every page and state at 390 and 1440 px, light and dark, into screenshots/
 	$(BIN)/python -m tests.run screenshots
 
 bench: $(VENV)/dev.stamp ## measure; alone on the machine

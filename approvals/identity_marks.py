@@ -6,6 +6,7 @@ id and not the key, because an agent that rotates its key stays the same agent.
 
 import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from uuid import UUID
 
 from django.utils.html import format_html
@@ -56,6 +57,8 @@ def service_mark(provider: ServiceProvider, logos: Mapping[UUID, str]) -> SafeSt
     )
 
 
+# As many as a few busy pages show.
+@lru_cache(maxsize=2_000)
 def _drawing(identity: str) -> tuple[int, list[tuple[int, int]]]:
     """A colour, and the corners of the cells that are filled: the same for the same id."""
     for attempt in range(256):

@@ -52,7 +52,7 @@ def agents(agent_id: str, count: int, alg: Algorithm) -> list[dict[str, str]]:
     made: list[dict[str, str]] = []
     for start in range(0, count, ROWS):
         numbers = range(start, min(start + ROWS, count))
-        copies = [_copies(grant, humans[number // AGENTS_EACH], alg) for number in numbers]
+        copies = [copies_of(grant, humans[number // AGENTS_EACH], alg) for number in numbers]
         pems, new_agents, grants, new_receipts = zip(*copies, strict=True)
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET LOCAL session_replication_role = replica")
@@ -99,13 +99,13 @@ def tokens(grant_ids: Sequence[str]) -> Iterator[str]:
         yield from (sign_issued(row.claims, now) for row in rows)
 
 
-def _copies(grant: Grant, human: Human, alg: Algorithm) -> tuple[str, Agent, Grant, Receipt]:
+def copies_of(grant: Grant, human: Human, alg: Algorithm) -> tuple[str, Agent, Grant, Receipt]:
     """A new agent's key (PEM), and unsaved rows: the agent, its grant, the receipt."""
     key, now = PrivateKey.generate(alg), datetime.now(UTC)
     public = LocalSigner(key).public
-    agent = _copy(grant.agent, human=human, jkt=public.thumbprint, public_jwk=public.jwk)
+    agent = copy_of(grant.agent, human=human, jkt=public.thumbprint, public_jwk=public.jwk)
     agent.set_seal()
-    own = _copy(grant, agent=agent, human=human, service_provider=grant.service_provider)
+    own = copy_of(grant, agent=agent, human=human, service_provider=grant.service_provider)
     receipt = receipts.approval_of(own, receipt_signer(), now=now)
     # As for a current receipt; otherwise the jobs would parse each receipt for it.
     receipt.kid = receipt_signer().kid
@@ -120,7 +120,7 @@ def receipt_signer() -> Any:
 
 def _person(first: Human | None) -> Human:
     assert first is not None
-    return _copy(first, email=f"alice-{secrets.token_hex(8)}@example.org")
+    return copy_of(first, email=f"alice-{secrets.token_hex(8)}@example.org")
 
 
 def _token(claims: Mapping[str, Any], now: datetime) -> Token:
@@ -135,7 +135,7 @@ def _token(claims: Mapping[str, Any], now: datetime) -> Token:
     )
 
 
-def _copy(row: M, **changes: Any) -> M:
+def copy_of(row: M, **changes: Any) -> M:
     """The row under a new id, not saved yet."""
     named = {field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields}  # noqa: SLF001 — Django's documented API
     for name, value in {"id": new_id(), **changes}.items():

@@ -53,7 +53,7 @@ if (badge) {
   let drawn = Date.now();
 
   const refresh = async () => {
-    const response = await fetch("/approvals/", { credentials: "same-origin", headers: BACKGROUND }).catch(() => null);
+    const response = await fetch(`/approvals/${location.search}`, { credentials: "same-origin", headers: BACKGROUND }).catch(() => null);
     if (!response?.ok || response.redirected) return;
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
     const now = fresh.getElementById("waiting");

@@ -96,6 +96,33 @@ def address(route: str, ids: Mapping[str, str]) -> str:
 PUBLIC_PATHS: Final = {address(route, {}) for route in PUBLIC}
 
 
+# --- Pages ---------------------------------------------------------------------------------------
+
+
+def pages() -> set[str]:
+    """The routes of pages for people: each ends in a slash, as the addresses of files do not.
+
+    Of the admin site these are our own pages, its lists and the page of a row; the others redirect
+    or are refused (approvals/tests/test_control_room.py).
+    """
+    own = _own_pages() | {"index"}
+    found = set()
+    for endpoint in ENDPOINTS:
+        name = endpoint.pattern.name or ""
+        if endpoint.route.startswith("/admin/"):
+            is_page = name in own or name.endswith(("_changelist", "_change"))
+        else:
+            is_page = "GET" in methods(endpoint.pattern)
+        if is_page and endpoint.route.endswith("/") and not endpoint.route.startswith(FOR_PROGRAMS):
+            found.add(endpoint.route)
+    return found
+
+
+def _own_pages() -> set[str]:
+    """The names of the forms that the control room adds to Django's admin site."""
+    return set(vars(ControlRoom)) - {"login", "logout", "index"}
+
+
 # --- Acts ----------------------------------------------------------------------------------------
 
 
@@ -105,7 +132,7 @@ def writing() -> Iterator[str]:
     Of the admin site these are our forms and the buttons; that rows are read-only there has tests
     of its own.
     """
-    own = set(vars(ControlRoom)) - {"login", "logout", "index"}
+    own = _own_pages()
     for endpoint in ENDPOINTS:
         if not endpoint.route.startswith("/admin/") or endpoint.pattern.name in own:
             yield from (

@@ -351,7 +351,7 @@ def test_a_day_is_written_in_one_form_only(text: str, alice: Person) -> None:
 
 def test_each_event_that_pages_describe_is_found_by_one_filter() -> None:
     """A new kind belongs to one of the choices of the form, unless it is about no person."""
-    about_no_person = ("registry.service_provider.", "kms.key.")
+    about_no_person = ("registry.service_provider.", "registry.logo.", "kms.key.")
     beginnings = [each for found in activity_search._BEGINNINGS.values() for each in found]
     for kind in event_sentences._WORDS:
         if kind not in (*ACTS, kinds.REQUEST_REFUSED) and not kind.startswith(about_no_person):
@@ -405,6 +405,33 @@ def test_spending_counts_a_bounded_number_of_events_and_says_so(
     page = alice.get("/activity/spending/")
     assert sum(row["allowed"] + row["refused"] for row in page.context["rows"]) == 2
     assert "Only the newest 2 events are counted" in page.content.decode()
+
+
+def test_spending_shows_a_bounded_number_of_lines_and_says_so(
+    alice: Person,
+    acts: list[Event],
+    service_provider: ServiceProvider,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    act(approved(enrolled(alice.human, now=now), service_provider, now=now), now)
+    assert len(alice.get("/activity/spending/").context["rows"]) == 2
+    monkeypatch.setattr(spending, "_LINES", 1)
+    page = alice.get("/activity/spending/")
+    assert len(page.context["rows"]) == 1
+    assert "1 more line is not shown" in page.content.decode()
+
+
+def test_the_chosen_agent_is_in_the_filter_however_many_there_are(
+    alice: Person, agent: AgentClient, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = enrolled(alice.human, now=now).agent()
+    Agent.objects.filter(pk=last.pk).update(name="Z")
+    monkeypatch.setattr(activity_search, "_AGENTS", 1)
+    offered = alice.get("/activity/").context["choices"]["agents"]
+    assert [name for _, name in offered] == [agent.agent().name]
+    offered = alice.get(f"/activity/?agent={last.pk}").context["choices"]["agents"]
+    assert [name for _, name in offered] == ["Z"]
 
 
 def test_budgets_in_force_show_what_is_used(alice: Person, paying: Grant) -> None:

@@ -7,8 +7,9 @@ import pytest
 from django.utils import timezone
 
 from approvals.templatetags.display_filters import when
-from approvals.tests.cast import Person
-from approvals.views import paging
+from approvals.tests.cast import PAY, Person
+from approvals.tests.test_waiting import confirmation, many
+from approvals.views import inbox, paging
 from audit.models import Event
 from registry.models import Grant, ServiceProvider
 from registry.services.grant_requests import withdraw_grant
@@ -40,6 +41,41 @@ def test_the_history_of_the_inbox_comes_in_pages(
     assert [each["grant"].pk for each in rest["history"]] == made[:1]
     assert (rest["next"], rest["first_page"]) == (None, False)
     assert alice.get("/approvals/?after=nonsense").context["history"] == []
+
+
+def test_what_waits_comes_in_pages_that_lose_nothing(
+    alice: Person,
+    agent: AgentClient,
+    reading: Grant,
+    service_provider: ServiceProvider,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inbox, "SHOWN", 3)
+    paying = pending(agent, service_provider, now=now, capabilities=[PAY])
+    alice.approve(paying)
+    paying.refresh_from_db()
+    payment = confirmation(paying, now)
+    payment.action = {**PAY, "amount": PAY["max_amount"]}
+    del payment.action["max_amount"]
+    payment.save()
+    many(reading, 4)
+    requests = Grant.objects.waiting(now).order_by("created_at", "pk")
+    whole = [payment.pk, *requests.values_list("pk", flat=True)]
+    seen, page = [], alice.get("/approvals/")
+    while True:
+        context = page.context
+        seen += [each["row"].pk for each in context["confirmations"]]
+        seen += [each["grant"].pk for each in context["waiting"]]
+        assert context["waiting_count"] == len(whole)
+        if not context["later"]:
+            break
+        assert f'href="?skip={context["later"]}"' in page.content.decode()
+        page = alice.get(f"/approvals/?skip={context['later']}")
+    assert seen == whole
+    assert 'href="?skip=0"' in page.content.decode()
+    for nonsense in ("900", "-1", "x", "²", "٣", "9" * 40, ""):
+        assert alice.get(f"/approvals/?skip={nonsense}").context["first"] == 1
 
 
 def test_agents_come_in_pages(

@@ -46,7 +46,7 @@ def index(request: HttpRequest) -> HttpResponse:
         ],
         "log": describe_log(log_status, positions),
         "search": search,
-        "choices": choices(human),
+        "choices": choices(human, search.given["agent"]),
         "next": found.next if found else None,
         "reached": found.reached if found else None,
         "first_page": after is None,

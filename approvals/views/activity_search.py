@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
-from django.db.models import Q, QuerySet
+from django.db.models import Case, Q, QuerySet, When
 from django.db.models.fields.json import KT
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -78,7 +78,8 @@ _BEGINNINGS: Final = {
         "verifier.presence.",
     ),
 }
-# Names in one select.
+# Names in one select. The page of each agent leads to its events too.
+_AGENTS: Final = 100
 _LISTED: Final = 1_000
 NO_ONE: Final = uuid.UUID(int=0)
 
@@ -287,13 +288,14 @@ def _of_kind(kind: str) -> Q:
     return Q(kind__in=ACTS, data__action__type=kind)
 
 
-def choices(human: Human) -> dict[str, Sequence[tuple[str, Any]]]:
-    """What the selects of the form offer, in three queries."""
+def choices(human: Human, agent: str = "") -> dict[str, Sequence[tuple[str, Any]]]:
+    """What the selects of the form offer, in three queries: the chosen agent is always there."""
     own = own_agent_ids(human)
-    agents = Agent.objects.filter(pk__in=own).order_by("name", "pk")
+    chosen = Case(When(pk=id_or_none_of_ours(agent), then=0), default=1)
+    agents = Agent.objects.filter(pk__in=own).order_by(chosen, "name", "pk")
     services = ServiceProvider.objects.filter(grants__agent__in=own).distinct()
     return {
-        "agents": [(str(pk), name) for pk, name in agents.values_list("pk", "name")[:_LISTED]],
+        "agents": [(str(pk), name) for pk, name in agents.values_list("pk", "name")[:_AGENTS]],
         "services": [
             (str(pk), name)
             for pk, name in services.order_by("name", "pk").values_list("pk", "name")[:_LISTED]

@@ -1,13 +1,17 @@
 """The inbox: what waits for a decision, and what was decided."""
 
+import uuid
+from collections.abc import Collection, Iterable
+from datetime import datetime
 from typing import Any
 
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from agentauth.protocol.capability import parse_action
+from agentauth.protocol.capability import parse_action, parse_capabilities
 from approvals import sentences
 from approvals.services.recent_recovery import recovery_news
 from approvals.services.waiting import waiting_for
@@ -21,23 +25,21 @@ from registry.services.catalogues import Published, published_catalogues, words_
 from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import pending_for
 
-# Requests of others on one page, the oldest. Each takes a millisecond to describe.
-SHOWN = 50
+# Digits of `?skip=` that are read: more items never wait.
+MOST_DIGITS = 6
+# Items on one page, the oldest. Each takes a millisecond to describe.
+SHOWN = 25
 
 
 @require_safe
 @require_sign_in
 def inbox(request: HttpRequest) -> HttpResponse:
-    human, now, routed = human_of(request), timezone.now(), routed_of(request)
+    human, now = human_of(request), timezone.now()
     own = own_agent_ids(human)
-    mine = Grant.objects.filter(agent__in=own).select_related("agent", "service_provider")
-    waiting = list(mine.filter(pk__in=Grant.objects.waiting(now)).order_by("created_at"))
-    anew = list(mine.filter(pk__in=Grant.objects.to_sign_again(now)))
-    anew += mine.filter(pk__in=Grant.objects.to_renew(now)).select_related("renewal")
-    grants = [*waiting, *anew, *routed.grants[:SHOWN]]
-    asked = [*pending_for(own, now), *routed.confirmations[:SHOWN]]
+    asked, grants, counted = _page_of_waiting(request, own, now)
     services = {row.grant.service_provider_id for row in asked}
     found = published_catalogues(services | {each.service_provider_id for each in grants})
+    mine = Grant.objects.filter(agent__in=own).select_related("agent", "service_provider")
     history, paging = page_of(mine.exclude(status=Grant.Status.PENDING), request)
     context: dict[str, Any] = {
         # Riskiest first: the page shortens this list and must not leave out the dangerous.
@@ -47,26 +49,69 @@ def inbox(request: HttpRequest) -> HttpResponse:
                 "renews": each.waits_for_renewal(now),
                 "asked_at": each.asked_at(now),
                 "open_until": each.open_until(now),
+                "risk": _highest_risk(each, found.get(each.service_provider_id)),
                 "permits": describe_permissions(
                     each, words_of(found.get(each.service_provider_id)), riskiest_first=True
                 ),
             }
             for each in grants
         ],
-        "more": max(len(routed.grants) - SHOWN, 0) + max(len(routed.confirmations) - SHOWN, 0),
         "confirmations": [
             {"row": row} | _describe_act(row, found.get(row.grant.service_provider_id))
             for row in asked
         ],
-        "waiting_count": len(waiting)
-        + len(anew)
-        + len(asked)
-        + len(routed.grants)
-        + max(len(routed.confirmations) - SHOWN, 0),
         "history": [{"grant": grant, "status": grant_status(grant, now)} for grant in history],
         "recovery": recovery_news(human, now=now),
-    } | paging
-    return render(request, "inbox.html", context)
+    }
+    return render(request, "inbox.html", context | counted | paging)
+
+
+def _page_of_waiting(
+    request: HttpRequest, own: Collection[uuid.UUID], now: datetime
+) -> tuple[list[Confirmation], list[Grant], dict[str, int]]:
+    """The items from `?skip=` on, and template context: how many there are, and where this page is.
+
+    Payments come first, then requests, then grants to sign again or to renew, then what rules sent;
+    each with the oldest first. `own` are the person's agents.
+    """
+    routed = routed_of(request)
+    mine = Grant.objects.filter(agent__in=own)
+    payments = [*_ids(pending_for(own, now)), *(each.pk for each in routed.confirmations)]
+    requests = [
+        *_ids(mine.waiting(now)),
+        *_ids(mine.to_sign_again(now)),
+        *_ids(mine.to_renew(now)),
+        *(each.pk for each in routed.grants),
+    ]
+    total = len(payments) + len(requests)
+    skip = _skipped(request.GET.get("skip", ""), total)
+    shown = [*payments, *requests][skip : skip + SHOWN]
+    rows = Confirmation.objects.select_related("grant__agent__human", "grant__service_provider")
+    asked = rows.in_bulk(shown[: max(len(payments) - skip, 0)])
+    related = ("agent__human", "service_provider", "renewal")
+    grants = Grant.objects.select_related(*related).in_bulk(shown[len(asked) :])
+    last = skip + len(shown)
+    return (
+        [asked[each] for each in shown if each in asked],
+        [grants[each] for each in shown if each in grants],
+        {
+            "waiting_count": total,
+            "first": skip + 1,
+            "last": last,
+            "earlier": max(skip - SHOWN, 0),
+            "later": last if last < total else 0,
+        },
+    )
+
+
+def _ids(rows: QuerySet[Any]) -> Iterable[uuid.UUID]:
+    return rows.order_by("created_at", "pk").values_list("pk", flat=True)
+
+
+def _skipped(text: str, total: int) -> int:
+    """How many items `?skip=` leaves out; none where that is no such number."""
+    skip = int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else 0
+    return skip if skip < total else 0
 
 
 @require_safe
@@ -75,6 +120,14 @@ def waiting(request: HttpRequest) -> HttpResponse:
     """How much waits, for the badge of every page (docs/adr/0042)."""
     found = waiting_for(human_of(request), timezone.now(), routed_of(request))
     return JsonResponse({"waiting": found.shown if found.count else "", "state": found.state})
+
+
+def _highest_risk(grant: Grant, published: Published | None) -> str:
+    words = words_of(published)
+    asked = parse_capabilities(grant.capabilities or grant.requested_capabilities)
+    return min(
+        (sentences.risk(each, words) for each in asked), key=sentences.RISKS.index, default="low"
+    )
 
 
 def _describe_act(row: Confirmation, published: Published | None) -> dict[str, str]:

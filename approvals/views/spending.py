@@ -33,7 +33,9 @@ DAYS: Final = 14
 COUNTED: Final = 10_000
 # Agents with a colour of their own; the others share one.
 _DRAWN: Final = 4
-_BUDGETS: Final = 50
+_BUDGETS: Final = 20
+# Lines of the table, the newest day and its busiest agents first.
+_LINES: Final = 100
 _SLACK: Final = timedelta(hours=1)
 
 
@@ -62,7 +64,8 @@ def page(request: HttpRequest) -> HttpResponse:
     context = {
         "chart": draw_days(days, series) if rows else None,
         "series": series,
-        "rows": [_told(row, names) for row in sorted(rows, key=_newest_first)],
+        "rows": [_told(row, names) for row in sorted(rows, key=_newest_first)[:_LINES]],
+        "more_rows": max(len(rows) - _LINES, 0),
         "counted_from": counted_from,
         "counted": COUNTED,
         "days": DAYS,

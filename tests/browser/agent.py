@@ -1,9 +1,9 @@
-"""One SDK call of an agent: `python -m tests.browser.agent URL KEY_FILE NAME JSON`. Prints JSON."""
+"""One SDK call of an agent, in a thread of its own: Playwright's event loop runs in the test's."""
 
 import asyncio
 import dataclasses
 import json
-import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,22 @@ from agentauth import AgentAuthClient
 from agentauth.protocol.capability import parse_capability
 
 
-async def act(client: AgentAuthClient, what: str, *arguments: Any) -> Any:
-    if what == "request":
-        service_provider, capabilities, envelope, reason = arguments
-        asked = [parse_capability(each) for each in capabilities]
-        return await client.request_grant(service_provider, asked, envelope, reason)
-    if what == "withdraw":
-        return await client.withdraw_grant(arguments[0])
-    return await client.get_grant(arguments[0])
+def call(url: str, key_file: Path, name: str, what: str, *arguments: Any) -> dict[str, Any]:
+    """The answer as the fields of the SDK's result, with JSON's types."""
 
+    async def act() -> Any:
+        client = AgentAuthClient(url, key_file=key_file, name=name)
+        if what == "request":
+            service_provider, capabilities, envelope, reason = arguments
+            asked = [parse_capability(each) for each in capabilities]
+            return await client.request_grant(service_provider, asked, envelope, reason)
+        if what == "withdraw":
+            return await client.withdraw_grant(arguments[0])
+        return await client.get_grant(arguments[0])
 
-if __name__ == "__main__":
-    url, key_file, name, call = sys.argv[1:]
-    answer = asyncio.run(
-        act(AgentAuthClient(url, key_file=Path(key_file), name=name), *json.loads(call))
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(lambda: asyncio.run(act())).result()
+    found: dict[str, Any] = json.loads(
+        json.dumps(dataclasses.asdict(answer) if answer else {}, default=str)
     )
-    print(json.dumps(dataclasses.asdict(answer) if answer else {}, default=str))
+    return found

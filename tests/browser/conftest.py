@@ -2,9 +2,14 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, sync_playwright
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
+
+from tests.browser import steps
+from tests.browser.backstage import BrowserRegistry
 
 FLAGS = [
     "--no-sandbox",
@@ -15,6 +20,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+ALICE = "alice@example.org"
 AUTHENTICATOR = {
     "protocol": "ctap2",
     "transport": "internal",
@@ -34,22 +40,6 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def context(chromium: Browser) -> Iterator[BrowserContext]:
-    context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin")
-    context.set_default_timeout(10_000)
-    yield context
-    context.close()
-
-
-@pytest.fixture
-def page(context: BrowserContext) -> Page:
-    """A page whose browser context has an authenticator."""
-    page = context.new_page()
-    add_authenticator(page)
-    return page
-
-
 def add_authenticator(
     page: Page, session: CDPSession | None = None, transport: str = "internal"
 ) -> str:
@@ -60,3 +50,65 @@ def add_authenticator(
         "WebAuthn.addVirtualAuthenticator", {"options": AUTHENTICATOR | {"transport": transport}}
     )
     return str(answer["authenticatorId"])
+
+
+@dataclass
+class Device:
+    """A browser and its authenticator."""
+
+    page: Page
+    session: CDPSession
+    authenticator: str
+
+    @classmethod
+    def opened(cls, chromium: Browser, **options: object) -> Self:
+        context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin", **options)  # type: ignore[arg-type]
+        context.set_default_timeout(10_000)
+        page = context.new_page()
+        session = context.new_cdp_session(page)
+        return cls(page, session, add_authenticator(page, session))
+
+    def take_passkeys(self, other: "Device") -> None:
+        """As a provider syncs the passkeys of one device to another."""
+        found = other.session.send(
+            "WebAuthn.getCredentials", {"authenticatorId": other.authenticator}
+        )
+        for credential in found["credentials"]:
+            body = {"authenticatorId": self.authenticator, "credential": credential}
+            self.session.send("WebAuthn.addCredential", body)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserRegistry]:
+    """One for all modules, with the demo's service: starting one takes as long as ten tests.
+
+    Each module has people of its own.
+    """
+    registry = BrowserRegistry(tmp_path_factory.mktemp("registry"))
+    registry.manage("load_demo")
+    yield registry
+    registry.stop()
+
+
+@pytest.fixture(scope="module")
+def own_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrowserRegistry]:
+    """A module's own, for tests that change or look at everything."""
+    registry = BrowserRegistry(tmp_path_factory.mktemp("registry"))
+    yield registry
+    registry.stop()
+
+
+@pytest.fixture(scope="session")
+def desk(chromium: Browser, registry: BrowserRegistry) -> Iterator[Device]:
+    """Alice's, who is an administrator and owns the agents of `scenes`."""
+    device = Device.opened(chromium)
+    steps.be_invited(device.page, registry, name="Alice Martin", email=ALICE, admin=True)
+    yield device
+    device.page.context.close()
+
+
+@pytest.fixture(scope="session")
+def scenes(desk: Device, registry: BrowserRegistry) -> dict[str, str]:
+    """Addresses by name: everything a person may meet (tests/browser/stage.py)."""
+    assert desk.page
+    return {name: registry.url + path for name, path in registry.stage("set_up", ALICE).items()}

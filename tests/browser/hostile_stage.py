@@ -1,4 +1,4 @@
-"""Texts that try to break a page: `python -m tests.browser.stage set_up_hostile EMAIL`.
+"""Texts that try to break a page: the scene `set_up_hostile`.
 
 Prints name → path.
 """

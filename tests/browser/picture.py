@@ -17,7 +17,7 @@ django.setup()
 
 from tests.browser import steps  # noqa: E402 — these need the settings
 from tests.browser.conftest import FLAGS, add_authenticator  # noqa: E402
-from tests.browser.test_demo import Terminal, approve_words  # noqa: E402
+from tests.browser.terminal import Terminal, approve_words  # noqa: E402
 from tests.live import ROOT, LiveRegistry  # noqa: E402
 
 PICTURE = ROOT / "docs/images/approval.png"

@@ -1,18 +1,22 @@
-"""Sets up the screenshots through the services: `python -m tests.browser.stage set_up EMAIL`.
+"""Sets up scenes through the services, for tests/browser/backstage.py: one JSON object a line.
 
-Prints name → path. Everything a user can meet on the pages, at realistic ages; only what needs a
-passkey is left to the browser.
+A scene is name → path. Everything a user can meet on the pages, at realistic ages; only what needs
+a passkey is left to the browser.
 """
 
+import io
 import json
 import os
 import secrets
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 import django
 
@@ -293,8 +297,6 @@ def spending(stage: Stage, agent: Any, pay: Any) -> None:
     )
     stage.paths["in-use"] = f"/approvals/{grant.pk}/"
     # Today in Berlin, since the ledger names its days in that zone.
-    from zoneinfo import ZoneInfo
-
     today = stage.now.astimezone(ZoneInfo("Europe/Berlin")).date().isoformat()
     GrantLedger.objects.create(
         grant=grant, uses=37, spent={"EUR/day/Europe/Berlin": [today, 43_150]}
@@ -331,9 +333,7 @@ def spending(stage: Stage, agent: Any, pay: Any) -> None:
 
 def agents(stage: Stage) -> dict[str, Any]:
     """The user's agents, oldest first; one in each state."""
-    from registry.services import agents
-
-    cast = {
+    return {
         "active": stage.agent(
             "Research Assistant",
             "Reads your calendar, gathers material and pays small invoices.",
@@ -342,18 +342,17 @@ def agents(stage: Stage) -> dict[str, Any]:
         "revoked": stage.agent("Old Scraper", "", 11 * DAY),
         "suspended": stage.agent("Newsletter Helper", "Drafts the monthly letter.", 10 * DAY),
     }
-    return cast | {"_agents": agents}
 
 
 def set_up(email: str) -> dict[str, str]:
     from audit.services import seal_audit
+    from registry.services import agents as services
 
     stage = Stage(email)
     calendar = stage.service_provider("Nordwind Calendar", "https://calendar.nordwind.example")
     files = stage.service_provider("Harbour Files", "https://files.harbour.example/api")
     pay = stage.service_provider("Acme Payments", "https://pay.acme.example")
     cast = agents(stage)
-    services = cast.pop("_agents")
     decided_grants(stage, cast["active"], calendar, files)
     stage.approved(
         cast["active"], calendar, 3 * DAY, [READ, {"type": "write", "resource": "calendar/work"}]
@@ -469,18 +468,27 @@ def withdraw(grant_id: str) -> dict[str, str]:
 
 ACTS = {"set_up": set_up, "withdraw": withdraw}
 
+
+def done(asked: dict[str, list[str]]) -> Any:
+    """What one line asks for: a scene, or a management command that prints JSON."""
+    from django.core.management import call_command
+
+    if "manage" in asked:
+        told = io.StringIO()
+        call_command(*asked["manage"], stdout=told)
+        return json.loads(told.getvalue() or "null")
+    what, argument = asked["stage"]
+    acts = dict(ACTS)
+    for each in ("approvers", "catalogue", "hostile", "log", "recovery", "restore"):
+        acts |= import_module(f"tests.browser.{each}_stage").ACTS
+    return acts[what](argument)
+
+
 if __name__ == "__main__":
     django.setup()
-    from tests.browser import (
-        approvers_stage,
-        catalogue_stage,
-        hostile_stage,
-        log_stage,
-        recovery_stage,
-        restore_stage,
-    )
-
-    what, argument = sys.argv[1:]
-    acts = ACTS | log_stage.ACTS | hostile_stage.ACTS | restore_stage.ACTS | recovery_stage.ACTS
-    acts |= catalogue_stage.ACTS | approvers_stage.ACTS
-    print(json.dumps(acts[what](argument)))
+    for line in sys.stdin:
+        try:
+            answer = {"done": done(json.loads(line))}
+        except Exception:  # noqa: BLE001 — the test shows it
+            answer = {"failed": traceback.format_exc()}
+        print(json.dumps(answer), flush=True)

@@ -1,15 +1,14 @@
 """What a user does on the pages, step by step, finding things by role and accessible name."""
 
-import json
 import os
 import re
-import subprocess
-import sys
 from typing import Any
 
 from playwright.sync_api import Page, expect
 
-from tests.live import ROOT, LiveRegistry
+from tests.browser.agent import call
+from tests.browser.backstage import BrowserRegistry
+from tests.live import LiveRegistry
 
 
 def become_admin(page: Page, registry: LiveRegistry) -> None:
@@ -21,9 +20,12 @@ def become_admin(page: Page, registry: LiveRegistry) -> None:
     expect(page.get_by_role("link", name="Approvals")).to_be_visible()
 
 
-def be_invited(page: Page, registry: LiveRegistry, *, name: str, email: str) -> None:
+def be_invited(
+    page: Page, registry: LiveRegistry, *, name: str, email: str, admin: bool = False
+) -> None:
     """Open an invitation and create a passkey; ends signed in."""
-    page.goto(registry.manage("setup_link", "--email", email)["url"])
+    more = ("--admin",) if admin else ()
+    page.goto(registry.manage("setup_link", "--email", email, *more)["url"])
     page.get_by_role("textbox", name="Your name").fill(name)
     page.get_by_role("button", name="Create passkey").click()
     expect(page.get_by_role("link", name="Approvals")).to_be_visible()
@@ -84,21 +86,10 @@ def deny(page: Page, reason: str) -> None:
     page.get_by_role("button", name="Deny").click()
 
 
-def stage(registry: LiveRegistry, what: str, argument: str) -> dict[str, str]:
-    """Set up the scene behind the pages; see tests/browser/stage.py."""
-    command = [sys.executable, "-m", "tests.browser.stage", what, argument]
-    done = subprocess.run(
-        command, cwd=ROOT, env=registry.env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    paths: dict[str, str] = json.loads(done.stdout)
-    return paths
-
-
 class Agent:
-    """An agent in its own process: each call runs the SDK's client once, with its key in a file."""
+    """An agent, whose key is in a file: each call is a new client of the SDK."""
 
-    def __init__(self, registry: LiveRegistry, name: str = "Research Assistant") -> None:
+    def __init__(self, registry: BrowserRegistry, name: str = "Research Assistant") -> None:
         self.registry, self.name = registry, name
         self.key_file = registry.directory / f"agent-{os.urandom(4).hex()}.json"
 
@@ -111,18 +102,5 @@ class Agent:
     def status(self, grant_id: str) -> dict[str, Any]:
         return self.run("status", grant_id)
 
-    def run(self, *arguments: Any) -> dict[str, Any]:
-        command = [
-            sys.executable,
-            "-m",
-            "tests.browser.agent",
-            self.registry.url,
-            str(self.key_file),
-            self.name,
-        ]
-        done = subprocess.run(
-            [*command, json.dumps(arguments)], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
+    def run(self, what: str, *arguments: Any) -> dict[str, Any]:
+        return call(self.registry.url, self.key_file, self.name, what, *arguments)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from approvals.sessions import stored_key
 from tests.browser import steps
+from tests.browser.backstage import BrowserRegistry
 from tests.browser.conftest import add_authenticator
-from tests.browser.test_demo import Terminal
-from tests.live import LiveRegistry
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 PHONE = {"width": 390, "height": 844}
@@ -43,8 +43,7 @@ SIGNED_LINES = """() => [...document.querySelectorAll('#sign-approve > li')]
 
 
 @pytest.fixture(scope="module")
-def alice(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Page]:
-    sqlite_registry.manage("load_demo")
+def alice(chromium: Browser, registry: BrowserRegistry) -> Iterator[Page]:
     context = chromium.new_context(
         locale="en-GB",
         timezone_id="Europe/Berlin",
@@ -53,20 +52,16 @@ def alice(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Page]:
         is_mobile=True,
     )
     context.set_default_timeout(10_000)
-    context.add_init_script(
-        "addEventListener('click', (e) => e.isTrusted && sessionStorage.setItem('taps',"
-        " 1 + Number(sessionStorage.getItem('taps'))), true)"
-    )
     page = context.new_page()
     add_authenticator(page)
-    steps.become_admin(page, sqlite_registry)
+    steps.be_invited(page, registry, name="Alice", email="alice.phone@example.org")
     yield page
     context.close()
 
 
 @pytest.fixture
-def agent(alice: Page, sqlite_registry: LiveRegistry) -> steps.Agent:
-    return steps.Agent(sqlite_registry)
+def agent(alice: Page, registry: BrowserRegistry) -> steps.Agent:
+    return steps.Agent(registry)
 
 
 def open_request(page: Page, agent: steps.Agent, capabilities: list[Any], **more: Any) -> str:
@@ -94,46 +89,9 @@ def choices_kept(page: Page, grant: str = "") -> list[str]:
     return found
 
 
-def approve_by_touch(page: Page, *, second_step: bool) -> tuple[int, float]:
-    """Open the page as from a notification, read, tap; returns taps and seconds of page time."""
-    page.reload()
-    page.evaluate("sessionStorage.removeItem('taps')")
-    steps.read(page)
-    page.get_by_role("button", name="Approve with passkey").tap()
-    if second_step:
-        page.get_by_role("button", name="Continue").tap()
-    spent = "performance.getEntries().reduce((sum, each) => sum + (each.duration || 0), 0) / 1000"
-    seconds = page.evaluate(spent)
-    expect(page.get_by_role("status")).to_contain_text("Approved")
-    return page.evaluate("Number(sessionStorage.getItem('taps'))"), seconds + page.evaluate(spent)
-
-
-def test_a_phone_decides_in_two_taps(alice: Page, agent: steps.Agent) -> None:
-    open_request(alice, agent, [READ])
-    taps, seconds = approve_by_touch(alice, second_step=False)
-    # The passkey is the other tap.
-    assert taps == 1
-    assert seconds < 5
-
-
-def test_a_phone_approves_the_demo_in_three_taps(
-    alice: Page, sqlite_registry: LiveRegistry
-) -> None:
-    terminal = Terminal(sqlite_registry)
-    try:
-        link = terminal.wait_for(r"Approve here: (\S+)")
-        steps.claim(alice, link, terminal.wait_for(r"Claim code: (\S+)"))
-        taps, seconds = approve_by_touch(alice, second_step=True)
-        assert taps == 2
-        assert seconds < 5
-        terminal.wait_for(r"✓ read calendar/work")
-    finally:
-        terminal.close()
-
-
-def test_a_short_request_fits_one_screen(alice: Page, sqlite_registry: LiveRegistry) -> None:
+def test_a_short_request_fits_one_screen(alice: Page, registry: BrowserRegistry) -> None:
     # A name of its own, since the page warns of two agents with one name.
-    open_request(alice, steps.Agent(sqlite_registry, "Trip Planner"), [READ])
+    open_request(alice, steps.Agent(registry, "Trip Planner"), [READ])
     expect(alice.get_by_role("button", name="Approve with passkey")).to_be_enabled()
     assert alice.evaluate("scrollY") == 0
 
@@ -433,7 +391,9 @@ def test_choices_survive_an_expired_session_until_the_decision(
 ) -> None:
     grant = open_request(alice, agent, [READ, PAY])
     fill_in(alice)
-    assert write(agent.registry, "DELETE FROM django_session")
+    [key] = [each["value"] for each in alice.context.cookies() if "session" in each["name"]]
+    gone = "DELETE FROM django_session WHERE session_key = ?"
+    assert write(agent.registry, gone, stored_key(key)) == 1
     steps.read(alice)
     alice.get_by_role("button", name="Approve with passkey").tap()
     alice.get_by_role("button", name="Sign in with passkey").tap()
@@ -470,7 +430,7 @@ def test_choices_are_undone_on_the_page(alice: Page, agent: steps.Agent) -> None
 
 
 def test_choices_end_at_the_sign_out(
-    alice: Page, agent: steps.Agent, sqlite_registry: LiveRegistry
+    alice: Page, agent: steps.Agent, registry: BrowserRegistry
 ) -> None:
     open_request(alice, agent, [READ, PAY])
     fill_in(alice)
@@ -478,7 +438,7 @@ def test_choices_end_at_the_sign_out(
     alice.evaluate("scrollTo(0, 0)")
     steps.sign_out(alice)
     assert choices_kept(alice) == []
-    steps.sign_in(alice, sqlite_registry)
+    steps.sign_in(alice, registry)
 
 
 def rename(agent: steps.Agent, grant_id: str, name: str) -> None:
@@ -493,7 +453,7 @@ def rename(agent: steps.Agent, grant_id: str, name: str) -> None:
     assert changed == 1
 
 
-def write(registry: LiveRegistry, statement: str, *values: str) -> int:
+def write(registry: BrowserRegistry, statement: str, *values: str) -> int:
     """Change rows behind the pages; returns how many."""
     path = registry.directory / "agentauth.sqlite3"
     with closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as database:

@@ -1,35 +1,28 @@
-"""Every act by keyboard alone: the focus is always visible, and a dialog traps and returns it."""
+"""Every act by keyboard alone; a dialog traps the focus and returns it.
+
+That it is always seen, test_every_page.py proves.
+"""
 
 import re
-from collections.abc import Iterator
-from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
-from tests.browser import steps
-from tests.browser.conftest import add_authenticator
-from tests.live import LiveRegistry
+from tests.browser.backstage import BrowserRegistry
+from tests.browser.conftest import Device
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 MOST_STOPS = 90
 
 
-@pytest.fixture(scope="module")
-def alice(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Page]:
-    context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin")
-    context.set_default_timeout(10_000)
-    page = context.new_page()
-    add_authenticator(page)
-    steps.become_admin(page, sqlite_registry)
-    yield page
-    context.close()
+@pytest.fixture
+def alice(desk: Device) -> Page:
+    return desk.page
 
 
-@pytest.fixture(scope="module")
-def paths(alice: Page, sqlite_registry: LiveRegistry) -> dict[str, str]:
-    paths = steps.stage(sqlite_registry, "set_up", "alice@example.org")
-    return {name: sqlite_registry.url + path for name, path in paths.items()}
+@pytest.fixture
+def paths(scenes: dict[str, str]) -> dict[str, str]:
+    return scenes
 
 
 def tab_to(page: Page, target: Locator) -> None:
@@ -124,41 +117,10 @@ def test_denying_confirming_and_revoking_take_no_mouse(alice: Page, paths: dict[
 
 
 def test_the_skip_link_comes_first_and_leads_to_the_content(
-    alice: Page, sqlite_registry: LiveRegistry
+    alice: Page, registry: BrowserRegistry
 ) -> None:
-    alice.goto(sqlite_registry.url + "/agents/")
+    alice.goto(registry.url + "/agents/")
     alice.keyboard.press("Tab")
     expect(alice.get_by_role("link", name="Skip to content")).to_be_focused()
     alice.keyboard.press("Enter")
     expect(alice.get_by_role("main")).to_be_focused()
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["/approvals/", "changed", "claim", "agent-active", "/settings/", "/admin/", "/approvers/"],
-)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_focus_is_always_seen(
-    alice: Page, paths: dict[str, str], path: str, scheme: Literal["light", "dark"]
-) -> None:
-    alice.emulate_media(color_scheme=scheme)
-    alice.goto(paths.get(path) or paths["changed"].split("/approvals/")[0] + path)
-    hidden, stops = [], 0
-    for _ in range(MOST_STOPS):
-        alice.keyboard.press("Tab")
-        seen = alice.evaluate(
-            """() => {
-              const e = document.activeElement;
-              if (e === document.body) return null;
-              const style = getComputedStyle(e), box = e.getBoundingClientRect();
-              const outlined = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2;
-              return [e.outerHTML.slice(0, 90), outlined && box.width > 0 && box.height > 0];
-            }"""
-        )
-        if seen is None:
-            break
-        stops += 1
-        if not seen[1]:
-            hidden.append(seen[0])
-    assert stops > 3
-    assert not hidden

@@ -2,65 +2,28 @@
 
 import csv
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import pytest
-from playwright.sync_api import Browser, CDPSession, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import steps
+from tests.browser.backstage import BrowserRegistry
 from tests.browser.catalogue_stage import drawn_logo
-from tests.browser.conftest import add_authenticator
+from tests.browser.conftest import Device, add_authenticator
 from tests.browser.test_keyboard import tab_to
-from tests.live import LiveRegistry
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 
 
-@dataclass
-class Device:
-    """A browser and its authenticator."""
-
-    page: Page
-    session: CDPSession
-    authenticator: str
-
-    @classmethod
-    def opened(cls, chromium: Browser) -> Self:
-        context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin")
-        context.set_default_timeout(10_000)
-        page = context.new_page()
-        session = context.new_cdp_session(page)
-        return cls(page, session, add_authenticator(page, session))
-
-    def take_passkeys(self, other: "Device") -> None:
-        """As a provider syncs the passkeys of one device to another."""
-        found = other.session.send(
-            "WebAuthn.getCredentials", {"authenticatorId": other.authenticator}
-        )
-        for credential in found["credentials"]:
-            body = {"authenticatorId": self.authenticator, "credential": credential}
-            self.session.send("WebAuthn.addCredential", body)
-
-
-@pytest.fixture(scope="module")
-def device(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Device]:
-    """Of the first administrator, whose agents are staged."""
-    device = Device.opened(chromium)
-    steps.become_admin(device.page, sqlite_registry)
-    steps.stage(sqlite_registry, "set_up", "alice@example.org")
-    yield device
-    device.page.context.close()
-
-
 @pytest.fixture
-def alice(device: Device) -> Page:
-    return device.page
+def alice(desk: Device, scenes: dict[str, str]) -> Page:
+    """An administrator whose agents are staged."""
+    assert scenes
+    return desk.page
 
 
-def open_row(page: Page, registry: LiveRegistry, rows: str, name: str) -> None:
+def open_row(page: Page, registry: BrowserRegistry, rows: str, name: str) -> None:
     """From the first page through the list to the page of a row, as a person does."""
     page.goto(registry.url + "/admin/")
     page.get_by_role("link", name=rows, exact=True).click()
@@ -71,9 +34,9 @@ def open_row(page: Page, registry: LiveRegistry, rows: str, name: str) -> None:
 
 
 def test_administrator_changes_rotates_suspends_and_resumes_a_service_provider(
-    alice: Page, sqlite_registry: LiveRegistry
+    alice: Page, registry: BrowserRegistry
 ) -> None:
-    open_row(alice, sqlite_registry, "Service providers", "Harbour Files")
+    open_row(alice, registry, "Service providers", "Harbour Files")
     alice.get_by_role("link", name="Change audience or allow-list").click()
     allowed = alice.get_by_label("What agents may ask for")
     allowed.fill(allowed.input_value() + "\nread:archive")
@@ -99,15 +62,15 @@ def test_administrator_changes_rotates_suspends_and_resumes_a_service_provider(
 
 
 def test_administrator_suspends_an_agent_and_follows_its_links_and_history(
-    alice: Page, sqlite_registry: LiveRegistry
+    alice: Page, registry: BrowserRegistry
 ) -> None:
-    open_row(alice, sqlite_registry, "Agents", "Research Assistant")
+    open_row(alice, registry, "Agents", "Trip Planner")
     agent_page = alice.url.partition("?")[0]
     alice.get_by_role("button", name="Suspend agent").click()
     expect(alice).to_have_url(agent_page)
     alice.locator(".history").get_by_role("link").first.click()
     expect(alice.get_by_text("was suspended").first).to_be_visible()
-    alice.get_by_role("link", name="Research Assistant").click()
+    alice.get_by_role("link", name="Trip Planner").click()
     expect(alice).to_have_url(agent_page)
     alice.get_by_role("link", name="All events").click()
     expect(alice.get_by_role("heading", name="Events")).to_be_visible()
@@ -120,9 +83,9 @@ def test_administrator_suspends_an_agent_and_follows_its_links_and_history(
 
 
 def test_administrator_exports_a_filtered_list(
-    alice: Page, sqlite_registry: LiveRegistry, tmp_path: Path
+    alice: Page, registry: BrowserRegistry, tmp_path: Path
 ) -> None:
-    alice.goto(sqlite_registry.url + "/admin/registry/agent/")
+    alice.goto(registry.url + "/admin/registry/agent/")
     alice.get_by_role("link", name="Revoked").click()
     with alice.expect_download() as started:
         alice.get_by_role("link", name="Export as CSV").click()
@@ -133,9 +96,9 @@ def test_administrator_exports_a_filtered_list(
 
 
 def test_administrator_invites_a_second_one(
-    alice: Page, chromium: Browser, sqlite_registry: LiveRegistry
+    alice: Page, chromium: Browser, registry: BrowserRegistry
 ) -> None:
-    alice.goto(sqlite_registry.url + "/admin/invite/")
+    alice.goto(registry.url + "/admin/invite/")
     alice.get_by_label("E-mail").fill("second@example.org")
     alice.get_by_role("checkbox", name="As an administrator").check()
     alice.get_by_role("button", name="Invite a human").click()
@@ -152,16 +115,16 @@ def test_administrator_invites_a_second_one(
 
 
 def test_person_signs_out_another_browser(
-    device: Device, alice: Page, chromium: Browser, sqlite_registry: LiveRegistry
+    desk: Device, alice: Page, chromium: Browser, registry: BrowserRegistry
 ) -> None:
     phone = Device.opened(chromium)
-    phone.take_passkeys(device)
-    steps.sign_in(phone.page, sqlite_registry)
+    phone.take_passkeys(desk)
+    steps.sign_in(phone.page, registry)
     suggestion = phone.page.get_by_role("link", name="Add a second passkey")
     expect(suggestion).to_be_visible()
     phone.page.reload()
     expect(suggestion).to_have_count(0)
-    alice.goto(sqlite_registry.url + "/settings/")
+    alice.goto(registry.url + "/settings/")
     alice.get_by_role("button", name="Sign out this one").click()
     expect(alice.get_by_role("status")).to_contain_text("Signed out there")
     expect(alice.get_by_text("You are signed in nowhere else.")).to_be_visible()
@@ -171,9 +134,9 @@ def test_person_signs_out_another_browser(
 
 
 def test_all_agents_are_suspended_from_any_page_without_a_mouse(
-    alice: Page, sqlite_registry: LiveRegistry
+    alice: Page, registry: BrowserRegistry
 ) -> None:
-    alice.goto(sqlite_registry.url + "/activity/")
+    alice.goto(registry.url + "/activity/")
     tab_to(alice, alice.get_by_role("link", name="Suspend all agents"))
     alice.keyboard.press("Enter")
     press = alice.get_by_role("button", name=re.compile(r"Suspend \d+ agents"))
@@ -188,9 +151,9 @@ def test_all_agents_are_suspended_from_any_page_without_a_mouse(
 
 
 def test_an_administrator_uploads_a_logo_and_signs_for_it(
-    alice: Page, sqlite_registry: LiveRegistry
+    alice: Page, registry: BrowserRegistry
 ) -> None:
-    open_row(alice, sqlite_registry, "Service providers", "Acme")
+    open_row(alice, registry, "Service providers", "Acme")
     alice.get_by_role("link", name="Change logo").click()
     picture, upload = alice.get_by_label("Picture"), alice.get_by_role("button", name="Upload")
     picture.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": b"<svg/>"})

@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import steps
+from tests.browser.backstage import BrowserRegistry
 from tests.browser.conftest import add_authenticator
-from tests.live import LiveRegistry
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 READ = {"type": "read", "resource": "calendar"}
@@ -23,21 +23,20 @@ PAY = {
 
 
 @pytest.fixture(scope="module")
-def alice(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Page]:
+def alice(chromium: Browser, registry: BrowserRegistry) -> Iterator[Page]:
     """Alice's browser: she is the first administrator and signed in."""
-    sqlite_registry.manage("load_demo")
     context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin")
     context.set_default_timeout(10_000)
     page = context.new_page()
     add_authenticator(page)
-    steps.become_admin(page, sqlite_registry)
+    steps.be_invited(page, registry, name="Alice", email="alice@people.example.org", admin=True)
     yield page
     context.close()
 
 
 @pytest.fixture
-def agent(alice: Page, sqlite_registry: LiveRegistry) -> steps.Agent:
-    return steps.Agent(sqlite_registry)
+def agent(alice: Page, registry: BrowserRegistry) -> steps.Agent:
+    return steps.Agent(registry)
 
 
 def open_request(
@@ -50,9 +49,9 @@ def open_request(
     return asked
 
 
-def test_sign_out_and_in_again(alice: Page, sqlite_registry: LiveRegistry) -> None:
+def test_sign_out_and_in_again(alice: Page, registry: BrowserRegistry) -> None:
     steps.sign_out(alice)
-    alice.goto(sqlite_registry.url + "/agents/")
+    alice.goto(registry.url + "/agents/")
     expect(alice.get_by_role("button", name="Sign in with passkey")).to_be_visible()
     alice.get_by_role("button", name="Sign in with passkey").click()
     expect(alice).to_have_url(re.compile("/agents/"))
@@ -227,8 +226,8 @@ def test_AP_28_another_humans_request_is_as_if_it_were_not_there(
     context.close()
 
 
-def test_i_am_here_is_a_switch_begun_by_passkey(alice: Page, sqlite_registry: LiveRegistry) -> None:
-    alice.goto(sqlite_registry.url + "/approvals/")
+def test_i_am_here_is_a_switch_begun_by_passkey(alice: Page, registry: BrowserRegistry) -> None:
+    alice.goto(registry.url + "/approvals/")
     switch = alice.get_by_role("switch", name="I'm here")
     expect(switch).not_to_be_checked()
     switch.click()
@@ -238,16 +237,16 @@ def test_i_am_here_is_a_switch_begun_by_passkey(alice: Page, sqlite_registry: Li
 
 
 def test_WR_7_a_passkey_is_added_and_removed_only_with_a_signature(
-    alice: Page, chromium: Browser, sqlite_registry: LiveRegistry
+    alice: Page, chromium: Browser, registry: BrowserRegistry
 ) -> None:
     context = chromium.new_context()
     carol = context.new_page()
     session = context.new_cdp_session(carol)
     first = add_authenticator(carol, session)
-    steps.be_invited(carol, sqlite_registry, name="Carol", email="carol@example.org")
-    carol.goto(sqlite_registry.url + "/settings/")
+    steps.be_invited(carol, registry, name="Carol", email="carol@example.org")
+    carol.goto(registry.url + "/settings/")
     asked: list[str] = []
-    carol.on("request", lambda request: asked.append(request.url.removeprefix(sqlite_registry.url)))
+    carol.on("request", lambda request: asked.append(request.url.removeprefix(registry.url)))
 
     second: list[str] = []
 
@@ -276,9 +275,9 @@ def test_WR_7_a_passkey_is_added_and_removed_only_with_a_signature(
 
 
 def test_a_person_downloads_their_data_as_often_as_they_like(
-    alice: Page, sqlite_registry: LiveRegistry
+    alice: Page, registry: BrowserRegistry
 ) -> None:
-    alice.goto(sqlite_registry.url + "/settings/")
+    alice.goto(registry.url + "/settings/")
     for number in (1, 2):
         with alice.expect_download() as download:
             alice.get_by_role("button", name="Download your data").click()
@@ -290,7 +289,7 @@ def test_a_person_downloads_their_data_as_often_as_they_like(
 
 
 def test_WR_15_a_recovery_waits_is_cancelled_in_one_press_and_used_once(
-    alice: Page, sqlite_registry: LiveRegistry, chromium: Browser
+    alice: Page, registry: BrowserRegistry, chromium: Browser
 ) -> None:
     """Bob's recovery: begun by Alice, cancelled by him; begun again, used on a new device."""
     contexts = [chromium.new_context(), chromium.new_context()]
@@ -298,26 +297,26 @@ def test_WR_15_a_recovery_waits_is_cancelled_in_one_press_and_used_once(
     for page in (bob, device):
         page.context.set_default_timeout(10_000)
         add_authenticator(page)
-    steps.be_invited(bob, sqlite_registry, name="Bob", email="bob.recovered@example.org")
-    begin_recovery(alice, sqlite_registry, "bob.recovered@example.org")
+    steps.be_invited(bob, registry, name="Bob", email="bob.recovered@example.org")
+    begin_recovery(alice, registry, "bob.recovered@example.org")
     expect(alice.get_by_role("button", name="Create link with passkey")).to_have_count(0)
-    bob.goto(sqlite_registry.url + "/agents/")
+    bob.goto(registry.url + "/agents/")
     bob.get_by_role("button", name="Cancel the recovery").click()
     expect(bob.get_by_role("status")).to_contain_text("cancelled")
-    begin_recovery(alice, sqlite_registry, "bob.recovered@example.org")
-    steps.stage(sqlite_registry, "ready", "bob.recovered@example.org")
+    begin_recovery(alice, registry, "bob.recovered@example.org")
+    registry.stage("ready", "bob.recovered@example.org")
     alice.reload()
     alice.get_by_role("button", name="Create link with passkey").click()
     device.goto(alice.locator("#recovery-link").inner_text())
     device.get_by_role("button", name="Create passkey").click()
     expect(device.get_by_text("This account was recovered with a new passkey on")).to_be_visible()
-    bob.goto(sqlite_registry.url + "/agents/")
+    bob.goto(registry.url + "/agents/")
     expect(bob.get_by_role("button", name="Sign in with passkey")).to_be_visible()
     for context in contexts:
         context.close()
 
 
-def begin_recovery(page: Page, registry: LiveRegistry, email: str) -> None:
+def begin_recovery(page: Page, registry: BrowserRegistry, email: str) -> None:
     page.goto(registry.url + "/admin/")
     page.get_by_role("link", name="Recover an account").click()
     page.get_by_role("textbox", name="Name or e-mail").fill(email)
@@ -328,9 +327,9 @@ def begin_recovery(page: Page, registry: LiveRegistry, email: str) -> None:
 
 
 def test_the_control_room_opens_for_the_admin_and_makes_things_once(
-    alice: Page, sqlite_registry: LiveRegistry
+    alice: Page, registry: BrowserRegistry
 ) -> None:
-    alice.goto(sqlite_registry.url + "/admin/")
+    alice.goto(registry.url + "/admin/")
     expect(alice.get_by_role("heading", name="Pending approvals")).to_be_visible()
     alice.get_by_role("link", name="Create a service provider").click()
     alice.get_by_label("Name").fill("Acme Mail")
@@ -338,13 +337,13 @@ def test_the_control_room_opens_for_the_admin_and_makes_things_once(
     alice.get_by_label("What agents may ask for").fill("read:mail")
     alice.get_by_role("button", name="Create a service provider").click()
     expect(alice.get_by_text("Client secret (not shown again)")).to_be_visible()
-    alice.goto(sqlite_registry.url + "/admin/invite/")
+    alice.goto(registry.url + "/admin/invite/")
     alice.get_by_label("E-mail").fill("dora@example.org")
     alice.get_by_role("button", name="Invite a human").click()
     expect(alice.get_by_text(re.compile("/setup/"))).to_be_visible()
 
 
-def age(registry: LiveRegistry, grant_id: str) -> None:
+def age(registry: BrowserRegistry, grant_id: str) -> None:
     """Move the request's end into the past, as an hour's wait would."""
     import sqlite3
     import uuid

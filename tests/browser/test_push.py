@@ -1,34 +1,44 @@
-"""A push reaches the worker in a real browser, and leads to the page with nothing decided.
+"""From a notification to a signed decision on a phone: by push, by mail, and what a worker shows.
 
 Chromium cannot subscribe here: it would ask its maker's push service. Doubles stand in for
 `PushManager.subscribe`, for the push service (approvals/tests/push_service.py) and for the person
 who presses a notification. The worker, its pushes and its notifications are real.
 """
 
-import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, CDPSession, Page, ViewportSize, Worker, expect
 
 from approvals.tests.push_service import SubscribedBrowser, push_service
+from approvals.tests.smtp_server import Mailbox, smtp_server
 from tests.browser import steps
+from tests.browser.backstage import BrowserRegistry
 from tests.browser.conftest import add_authenticator
-from tests.live import ROOT, LiveRegistry
+from tests.browser.terminal import Terminal, approve_words
+from tests.live import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 READ = {"type": "read", "resource": "calendar"}
+WORK = {"type": "read", "resource": "calendar/work"}
 GENERIC = "Open AgentAuth to see what is waiting for you."
 PHONE: ViewportSize = {"width": 390, "height": 844}
 SECONDS = 30
+# Of navigation and of what the page loads and asks: a person's own time is not counted.
+PAGE_SECONDS = 5
+SPENT = "performance.getEntries().reduce((sum, each) => sum + (each.duration || 0), 0) / 1000"
+COUNT_TAPS = """addEventListener('click', (e) => e.isTrusted && sessionStorage.setItem('taps',
+  1 + Number(sessionStorage.getItem('taps'))), true)"""
 
 # Stands in for the push service that Chromium would ask for a subscription.
 SUBSCRIBE = """({endpoint, p256dh, auth}) => {
@@ -68,9 +78,11 @@ class Phone:
     """Alice's browser, at the size of a phone, with the worker of our pages."""
 
     page: Page
-    registry: LiveRegistry
+    registry: BrowserRegistry
     cdp: CDPSession
     registrations: list[dict[str, Any]] = field(default_factory=list)
+    # Signatures of the passkey: each is a touch of its owner.
+    touched: list[Any] = field(default_factory=list)
 
     @property
     def worker(self) -> Worker:
@@ -90,6 +102,12 @@ class Phone:
             },
         )
 
+    def wait_until(self, holds: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + SECONDS
+        while not holds():
+            assert time.monotonic() < deadline, "it never arrived"
+            self.page.wait_for_timeout(100)
+
     def shown(self) -> list[dict[str, str]]:
         """The notifications, once there is one."""
         deadline = time.monotonic() + SECONDS
@@ -101,18 +119,20 @@ class Phone:
 
 
 @pytest.fixture(scope="module")
-def phone(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Phone]:
-    sqlite_registry.manage("load_demo")
+def phone(chromium: Browser, own_registry: BrowserRegistry) -> Iterator[Phone]:
+    own_registry.manage("load_demo")
     context = chromium.new_context(
         locale="en-GB", timezone_id="Europe/Berlin", viewport=PHONE, has_touch=True
     )
     context.set_default_timeout(10_000)
-    context.grant_permissions(["notifications"], origin=sqlite_registry.url)
+    context.grant_permissions(["notifications"], origin=own_registry.url)
+    context.add_init_script(COUNT_TAPS)
     page = context.new_page()
-    add_authenticator(page)
-    steps.become_admin(page, sqlite_registry)
     cdp = context.new_cdp_session(page)
-    phone = Phone(page, sqlite_registry, cdp)
+    add_authenticator(page, cdp)
+    steps.become_admin(page, own_registry)
+    phone = Phone(page, own_registry, cdp)
+    cdp.on("WebAuthn.credentialAsserted", lambda event: phone.touched.extend([event]))
     cdp.on(
         "ServiceWorker.workerRegistrationUpdated",
         lambda event: phone.registrations.extend(event["registrations"]),
@@ -137,42 +157,144 @@ def subscribed(phone: Phone) -> Iterator[SubscribedBrowser]:
         yield browser
 
 
-@contextlib.contextmanager
-def jobs(registry: LiveRegistry) -> Iterator[None]:
-    """The process that sends notifications."""
-    command = [sys.executable, "manage.py", "jobs"]
-    process = subprocess.Popen(command, cwd=ROOT, env=registry.env)
-    yield
-    process.send_signal(signal.SIGTERM)
-    process.wait(SECONDS)
+@pytest.fixture(scope="module")
+def mailbox(phone: Phone, subscribed: SubscribedBrowser) -> Iterator[Mailbox]:
+    """Alice gets e-mail too, and the process runs that sends what there is to say."""
+    page = phone.page
+    page.goto(phone.registry.url + "/settings/")
+    page.get_by_text("Get e-mail").click()
+    page.get_by_role("button", name="Switch e-mail on").click()
+    expect(page.get_by_role("status")).to_contain_text("E-mail")
+    with smtp_server() as box:
+        mail = {"EMAIL_HOST": "127.0.0.1", "EMAIL_PORT": str(box.port), "EMAIL_TLS": "none"}
+        command = [sys.executable, "manage.py", "jobs"]
+        process = subprocess.Popen(command, cwd=ROOT, env=phone.registry.env | mail)
+        yield box
+        process.send_signal(signal.SIGTERM)
+        process.wait(SECONDS)
+
+
+def pushed(phone: Phone, subscribed: SubscribedBrowser, path: str) -> str:
+    """The address that opens once Alice presses the notification about this page."""
+    message: dict[str, Any] = {}
+
+    def arrived() -> bool:
+        told = [each for each in subscribed.messages(datetime.now(UTC)) if each["page"] == path]
+        message.update(*told[-1:])
+        return bool(told)
+
+    phone.wait_until(arrived)
+    phone.page.goto(phone.registry.url + "/agents/")
+    phone.worker.evaluate(CLEAR)
+    phone.push(json.dumps(message))
+    assert phone.shown() == [{"title": "AgentAuth", "body": message["text"]}]
+    return str(phone.worker.evaluate(PRESS))
+
+
+def mailed(phone: Phone, mailbox: Mailbox, path: str) -> str:
+    """The address in the mail about this page."""
+    link = f"{phone.registry.url}{path}"
+    phone.wait_until(lambda: any(link in text.splitlines() for _, text in list(mailbox.mails)))
+    phone.page.goto(phone.registry.url + "/agents/")
+    return link
+
+
+def decide(phone: Phone, url: str, *presses: str, said: str) -> int:
+    """Open the address, read, tap these buttons; returns the taps, passkeys among them.
+
+    The page itself, all that it loads and asks included, may take five seconds.
+    """
+    page = phone.page
+    page.evaluate("sessionStorage.removeItem('taps')")
+    phone.touched.clear()
+    page.goto(url)
+    for name in presses:
+        button = page.get_by_role("button", name=name)
+        expect(button).to_be_visible()
+        if name in {"Approve with passkey", "Confirm with passkey"}:
+            steps.read(page)
+        button.tap()
+    seconds = page.evaluate(SPENT)
+    expect(page.get_by_role("status")).to_contain_text(said)
+    assert seconds + page.evaluate(SPENT) < PAGE_SECONDS
+    return int(page.evaluate("Number(sessionStorage.getItem('taps'))")) + len(phone.touched)
+
+
+def claimed(phone: Phone) -> steps.Agent:
+    """An agent of Alice."""
+    agent = steps.Agent(phone.registry)
+    first = agent.request("demo-service", [READ])
+    steps.claim(phone.page, str(first["approval_url"]), str(first["claim_code"]))
+    return agent
 
 
 def test_AP_31_two_taps_lead_from_a_push_to_a_signed_decision(
-    phone: Phone, subscribed: SubscribedBrowser
+    phone: Phone, subscribed: SubscribedBrowser, mailbox: Mailbox
 ) -> None:
-    """One on the notification, one on "Approve with passkey", while Alice is signed in."""
-    page, agent = phone.page, steps.Agent(phone.registry)
-    first = agent.request("demo-service", [READ])
-    steps.claim(page, str(first["approval_url"]), str(first["claim_code"]))
-    asked = agent.request("demo-service", [{"type": "read", "resource": "calendar/work"}])
-    with jobs(phone.registry):
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline and len(subscribed.service.received) < 3:
-            page.wait_for_timeout(200)
-    messages = subscribed.messages(datetime.now(UTC))
-    told = [each for each in messages if each["page"] == f"/approvals/{asked['grant_id']}/"]
-    assert [each["text"] for each in told] == ["A request is waiting for your decision."]
-    page.goto("about:blank")
-    page.goto(phone.registry.url + "/agents/")
-    phone.worker.evaluate(CLEAR)
-    phone.push(json.dumps(told[0]))
-    assert phone.shown() == [{"title": "AgentAuth", "body": told[0]["text"]}]
-    opened = phone.worker.evaluate(PRESS)
-    assert opened == f"{phone.registry.url}/approvals/{asked['grant_id']}/"
-    page.goto(opened)
-    assert agent.status(str(asked["grant_id"]))["status"] == "pending"
-    steps.approve(page, second_step=False)
-    assert agent.status(str(asked["grant_id"]))["status"] == "approved"
+    """The notification opens the page and decides nothing; then the button, and the passkey."""
+    agent = claimed(phone)
+    grant = str(agent.request("demo-service", [WORK])["grant_id"])
+    opened = pushed(phone, subscribed, f"/approvals/{grant}/")
+    assert opened == f"{phone.registry.url}/approvals/{grant}/"
+    assert agent.status(grant)["status"] == "pending"
+    assert decide(phone, opened, "Approve with passkey", said="Approved") == 2
+    assert agent.status(grant)["status"] == "approved"
+
+
+def test_AP_31_the_link_in_a_mail_takes_two_taps_and_a_sign_in_two_more(
+    phone: Phone, mailbox: Mailbox
+) -> None:
+    agent = claimed(phone)
+    asked = [WORK, {"type": "read", "resource": "calendar/home"}]
+    first, second = (str(agent.request("demo-service", [e])["grant_id"]) for e in asked)
+    link = mailed(phone, mailbox, f"/approvals/{first}/")
+    assert decide(phone, link, "Approve with passkey", said="Approved") == 2
+    link = mailed(phone, mailbox, f"/approvals/{second}/")
+    steps.sign_out(phone.page)
+    # Signed out, the link leads to the sign-in and from there to the same page.
+    presses = ("Sign in with passkey", "Approve with passkey")
+    assert decide(phone, link, *presses, said="Approved") == 4
+    assert [agent.status(each)["status"] for each in (first, second)] == ["approved"] * 2
+
+
+def test_the_demo_from_end_to_end_by_push_and_mail_on_a_phone(
+    phone: Phone, subscribed: SubscribedBrowser, mailbox: Mailbox
+) -> None:
+    page, terminal = phone.page, Terminal(phone.registry)
+    try:
+        approve_words(page, terminal)
+        link, code = (
+            terminal.wait_for(rf"{name}: (\S+)") for name in ("Approve here", "Claim code")
+        )
+        steps.claim(page, link, code)
+        expect(page.get_by_role("heading", name=re.compile("Research Assistant"))).to_be_visible()
+        expect(page.get_by_text("Pays a supplier up to €100.00")).to_be_visible()
+        path = urlsplit(page.url).path
+        presses = ("Approve with passkey", "Continue")
+        # It asks to pay, so a second step repeats that.
+        assert decide(phone, pushed(phone, subscribed, path), *presses, said="Approved") == 3
+        terminal.wait_for(r"✓ read calendar/work")
+        terminal.wait_for(r"✗ send the same request again.*replayed")
+        terminal.wait_for(r"✗ read files/reports.*no_capability")
+        terminal.wait_for(r"✓ pay 20.00 EUR")
+        terminal.wait_for(r"✗ pay 80.00 EUR.*confirm_above")
+        path = urlsplit(terminal.wait_for(r"Confirm here: (\S+)")).path
+        link = mailed(phone, mailbox, path)
+        assert decide(phone, link, "Confirm with passkey", said="Confirmed") == 2
+        terminal.wait_for(r"✓ pay 80.00 EUR to ACME, confirmed")
+        terminal.wait_for(r"✗ pay the same 80.00 EUR once more.*already_processed")
+        terminal.wait_for(r"✗ pay 30.00 EUR.*budget")
+        page.goto(terminal.wait_for(r"Revoke here: (\S+)"))
+        page.get_by_role("link", name="Revoke grant").click()
+        page.get_by_role("button", name="Revoke for good").click()
+        expect(page.get_by_role("status")).to_contain_text("Revoked")
+        terminal.wait_for(r"✗ read calendar/work after that.*invalid_token")
+        terminal.wait_for(r"Every answer was the one the grant calls for")
+        assert terminal.process.wait(SECONDS) == 0
+    finally:
+        terminal.close()
+    phone.registry.manage("seal_audit")
+    assert phone.registry.manage("verify_audit")["ok"]
 
 
 GARBAGE = {
@@ -248,7 +370,8 @@ def test_the_browser_in_the_list_is_marked_and_can_be_removed(
     page.goto(phone.registry.url + "/settings/")
     expect(page.get_by_text("this browser", exact=True)).to_be_visible()
     expect(page.get_by_text("Get notifications in this browser")).to_be_hidden()
-    page.get_by_text("Change or remove").click()
+    mine = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name="Chrome"))
+    mine.get_by_text("Change or remove").click()
     page.get_by_role("button", name="Remove Chrome on Linux").click()
     expect(page.get_by_role("status")).to_contain_text("Removed")
     expect(page.get_by_role("heading", name="Chrome on Linux")).to_have_count(0)

@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import steps
-from tests.browser.conftest import add_authenticator
+from tests.browser.backstage import BrowserRegistry
+from tests.browser.conftest import ALICE, Device
 from tests.browser.hostile_stage import REASONS
-from tests.live import LiveRegistry
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 SCREENS = [(320, 568), (390, 844), (1280, 800), (1440, 900)]
@@ -61,23 +61,17 @@ OUTSIDE = """() => [...document.querySelectorAll('main *')].filter((each) => {
 }).map((each) => each.outerHTML.slice(0, 120))"""
 
 
-@pytest.fixture(scope="module")
-def alice(chromium: Browser, sqlite_registry: LiveRegistry) -> Iterator[Page]:
-    context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin")
-    context.set_default_timeout(10_000)
-    page = context.new_page()
-    add_authenticator(page)
-    steps.become_admin(page, sqlite_registry)
-    yield page
-    context.close()
+@pytest.fixture
+def alice(desk: Device) -> Page:
+    return desk.page
 
 
 @pytest.fixture(scope="module")
-def paths(alice: Page, sqlite_registry: LiveRegistry) -> dict[str, str]:
-    found = steps.stage(sqlite_registry, "set_up_hostile", "alice@example.org")
+def paths(desk: Device, registry: BrowserRegistry) -> dict[str, str]:
+    assert desk.page
+    found = registry.stage("set_up_hostile", ALICE)
     return {
-        name: sqlite_registry.url + path if path.startswith("/") else path
-        for name, path in found.items()
+        name: registry.url + path if path.startswith("/") else path for name, path in found.items()
     }
 
 
@@ -87,25 +81,31 @@ def opened(page: Page, url: str, screen: tuple[int, int]) -> Page:
     return page
 
 
-@pytest.mark.parametrize("screen", SCREENS, ids=lambda size: f"{size[0]}x{size[1]}")
+def on_each_screen(page: Page, url: str) -> Iterator[Page]:
+    """Once loaded, a page follows the size of its window by style alone."""
+    opened(page, url, SCREENS[0])
+    for width, height in SCREENS:
+        page.set_viewport_size({"width": width, "height": height})
+        yield page
+
+
 @pytest.mark.parametrize("where", SIGNED)
 def test_AP_22_nothing_of_what_is_signed_is_hidden(
-    alice: Page, paths: dict[str, str], where: str, screen: tuple[int, int]
+    alice: Page, paths: dict[str, str], where: str
 ) -> None:
-    page = opened(alice, paths[where], screen)
-    assert page.evaluate(HIDES) == []
-    ids = page.eval_on_selector_all(".signed-text", "texts => texts.map(text => text.id)")
+    for page in on_each_screen(alice, paths[where]):
+        assert page.evaluate(HIDES) == []
+    ids = alice.eval_on_selector_all(".signed-text", "texts => texts.map(text => text.id)")
     assert ids == TEXTS.get(where, ["sign-approve", "sign-deny"])
 
 
-@pytest.mark.parametrize("screen", SCREENS, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("where", [*SIGNED, *OTHERS])
 def test_AP_22_no_text_of_a_stranger_is_wider_than_the_window(
-    alice: Page, paths: dict[str, str], where: str, screen: tuple[int, int]
+    alice: Page, paths: dict[str, str], where: str
 ) -> None:
-    page = opened(alice, paths[where], screen)
-    assert page.evaluate("document.documentElement.scrollWidth") <= screen[0]
-    assert page.evaluate(OUTSIDE) == []
+    for page in on_each_screen(alice, paths[where]):
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate(OUTSIDE) == []
 
 
 @pytest.mark.parametrize("where", SIGNED)

@@ -1,0 +1,136 @@
+"""What holds for every page: axe is content, nothing overflows, Tab reaches each control."""
+
+from collections.abc import Iterable
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import CDPSession, ConsoleMessage, Page, Request
+
+Scheme = Literal["light", "dark"]
+# A phone of the smallest kind, a usual one, a tablet, a desk. axe looks at the usual phone.
+WIDTHS: Final = {1440: 900, 768: 1024, 390: 844, 320: 640}
+PHONE: Final = 390
+SCHEMES: Final[tuple[Scheme, Scheme]] = ("light", "dark")
+# The second scheme differs only in colours, so only colour rules run again.
+RULES: Final[dict[str, dict[str, object]]] = {
+    "every": {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}},
+    "colours": {"resultTypes": ["violations"], "runOnly": ["color-contrast", "link-in-text-block"]},
+}
+AXE: Final = Axe().axe_script
+# A press for each control, then more at a time: for parts of a date, and boxes that scroll.
+MORE_KEYS: Final = 25
+ROUNDS: Final = 8
+WATCH: Final = """() => {
+  window.stops = new Map();
+  document.addEventListener('focusin', ({target}) => {
+    const style = getComputedStyle(target), box = target.getBoundingClientRect();
+    const outlined = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2;
+    stops.set(target, outlined && box.width > 0 && box.height > 0);
+  });
+  const dialog = document.querySelector('dialog:modal') ?? document;
+  const radios = new Set();
+  window.controls = [...dialog.querySelectorAll(
+    'a[href], button, input, select, textarea, summary, [tabindex]')].filter((each) =>
+      each.tabIndex >= 0 && !each.matches(':disabled') && each.checkVisibility({
+        visibilityProperty: true }) && !(each.type === 'radio' && (radios.has(each.name) ||
+          !radios.add(each.name))));
+  return controls.length;
+}"""
+TOLD: Final = """() => {
+  const called = (each) => each.outerHTML.slice(0, 90);
+  const asRadio = (each) => each.type === 'radio' &&
+    [...stops.keys()].some((stop) => stop.name === each.name);
+  return [
+    ...controls.filter((each) => !stops.has(each) && !asRadio(each))
+      .map((each) => `Tab never reaches ${called(each)}`),
+    ...[...stops].filter(([, seen]) => !seen).map(([each]) => `focus unseen: ${called(each)}`),
+  ];
+}"""
+TAB: Final = {"type": "rawKeyDown", "key": "Tab", "code": "Tab", "windowsVirtualKeyCode": 9}
+
+
+class Heard:
+    """What the browser reports: errors, blocked content, exceptions, requests to other hosts."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.lines: list[str] = []
+
+    def listen(self, page: Page) -> None:
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.lines.append(f"uncaught: {error}"))
+        page.on("request", self._request)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.lines.append(message.text)
+
+    def _request(self, request: Request) -> None:
+        where = urlsplit(request.url)
+        if where.scheme.startswith("http") and f"{where.scheme}://{where.netloc}" != self.origin:
+            self.lines.append(f"asked another host: {request.url}")
+
+    def unexpected(self, answers: Iterable[int]) -> list[str]:
+        """What no refusal on the way to the page explains; forgets all of it."""
+        wanted = [f"status of {status}" if status else "ERR_FAILED" for status in answers]
+        found = [line for line in self.lines if not any(each in line for each in wanted)]
+        self.lines.clear()
+        return found
+
+
+def violations(page: Page, rules: str) -> list[str]:
+    """What axe finds, one line per element."""
+    found = page.evaluate("async rules => (await axe.run(rules)).violations", RULES[rules])
+    return [
+        f"{each['id']} {node['target']} {node['failureSummary']}"
+        for each in found
+        for node in each["nodes"]
+    ]
+
+
+def overflow(page: Page, width: int) -> list[str]:
+    """The innermost elements beyond the window's right edge, if it scrolls horizontally at all."""
+    page.set_viewport_size({"width": width, "height": WIDTHS[width]})
+    found: list[str] = page.evaluate(
+        """width => {
+          if (document.documentElement.scrollWidth <= width) return [];
+          return [...document.querySelectorAll('body *')]
+            .filter(e => e.getBoundingClientRect().right > width + 0.5 && !e.children.length)
+            .map(e => `${e.tagName} ${e.className} ${e.textContent.trim().slice(0, 40)}`)
+            .slice(0, 5)
+            .concat('…');
+        }""",
+        width,
+    )
+    return [f"scrolls sideways at {width} px: {each}" for each in found]
+
+
+def walk(page: Page, keys: CDPSession) -> list[str]:
+    """Press Tab through the whole page: each control gets the focus, and it is always seen."""
+    presses, told = page.evaluate(WATCH), ["not walked"]
+    for _ in range(ROUNDS):
+        for _ in range(presses + 1):
+            # Without the release of the key, which moves nothing: half the time.
+            keys.send("Input.dispatchKeyEvent", TAB)
+        told = page.evaluate(TOLD)
+        if not told:
+            break
+        presses = MORE_KEYS
+    return told
+
+
+def look(page: Page, schemes: tuple[Scheme, Scheme], *, scripts: bool = True) -> Iterable[str]:
+    """Every fault of the page as it is now: in full in the first scheme, its colours in the other.
+
+    Layout does not depend on the scheme, so the widths are those of the first.
+    """
+    page.emulate_media(color_scheme=schemes[0], reduced_motion="reduce")
+    for width in WIDTHS:
+        yield from overflow(page, width)
+    page.set_viewport_size({"width": PHONE, "height": WIDTHS[PHONE]})
+    if scripts:
+        page.evaluate(AXE)
+        for scheme, rules in zip(schemes, ("every", "colours"), strict=True):
+            page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            yield from (f"{scheme}: {fault}" for fault in violations(page, rules))
