@@ -66,6 +66,8 @@ ON_POSTGRESQL = {"agentauth", "audit", "kms", "verifier"}
 # What runs on SQLite where all of them run on PostgreSQL afterwards: the registry's as a sample,
 # since browser tests and flows go through the approvals on SQLite.
 LEFT_OUT = {"embedded": ON_POSTGRESQL, "sample": ON_POSTGRESQL | {"approvals"}}
+# Sets of parameters from which on CI runs every third of a database test.
+MANY = 9
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -81,6 +83,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="all",
         help="database tests: all; those that also run on SQLite (embedded); of these, those that "
         "CI runs twice (sample); or no other tests (only)",
+    )
+    parser.addoption(
+        "--every-third",
+        action="store_true",
+        help="of a database test with many parameters, run every third; `make long` runs all",
     )
 
 
@@ -104,6 +111,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
         or (not SECURITY and item.get_closest_marker("vectors"))
     }
+    if config.getoption("--every-third"):
+        left_out |= _beyond_every_third(items)
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
 
@@ -111,6 +120,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if not SECURITY:
         terminalreporter.write_line(f"NOT RUN: tests marked 'vectors', because {ABSENT}")
+
+
+def _beyond_every_third(items: list[pytest.Item]) -> set[pytest.Item]:
+    """What --every-third leaves out: of MANY sets of parameters and more, two of three."""
+    by_test: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if _asks(item):
+            by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    many = [found for found in by_test.values() if len(found) >= MANY]
+    return {item for found in many for number, item in enumerate(found) if number % 3}
 
 
 def _asks(item: pytest.Item) -> bool:

@@ -161,6 +161,7 @@ def unit(absent: dict[str, str], *arguments: str, of: str = "embedded") -> bool:
         *arguments,
         "--database-tests",
         "all" if "postgres" in absent else of,
+        *(["--every-third"] if of == "sample" else []),
         *APPS,
         *map(str, Path("tests").glob("test_*.py")),
         *UNIT_FOLDERS,
@@ -204,7 +205,10 @@ def coverage(absent: dict[str, str]) -> bool:
 
 
 def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
-    """The unit tests that use a database, and those with servers of their own."""
+    """The unit tests that use a database, and those with servers of their own.
+
+    `rest` passes --every-third; `long` runs all of them.
+    """
     unable = [each for each in ("redis", "softhsm", "history") if each in absent]
     without = "".join(f" and not {each}" for each in unable)
     return pytest(
@@ -242,7 +246,7 @@ def rest(absent: dict[str, str]) -> bool:
         passed = "redis" in absent or with_redis()
         return stories(absent) and passed
     with postgres.cluster() as url:
-        passed = on_postgresql(absent, url)
+        passed = on_postgresql(absent, url, "--every-third")
         if "redis" not in absent:
             # Tests of verify and its sisters, run again at the lean endpoint with the replay cache
             # in Redis.
@@ -252,6 +256,7 @@ def rest(absent: dict[str, str]) -> bool:
                 "--home",
                 "redis",
                 *BY_TEST,
+                "--every-third",
                 "-m",
                 "not slow and not postgres and not redis",
             )
@@ -344,7 +349,11 @@ def run_other_python() -> bool:
 def long(absent: dict[str, str]) -> bool:
     """The tests that CI leaves out, at CI's counts, on PostgreSQL where they need one."""
     without = "".join(f" and not {marker}" for marker in absent)
-    return pytest(*marked("long"), "-n", "3", *BY_FILE, "-m", "long" + without, report=True)
+    passed = pytest(*marked("long"), "-n", "3", *BY_FILE, "-m", "long" + without, report=True)
+    if "postgres" in absent:
+        return passed
+    with postgres.cluster() as url:
+        return on_postgresql(absent, url) and passed
 
 
 def campaign(absent: dict[str, str]) -> bool:

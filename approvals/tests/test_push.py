@@ -24,6 +24,7 @@ from approvals.tests.notifying import NIGHT, by_mail, by_webhook, outbox
 from approvals.tests.push_service import by_push, decrypt, push_service
 from approvals.tests.webhook_receiver import webhook_receiver
 from audit.models import Event
+from kms.seal_backfill import seal_rows
 from registry.models import Grant, ServiceProvider
 from registry.tests.cast import TESTER, AgentClient, pending
 
@@ -207,6 +208,7 @@ def test_a_push_outlives_a_rotation_of_the_secret_key(
         settings.SECRET_KEY = "rotated-" * 10
         assert push.public_key() != browser.sender
         assert expire_everything(now=now)["webhooks"] == 1
+        seal_rows(actor=TESTER, now=now)
         settings.SECRET_KEY_FALLBACKS = []
         request_(now)
         assert send_notifications(now=now) == 1
