@@ -53,7 +53,7 @@ coverage: $(VENV)/dev.stamp ## branches and lines the unit tests take, per packa
 audit: $(VENV)/dev.stamp ## scan the code, look the locked packages up in advisories, write sbom.json
 	$(BIN)/python -m tests.scan
 
-long: $(VENV)/dev.stamp ## the tests that CI leaves out, at CI's counts (a quarter of an hour on two cores)
+long: $(VENV)/dev.stamp ## what CI leaves out, at CI's counts (half an hour on two cores)
 	$(BIN)/python -m tests.run long
 
 campaign: $(VENV)/dev.stamp ## the long runs in full: kills, concurrency rounds, fuzzing
