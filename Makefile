@@ -42,7 +42,8 @@ static: $(VENV)/dev.stamp
 unit: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.run $(UNIT)
 
-# Of the unit tests, `rest` runs those of the approvals on PostgreSQL, and a browser their pages on SQLite.
+# `rest` runs the database tests of the approvals on PostgreSQL, so they are left out here. Its
+# browser tests go through their pages on SQLite.
 test: lint ## everything: check, then PostgreSQL, flows, browser, faults, interop, vectors
 	$(MAKE) -j2 static unit UNIT=unit-before-rest
 	$(BIN)/python -m tests.run rest

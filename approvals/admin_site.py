@@ -194,7 +194,7 @@ class ControlRoom(admin.AdminSite):
             about=human,
             initial={"role": shown, "shown_role": shown},
             says=_(
-                "The new role counts at once: the person is signed out, and their invitations and "
+                "The new role applies at once: the person is signed out, and their invitations and "
                 "the recoveries that they began or that are open for them end."
             ),
         )

@@ -20,8 +20,8 @@ ROLES: Final[Mapping[Role, Words]] = {
     Role.OWNER: Words(
         _("Owner of the registry"),
         _(
-            "Does everything, and alone invites people, gives roles, changes service providers and "
-            "rules, recovers accounts, and ends things for good."
+            "Does everything. Only owners invite people, give roles, change service providers and "
+            "rules, recover accounts, and end things for good."
         ),
     ),
     Role.OPERATOR: Words(

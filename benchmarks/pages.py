@@ -1,11 +1,11 @@
-"""Server time of every page with much behind it: `python -m benchmarks.pages`.
+"""Server time of every page over a large amount of data: `python -m benchmarks.pages`.
 
 Fills a private PostgreSQL: one administrator owns all agents, each with five grants, one of them
 pending; the events are real, numbered and signed. Asks for each page of the URL table through
 Django's client in this process, middleware and rendering included, and prints Markdown: median and
 95th percentile, this process's own CPU (which other work on the machine changes least), and
-queries. A page whose queries grow from a tenth of the rows on, or whose median misses the
-goal, is named again at the end.
+queries. A page that takes another number of queries than with a tenth of the rows, or whose median
+misses the goal, is named again at the end.
 """
 
 import argparse
@@ -151,7 +151,7 @@ class Crowd:
             )
 
     def _add_events(self, count: int) -> None:
-        """Decisions of the newest minutes, in turn of all agents: the most that pages count."""
+        """Decisions of the last minutes, the agents taking turns: the most that pages count."""
         from django.db import transaction
 
         from audit import kinds

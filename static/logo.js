@@ -1,4 +1,5 @@
-// The form that uploads a logo: the file is the body of the request, since the server reads no uploads of forms.
+// The form that uploads a logo: the file is the body of the request, since the server reads no
+// multipart uploads.
 
 import { busy, Refusal, texts } from "./passkey.js";
 

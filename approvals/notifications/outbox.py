@@ -73,7 +73,8 @@ def add_waiting(*, now: datetime) -> int:
 def forget_sent(grant_id: uuid.UUID, *whats: Notification.What) -> None:
     """Forget what was sent of these about a grant, in the caller's transaction.
 
-    The outbox takes each message once. A renewal is asked, and a later end comes, another time.
+    The outbox takes each message about a grant once per channel, but a grant can be renewed, and
+    near its end, more than once.
     """
     sent = Notification.objects.filter(subject=grant_id, what__in=whats)
     sent.exclude(state=Notification.State.PENDING).delete()

@@ -299,8 +299,8 @@ def _check_administrators(row: Recovery) -> None:
     for each in (row.begun_by, row.confirmed_by):
         if each is not None and Permission.OWN not in each.permissions:
             raise InvalidStateError(
-                "An administrator who took part in this recovery is not active any more. "
-                "Cancel it and begin again."
+                "An administrator who took part in this recovery is no longer an active owner of "
+                "the registry. Cancel it and begin again."
             )
 
 

@@ -54,7 +54,7 @@ NOTHING: Final = Routed()
 
 
 def routed_to(human: Human, now: datetime) -> Routed:
-    """What this person may decide for others. At most eight queries, whatever waits."""
+    """What this person may decide for others. At most ten queries, whatever waits."""
     rosters = read_rosters(now)
     if rosters is None or str(human.pk) not in rosters.people:
         return NOTHING

@@ -207,10 +207,10 @@ def test_WR_15_what_a_lost_administrator_began_or_decided_goes_no_further(
         Human.objects.filter(pk=lost.pk).update(status=Human.Status.SUSPENDED)
     else:
         Human.objects.filter(pk=lost.pk).update(is_staff=False)
-    with pytest.raises(InvalidStateError, match="not active any more"):
+    with pytest.raises(InvalidStateError, match="no longer an active owner"):
         link_of(row, now + DAY)
     if who == "first":
-        with pytest.raises(InvalidStateError, match="not active any more"):
+        with pytest.raises(InvalidStateError, match="no longer an active owner"):
             decide(row, second, now)
 
 

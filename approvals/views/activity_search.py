@@ -118,7 +118,7 @@ class ActivitySearch:
         return any(self.given.values())
 
     def page(self, after: uuid.UUID | None, size: int) -> Page:
-        """At most `size` matching events before the id `after`, in at most four queries."""
+        """At most `size` matching events before the id `after`, in at most seven queries."""
         led = self._led()
         rest = self._rest()
         if after is not None:
@@ -164,7 +164,7 @@ class ActivitySearch:
         if payee := self.given["payee"]:
             told = Opening.objects.filter(event_id__in=found, member=DETAILS)
             named = told.filter(**{f"value__arguments__{PAYEE}__icontains": payee})
-            # A payee that is no string names no one.
+            # A payee that is not a string names no one.
             found = [
                 pk
                 for pk, value in named.values_list("event_id", "value")

@@ -126,7 +126,7 @@ def add_rule(request: HttpRequest) -> HttpResponse:
             actor=actor_of(request),
             now=now,
         )
-        return _("Rule added. It also counts for requests that wait.")
+        return _("Rule added. It also applies to requests that wait.")
 
     return _signed(request, "rule", act)
 
@@ -143,7 +143,7 @@ def move_rule(request: HttpRequest, rule_id: uuid.UUID, other_id: uuid.UUID) -> 
             actor=actor_of(request),
             now=now,
         )
-        return _("Order changed. It also counts for requests that wait.")
+        return _("Order changed. It also applies to requests that wait.")
 
     return _signed(request, "", act)
 

@@ -233,7 +233,7 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
 def _role_changed(event: Event) -> str:
     role = role_named(event.data.get("role"))
     if role is None:
-        return _("The account is no longer an administrator")
+        return _("The account no longer has a role")
     return _("The role of the account was changed to: %(role)s") % {"role": ROLES[role].label}
 
 

@@ -25,7 +25,7 @@ from registry.services.catalogues import Published, published_catalogues, words_
 from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import pending_for
 
-# Digits of `?skip=` that are read: more items never wait.
+# A longer `?skip=` counts as 0: a million items never wait.
 MOST_DIGITS = 6
 # Items on one page, the oldest. Each takes a millisecond to describe.
 SHOWN = 25
@@ -71,8 +71,9 @@ def _page_of_waiting(
 ) -> tuple[list[Confirmation], list[Grant], dict[str, int]]:
     """The items from `?skip=` on, and template context: how many there are, and where this page is.
 
-    Payments come first, then requests, then grants to sign again or to renew, then what rules sent;
-    each with the oldest first. `own` are the person's agents.
+    Payments come first: those of the person's agents, then those that rules sent. Then requests,
+    grants to sign again, grants to renew, and the grants that rules sent. In each of these, the
+    oldest is first. `own` are the ids of the person's agents.
     """
     routed = routed_of(request)
     mine = Grant.objects.filter(agent__in=own)
@@ -109,7 +110,7 @@ def _ids(rows: QuerySet[Any]) -> Iterable[uuid.UUID]:
 
 
 def _skipped(text: str, total: int) -> int:
-    """How many items `?skip=` leaves out; none where that is no such number."""
+    """How many items `?skip=` leaves out; 0 if it is not a number below `total`."""
     skip = int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else 0
     return skip if skip < total else 0
 

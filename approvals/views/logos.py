@@ -75,7 +75,7 @@ def page(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def upload(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
-    """Take a picture as the body, since this server reads no uploads of forms."""
+    """Take a picture as the body, since this server reads no multipart uploads."""
     human = human_of(request)
     provider = logo_approval.find_provider(service_provider_id, human=human)
     # CSRF: no form can send this media type.
@@ -124,7 +124,7 @@ def decide(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse
 @require_POST
 @require_sign_in
 def remove(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
-    """Remove the logo that waits, or else the approved one: the registry's own mark returns."""
+    """Remove the logo with the posted digest: one that waits is refused by that."""
     human = human_of(request)
     provider = logo_approval.find_provider(service_provider_id, human=human)
     with acting(human):

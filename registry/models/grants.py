@@ -197,11 +197,11 @@ class Grant(models.Model):
         return renewal is not None and renewal.asked_at > now - PENDING_LIFE
 
     def asked_at(self, now: datetime) -> datetime:
-        """When what waits now was asked: the renewal, or else the request itself."""
+        """When the renewal that waits was asked for, or else the request was made."""
         return self.renewal.asked_at if self.waits_for_renewal(now) else self.created_at
 
     def open_until(self, now: datetime) -> datetime:
-        """Until when what waits now waits."""
+        """When the renewal that waits lapses, or else the request expires."""
         if self.waits_for_renewal(now):
             return self.renewal.asked_at + PENDING_LIFE
         return self.expires_at

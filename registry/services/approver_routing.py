@@ -266,7 +266,7 @@ def _deputies(member: str, roster: Roster, at: datetime) -> Iterator[str]:
 
 
 def _administrators(owner: str, roster: Roster, at: datetime) -> dict[str, Decider]:
-    """The available ones who decide; if there are none, all who do, despite absences."""
+    """The administrators who may decide and are not away; all who may decide if all are away."""
     every = roster.may(Permission.DECIDE) - {owner}
     there = {each for each in every if not _is_away(each, roster, at)}
     return dict.fromkeys(sorted(there or every), Decider(Standing.ADMINISTRATOR))

@@ -54,7 +54,7 @@ class Rosters:
 
 
 def read_rosters(now: datetime) -> Rosters | None:
-    """The rules and their groups, people and absences; None without a rule. At most five queries.
+    """The rules and their groups, people and absences; None without a rule. At most seven queries.
 
     Rows without a valid seal are ignored, except that a rule without one sends every request to the
     administrators.

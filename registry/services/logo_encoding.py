@@ -27,7 +27,7 @@ REFUSALS: Final = {
     "broken": gettext_noop(
         "The logo cannot be read. Save it again as an ordinary PNG, then upload that."
     ),
-    "bytes": gettext_noop("The logo must have at most 256 kB. Scale it to 512 pixels."),
+    "bytes": gettext_noop("The logo must be at most 256 kB. Scale it to 512 pixels."),
 }
 
 

@@ -10,7 +10,7 @@ from tests.live import ROOT, LiveRegistry
 
 
 class BrowserRegistry(LiveRegistry):
-    """Started with its tables and keys; `stop` kills it, as nothing of it is looked at later."""
+    """Started with its tables and keys; `stop` kills it, because no test reads its data later."""
 
     def __init__(self, directory: Path, **options: Any) -> None:
         super().__init__(directory, **{"workers": 2, **options})

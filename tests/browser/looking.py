@@ -1,4 +1,4 @@
-"""What holds for every page: axe is content, nothing overflows, Tab reaches each control."""
+"""What holds for every page: axe reports nothing, nothing overflows, Tab reaches each control."""
 
 from collections.abc import Iterable
 from typing import Final, Literal
@@ -8,7 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import CDPSession, ConsoleMessage, Page, Request
 
 Scheme = Literal["light", "dark"]
-# A phone of the smallest kind, a usual one, a tablet, a desk. axe looks at the usual phone.
+# A desktop, a tablet, a common phone, the smallest phone. axe runs at the width of PHONE.
 WIDTHS: Final = {1440: 900, 768: 1024, 390: 844, 320: 640}
 PHONE: Final = 390
 SCHEMES: Final[tuple[Scheme, Scheme]] = ("light", "dark")
@@ -18,7 +18,8 @@ RULES: Final[dict[str, dict[str, object]]] = {
     "colours": {"resultTypes": ["violations"], "runOnly": ["color-contrast", "link-in-text-block"]},
 }
 AXE: Final = Axe().axe_script
-# A press for each control, then more at a time: for parts of a date, and boxes that scroll.
+# Tab is pressed once for each control, then MORE_KEYS times a round: parts of a date and boxes that
+# scroll are stops too.
 MORE_KEYS: Final = 25
 ROUNDS: Final = 8
 WATCH: Final = """() => {
@@ -72,7 +73,7 @@ class Heard:
             self.lines.append(f"asked another host: {request.url}")
 
     def unexpected(self, answers: Iterable[int]) -> list[str]:
-        """What no refusal on the way to the page explains; forgets all of it."""
+        """The lines that the expected statuses (0: no connection) do not explain; clears all."""
         wanted = [f"status of {status}" if status else "ERR_FAILED" for status in answers]
         found = [line for line in self.lines if not any(each in line for each in wanted)]
         self.lines.clear()
@@ -111,7 +112,7 @@ def walk(page: Page, keys: CDPSession) -> list[str]:
     presses, told = page.evaluate(WATCH), ["not walked"]
     for _ in range(ROUNDS):
         for _ in range(presses + 1):
-            # Without the release of the key, which moves nothing: half the time.
+            # No keyUp: it moves nothing, and sending it would double the time.
             keys.send("Input.dispatchKeyEvent", TAB)
         told = page.evaluate(TOLD)
         if not told:

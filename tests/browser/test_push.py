@@ -159,7 +159,7 @@ def subscribed(phone: Phone) -> Iterator[SubscribedBrowser]:
 
 @pytest.fixture(scope="module")
 def mailbox(phone: Phone, subscribed: SubscribedBrowser) -> Iterator[Mailbox]:
-    """Alice gets e-mail too, and the process runs that sends what there is to say."""
+    """Alice gets e-mail too, and the process that sends notifications runs."""
     page = phone.page
     page.goto(phone.registry.url + "/settings/")
     page.get_by_text("Get e-mail").click()
