@@ -67,7 +67,7 @@ ON_POSTGRESQL = {"agentauth", "audit", "kms", "verifier"}
 # since browser tests and flows go through the approvals on SQLite.
 LEFT_OUT = {"embedded": ON_POSTGRESQL, "sample": ON_POSTGRESQL | {"approvals"}}
 # Sets of parameters from which on CI runs every third of a database test.
-MANY = 9
+MANY = 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
