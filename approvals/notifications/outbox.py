@@ -71,13 +71,11 @@ def add_waiting(*, now: datetime) -> int:
 
 
 def forget_sent(grant_id: uuid.UUID, *whats: Notification.What) -> None:
-    """Forget what was sent of these about a grant, in the caller's transaction.
+    """Forget the messages of these kinds about a grant, sent or not, in the caller's transaction.
 
-    The outbox takes each message about a grant once per channel, but a grant can be renewed, and
-    near its end, more than once.
+    The outbox takes each message once. A renewal is asked, and a later end comes, another time.
     """
-    sent = Notification.objects.filter(subject=grant_id, what__in=whats)
-    sent.exclude(state=Notification.State.PENDING).delete()
+    Notification.objects.filter(subject=grant_id, what__in=whats).delete()
 
 
 def tell_security(

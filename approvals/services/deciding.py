@@ -90,7 +90,8 @@ def find_case(grant_id: uuid.UUID, human: Human, now: datetime) -> Case:
     rosters = read_rosters(at)
     case = Case(grant, human, route_grant(grant, at, rosters), rosters)
     decided = grant.human_id == human.pk
-    if not (case.is_mine or decided or case.decider is not None):
+    routed = case.decider is not None and not _was_signed_later(grant, now)
+    if not (case.is_mine or decided or routed):
         raise NotFoundError
     return case
 
@@ -252,6 +253,17 @@ def _open_at(grant: Grant, now: datetime) -> datetime:
     if grant.waits_for_signature(now) or grant.waits_for_renewal(now):
         return now
     return min(now, grant.decided_at or grant.ended_at or now)
+
+
+def _was_signed_later(grant: Grant, now: datetime) -> bool:
+    """Whether its last decision was a renewal, or a new signature after a suspension.
+
+    When that was asked for is no longer known, so neither is whom it had reached: by the time of
+    the first request, every group's time was over.
+    """
+    if grant.waits_for_signature(now) or grant.waits_for_renewal(now):
+        return False
+    return grant.decided_at is not None and grant.decided_at > grant.expires_at
 
 
 def _was_shown(drawn: str, human: Human, subject: uuid.UUID, purpose: Challenge.Purpose) -> bool:

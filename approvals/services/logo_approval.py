@@ -19,7 +19,7 @@ from audit.services import Actor
 from registry.models import Human, ServiceLogo, ServiceProvider
 from registry.roles import Permission
 from registry.services.roles import check_permission
-from registry.services.service_logos import approve_logo, is_whole
+from registry.services.service_logos import approve_logo, is_ours
 
 KIND: Final = "logo"
 
@@ -65,7 +65,7 @@ def waiting_page(provider: ServiceProvider) -> Page:
     """What the signature rests on. Raises InvalidStateError if no logo waits."""
     logos = find_logos(provider)
     row = logos.waiting
-    if row is None or not is_whole(row):
+    if row is None or not is_ours(row):
         raise InvalidStateError("No logo waits for a decision. Upload one first.")
     replaced = logos.approved.sha256 if logos.approved else None
     parts = {"digest": row.sha256, "before": replaced}

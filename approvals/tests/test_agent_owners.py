@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -242,6 +242,15 @@ def test_DJ_17_an_enrolment_code_in_a_row_enrols_no_agent(
     assert_refused(AgentClient().register(code), 400, "invalid_enrolment_code")
     EnrolmentCode.objects.filter(pk=row.pk).update(human=bob.human)
     assert AgentClient().register(code).status_code == 201
+
+
+def test_DJ_17_a_used_code_is_not_given_more_time_in_its_row(alice: Person, now: datetime) -> None:
+    """By the agent program that it enrolled: it would enrol another agent as Alice's."""
+    row, code = create_enrolment_code(human=alice.human, actor=TESTER, now=now)
+    assert AgentClient().register(code).status_code == 201
+    fresh = {"used_at": None, "agent": None, "expires_at": row.expires_at + timedelta(minutes=9)}
+    EnrolmentCode.objects.filter(pk=row.pk).update(**fresh)
+    assert_refused(AgentClient().register(code), 400, "invalid_enrolment_code")
 
 
 def test_a_person_with_many_agents_costs_as_many_queries_as_with_one(

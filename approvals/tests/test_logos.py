@@ -16,6 +16,7 @@ from audit import kinds
 from audit.models import Event
 from kms.services import verification_keys
 from registry.models import Grant, ServiceLogo, ServiceProvider
+from registry.services.service_logos import shown_image
 from registry.services.service_providers import create_service_provider, revoke_service_provider
 from registry.tests.cast import TESTER, AgentClient, approved, assert_refused
 from registry.tests.describing import proposed
@@ -144,8 +145,23 @@ def test_a_logo_uploaded_meanwhile_is_not_approved(
     signed = {"credential": admin.device.assertion(options)}
     told = assert_refused(admin.post(f"{path}decide", signed), 409, "grant_changed")
     assert "Another logo was uploaded." in told["changes"]
-    assert not ServiceLogo.giving().exists()
+    assert not ServiceLogo.objects.exclude(approved_at=None).exists()
     assert not Receipt.objects.filter(kind="logo").exists()
+
+
+def test_DJ_17_bytes_that_are_not_the_encoders_are_not_signed_for(
+    admin: Person, service_provider: ServiceProvider, now: datetime
+) -> None:
+    """As someone who can write rows stores an animation whose first frame is the right logo."""
+    row, other = logo(service_provider, now), b"\x89PNG another picture"
+    path = f"/logos/{service_provider.pk}/"
+    options = admin.press_on(path).json()["publicKey"]
+    digest = sha256(other).hex()
+    ServiceLogo.objects.filter(pk=row.pk).update(image=other, sha256=digest)
+    signed = {"credential": admin.device.assertion(options)}
+    assert admin.post(f"{path}decide", signed).status_code == 409
+    assert "Approve with passkey" not in admin.get(path).content.decode()
+    assert shown_image(digest) is None
 
 
 def test_a_new_logo_replaces_the_old_one_which_is_gone(

@@ -347,6 +347,19 @@ def test_a_rule_sends_a_renewal_to_its_group(
     assert list(review(now=timezone.now())) == []
 
 
+def test_a_signed_renewal_is_shown_to_no_one_whom_it_had_not_reached(
+    alice: Person, bob: Person, carol: Person, groups: None, granted: Grant, now: datetime
+) -> None:
+    long_ago = now - 20 * DAY
+    end = long_ago + timedelta(hours=1)
+    Grant.objects.filter(pk=granted.pk).update(created_at=long_ago, expires_at=end)
+    asked(alice, granted)
+    assert bob.approve(granted).json()["status"] == "Approved"
+    for place in ("", "receipt/", "receipt/?format=jws"):
+        path = f"/approvals/{granted.pk}/{place}"
+        assert [each.get(path).status_code for each in (bob, carol)] == [200, 404], place
+
+
 def test_a_renewal_is_told_and_passed_on_as_every_request_is(
     alice: Person, bob: Person, carol: Person, groups: None, granted: Grant, now: datetime
 ) -> None:

@@ -88,9 +88,10 @@ def _page_of_waiting(
     skip = _skipped(request.GET.get("skip", ""), total)
     shown = [*payments, *requests][skip : skip + SHOWN]
     rows = Confirmation.objects.select_related("grant__agent__human", "grant__service_provider")
-    asked = rows.in_bulk(shown[: max(len(payments) - skip, 0)])
+    of_payments = max(len(payments) - skip, 0)
+    asked = rows.in_bulk(shown[:of_payments])
     related = ("agent__human", "service_provider", "renewal")
-    grants = Grant.objects.select_related(*related).in_bulk(shown[len(asked) :])
+    grants = Grant.objects.select_related(*related).in_bulk(shown[of_payments:])
     last = skip + len(shown)
     return (
         [asked[each] for each in shown if each in asked],

@@ -27,7 +27,7 @@ from approvals.views.page_requests import (
 from registry.authentication import actor_of
 from registry.roles import Permission
 from registry.services.logo_encoding import MAX_UPLOAD, encode_logo
-from registry.services.service_logos import is_whole, propose_logo, remove_logo, shown_image
+from registry.services.service_logos import is_ours, propose_logo, remove_logo, shown_image
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _UPLOADED: Final = "application/octet-stream"
@@ -60,7 +60,7 @@ def page(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
         "most": MAX_UPLOAD // 1024,
         "receipt": logo_approval.approval_receipt(provider),
     }
-    if logos.waiting and is_whole(logos.waiting):
+    if logos.waiting and is_ours(logos.waiting):
         shown = logo_approval.waiting_page(provider)
         picture = b64encode(bytes(logos.waiting.image)).decode()
         context |= {

@@ -1,7 +1,5 @@
 """Logos of service providers, as the registry re-encoded them."""
 
-from typing import Self
-
 from django.db import models
 
 from audit.new_ids import new_id
@@ -10,13 +8,14 @@ from registry.models.service_providers import ServiceProvider
 
 
 class ServiceLogo(Sealed):
-    """A logo that waits for an administrator's signature, or the approved one, which has a seal.
+    """A logo that waits for an administrator's signature, or the approved one.
 
     A table of its own: every call of the verifier reads its service provider's row.
     """
 
-    # The digest covers the picture, and is compared with it before it is served.
-    SEALED = ("id", "service_provider_id", "sha256")
+    # The digest covers the picture, and is compared with it before it is served. A logo that waits
+    # is sealed too: an administrator sees one frame, so the bytes must be the encoder's.
+    SEALED = ("id", "service_provider_id", "sha256", "approved_at")
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     service_provider = models.ForeignKey(
@@ -45,7 +44,3 @@ class ServiceLogo(Sealed):
 
     def __str__(self) -> str:
         return f"{self.service_provider_id} {self.sha256}"
-
-    @classmethod
-    def giving(cls) -> models.QuerySet[Self]:
-        return super().giving().filter(approved_at__isnull=False)

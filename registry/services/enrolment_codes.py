@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.db import transaction
 from django.db.models import F
@@ -31,6 +31,7 @@ def create_enrolment_code(
     Raises InvalidStateError if the human is not active.
     """
     lookup, secret = random_code(LOOKUP_CHARACTERS), random_code(SECRET_CHARACTERS)
+    expires_at = now + LIFE
     with transaction.atomic():
         # Lock the human: a suspension or recovery ends the human's codes, and must find this one.
         if not Human.objects.select_for_update(no_key=True).get(pk=human.pk).is_active:
@@ -38,9 +39,9 @@ def create_enrolment_code(
         row = EnrolmentCode.objects.create(
             human=human,
             lookup=lookup,
-            digest=_digests(secret, human.pk)[0],
+            digest=_digests(secret, human.pk, expires_at)[0],
             created_at=now,
-            expires_at=now + LIFE,
+            expires_at=expires_at,
         )
         record(kind=kinds.ENROLMENT_CODE_CREATED, actor=actor, at=now, human_id=human.id)
     return row, f"{lookup}-{secret}"
@@ -115,18 +116,23 @@ def _parts(code: str) -> tuple[str, str]:
 
 
 def _is_right(row: EnrolmentCode | None, secret: str) -> bool:
-    stored = bytes(row.digest) if row else bytes(32)
-    return is_one_of(stored, _digests(secret, row.human_id if row else uuid.UUID(int=0)))
+    if row is None:
+        return is_one_of(
+            bytes(32), _digests(secret, uuid.UUID(int=0), datetime.min.replace(tzinfo=UTC))
+        )
+    return is_one_of(bytes(row.digest), _digests(secret, row.human_id, row.expires_at))
 
 
-def _digests(secret: str, human_id: uuid.UUID) -> tuple[bytes, ...]:
+def _digests(secret: str, human_id: uuid.UUID, expires_at: datetime) -> tuple[bytes, ...]:
     """The digest to store, then others to accept.
 
-    A MAC over the person too. Otherwise an attacker who can write rows could store a code for
-    another person, and a registration with it would seal the agent as that person's. Release 4
-    stores and accepts the SHA-256 alone, so until `seal_rows` has ended the upgrade this does too.
+    A MAC over the person and the end too. Otherwise an attacker who can write rows could store a
+    code for another person, or give a used code that they know more time, and a registration with
+    it would seal the agent as that person's. Release 4 stores and accepts the SHA-256 alone, so
+    until `seal_rows` has ended the upgrade this does too.
     """
-    macs = derive_macs("agentauth/enrolment-code/v1", str(human_id), secret)
+    end = expires_at.astimezone(UTC).isoformat()
+    macs = derive_macs("agentauth/enrolment-code/v1", str(human_id), end, secret)
     if WIDER_DEMAND.holds():
         return macs
     return (hashlib.sha256(secret.encode()).digest(), *macs)

@@ -14,6 +14,10 @@ from registry.services import logo_encoder
 MAX_UPLOAD: Final = 256 * 1024
 # The child stops itself after 5 s of CPU time. More than that is a host without a free core.
 _SECONDS: Final = 15
+# More than its pixels take without compression.
+_MAX_OUTPUT: Final = 80 * 1024
+# How a PNG of this size begins: the signature, then the header's length, type, width and height.
+_SQUARE: Final = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + 2 * logo_encoder.SIDE.to_bytes(4, "big")
 _ROOT: Final = Path(__file__).resolve().parents[2]
 # Whole sentences, since people read them in their language.
 REFUSALS: Final = {
@@ -59,4 +63,7 @@ def encode_logo(data: bytes) -> bytes:
         # Also if a limit ended the child, or the decoder crashed.
         reason = done.stdout[:16].decode("ascii", "replace")
         raise InvalidRequestError(REFUSALS.get(reason, REFUSALS["broken"]))
+    if len(done.stdout) > _MAX_OUTPUT or not done.stdout.startswith(_SQUARE):
+        # Only a decoder that was taken over writes anything else.
+        raise InvalidRequestError(REFUSALS["broken"])
     return done.stdout

@@ -7,6 +7,7 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidStateError
@@ -29,12 +30,14 @@ def propose_logo(
     with transaction.atomic():
         lock_service_provider(service_provider)
         ServiceLogo.objects.filter(service_provider=service_provider, approved_at=None).delete()
-        row = ServiceLogo.objects.create(
+        row = ServiceLogo(
             service_provider=service_provider,
             image=image,
             sha256=sha256(image).hex(),
             proposed_at=now,
         )
+        row.set_seal()
+        row.save(force_insert=True)
         _record(kinds.LOGO_PROPOSED, row, actor, now)
     return row
 
@@ -49,7 +52,7 @@ def approve_logo(*, row: ServiceLogo, actor: Actor, now: datetime) -> None:
         lock_service_provider(row.service_provider)
         held = ServiceLogo.objects.select_for_update().filter(pk=row.pk, approved_at=None).first()
         # The seal must cover the picture that was seen and signed, not a later one.
-        if held is None or held.sha256 != row.sha256 or not is_whole(held):
+        if held is None or held.sha256 != row.sha256 or not is_ours(held):
             raise InvalidStateError("This logo no longer waits for a decision. Reload the page.")
         ServiceLogo.objects.filter(
             service_provider_id=held.service_provider_id, approved_at__isnull=False
@@ -81,13 +84,13 @@ def remove_logo(
 
 def shown_logos() -> Mapping[UUID, str]:
     """The digest of each approved logo, by service provider. One query."""
-    rows = ServiceLogo.giving().defer("image")
+    rows = _approved().defer("image")
     return {row.service_provider_id: row.sha256 for row in select_sealed(rows)}
 
 
 def shown_image(digest: str) -> bytes | None:
     """The approved picture with this digest; None if there is none. At most two queries."""
-    for row in select_sealed(ServiceLogo.giving().filter(sha256=digest)):
+    for row in select_sealed(_approved().filter(sha256=digest)):
         if is_whole(row):
             return bytes(row.image)
         logger.error("The picture of logo %s is not the one that was approved.", row.pk)
@@ -97,6 +100,15 @@ def shown_image(digest: str) -> bytes | None:
 def is_whole(row: ServiceLogo) -> bool:
     """Whether the row's picture is the one that its digest names."""
     return hmac.compare_digest(sha256(bytes(row.image)).hex(), row.sha256)
+
+
+def is_ours(row: ServiceLogo) -> bool:
+    """Whether a service wrote this row, picture included. One query."""
+    return is_whole(row) and row.is_sealed()
+
+
+def _approved() -> QuerySet[ServiceLogo]:
+    return ServiceLogo.objects.filter(approved_at__isnull=False)
 
 
 def _record(kind: str, row: ServiceLogo, actor: Actor, now: datetime) -> None:
