@@ -121,17 +121,17 @@ def walk(page: Page, keys: CDPSession) -> list[str]:
     return told
 
 
-def look(page: Page, schemes: tuple[Scheme, Scheme], *, scripts: bool = True) -> Iterable[str]:
-    """Every fault of the page as it is now: in full in the first scheme, its colours in the other.
+def look(page: Page, *, scripts: bool = True) -> Iterable[str]:
+    """Every fault of the page as it is now: in full in light colours, its colours in dark ones.
 
     Layout does not depend on the scheme, so the widths are those of the first.
     """
-    page.emulate_media(color_scheme=schemes[0], reduced_motion="reduce")
+    page.emulate_media(color_scheme=SCHEMES[0], reduced_motion="reduce")
     for width in WIDTHS:
         yield from overflow(page, width)
     page.set_viewport_size({"width": PHONE, "height": WIDTHS[PHONE]})
     if scripts:
         page.evaluate(AXE)
-        for scheme, rules in zip(schemes, ("every", "colours"), strict=True):
+        for scheme, rules in zip(SCHEMES, ("every", "colours"), strict=True):
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             yield from (f"{scheme}: {fault}" for fault in violations(page, rules))
