@@ -109,6 +109,7 @@ SCREENS = {
     "agent-revoked": Screen(at("agent-revoked")),
     "resume-agent": Screen(at("resume-agent")),
     "resume-grant": Screen(at("resume-grant")),
+    "resume-row": Screen(at("resume-row")),
     "resume-list": Screen(at("resume-list")),
     "resume-done": Screen(resumed),
     "denial": Screen(at("denial")),

@@ -390,9 +390,12 @@ def set_up(email: str) -> dict[str, str]:
     stage.paths |= {name: f"/approvals/{grant.pk}/" for name, grant in rows.items()}
     stage.paths |= {f"agent-{name}": f"/agents/{agent.pk}/" for name, agent in cast.items()}
     stopped = [cast["suspended"].pk, cast["active"].pk]
+    held = stage.agent("Held Helper", "Waits for an administrator.", 2 * HOUR)
+    services.suspend_agent(agent=held, actor=stage.alice, now=stage.now, by_admin=True)
     stage.paths |= {
         "resume-agent": f"/agents/{stopped[0]}/resume/",
         "resume-grant": f"{stage.paths['suspended']}resume/",
+        "resume-row": f"/resume/agent/{held.pk}/",
         "resume-list": f"/resume/agent/?id={stopped[0]}&id={stopped[1]}",
         "denial": f"/denials/{rows['pending'].pk}/",
     }

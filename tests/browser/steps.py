@@ -24,7 +24,7 @@ def be_invited(
     page: Page, registry: LiveRegistry, *, name: str, email: str, admin: bool = False
 ) -> None:
     """Open an invitation and create a passkey; ends signed in."""
-    more = ("--admin",) if admin else ()
+    more = ("--role", "owner") if admin else ()
     page.goto(registry.manage("setup_link", "--email", email, *more)["url"])
     page.get_by_role("textbox", name="Your name").fill(name)
     page.get_by_role("button", name="Create passkey").click()
