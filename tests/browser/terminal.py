@@ -66,4 +66,4 @@ def approve_words(page: Page, terminal: Terminal) -> None:
     page.goto(terminal.wait_for(r"go on without: (\S+)"))
     steps.read(page)
     page.get_by_role("button", name="Approve with passkey").click()
-    expect(page.get_by_role("status")).to_contain_text("Approved")
+    expect(page.get_by_role("main")).to_contain_text("Approved")
