@@ -72,7 +72,10 @@ def test_it_is_ready_where_a_later_release_has_migrated() -> None:
 
 @pytest.mark.parametrize(
     "waiting",
-    [[("kms", "0001_squashed_0005_keys"), *keys.Migration.replaces], [("kms", "0005_seals")]],
+    [
+        [("kms", "0006_wider_seals"), ("kms", "0001_squashed_0005_keys"), *keys.Migration.replaces],
+        [("kms", "0005_seals")],
+    ],
     ids=["all", "part of a squashed one"],
 )
 def test_it_is_not_ready_before_its_own_migrations(waiting: list[tuple[str, str]]) -> None:

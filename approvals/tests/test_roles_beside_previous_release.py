@@ -26,7 +26,7 @@ import django
 django.setup()
 from django.utils import timezone
 from agentauth.protocol.errors import NotFoundError
-from kms.seal_backfill import unsealed_rows
+from kms.row_sealing import unsealed_rows
 from registry.models import Human
 from approvals.services.setup_and_sign_in import find_setup_code
 told = json.load(sys.stdin)

@@ -11,9 +11,7 @@ _ENDED: Final = frozenset(
     [kinds.GRANT_DENIED, kinds.GRANT_WITHDRAWN, kinds.GRANT_REVOKED, kinds.GRANT_EXPIRED]
 )
 _BACK: Final = frozenset([kinds.GRANT_RESUMED, kinds.GRANT_RELEASED])
-# They say that the version rose.
-_RAISED: Final = frozenset([kinds.GRANT_RENEWED, kinds.GRANT_VERSION_RAISED])
-_ASKED: Final = _ENDED | _BACK | _RAISED | {kinds.GRANT_SUSPENDED}
+_ASKED: Final = _ENDED | _BACK | {kinds.GRANT_SUSPENDED}
 # Kind and data of each event, oldest first.
 History = Sequence[tuple[str, Mapping[str, Any]]]
 

@@ -1,7 +1,7 @@
 """The arguments of services that change what verification reads."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.conf import settings
 
@@ -36,6 +36,12 @@ class World:
 
     def suspended(self, cause: str) -> Grant:
         grants.suspend_grant(grant=self.grant(), cause=cause, actor=SYSTEM, now=self.now)
+        return self.grant()
+
+    def renewable(self) -> Grant:
+        """In force, and asked for a longer life than it has left."""
+        end = self.now + timedelta(minutes=5)
+        Grant.objects.filter(pk=self.place.grant.pk).update(valid_until=end)
         return self.grant()
 
     def over(self) -> Grant:
