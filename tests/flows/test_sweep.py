@@ -42,7 +42,8 @@ def refused_shape(answer: Any, place: str) -> None:
     """U1, U2, U5."""
     assert answer.status_code < 500, place
     path = answer.request["PATH_INFO"]
-    again = [error for form, error in SHOWN_AGAIN.items() if re.fullmatch(form, path)]
+    is_page = answer.headers.get("Content-Type", "").startswith("text/html")
+    again = [error for form, error in SHOWN_AGAIN.items() if is_page and re.fullmatch(form, path)]
     if answer.status_code == 400 and again:
         assert f'id="{again[0]}"' in answer.content.decode(), place
     elif answer.status_code >= 400 and answer.request["REQUEST_METHOD"] != "HEAD":
