@@ -69,7 +69,9 @@ class Device:
         return cls(page, session, add_authenticator(page, session))
 
     def take_passkeys(self, other: "Device") -> None:
-        """As a provider syncs the passkeys of one device to another."""
+        """As a provider syncs the passkeys of one device to another, with their counters."""
+        mine = {"authenticatorId": self.authenticator}
+        self.session.send("WebAuthn.clearCredentials", mine)
         found = other.session.send(
             "WebAuthn.getCredentials", {"authenticatorId": other.authenticator}
         )
