@@ -20,7 +20,7 @@ from registry.roles import Permission
 from registry.services.roles import check_permission
 
 P = ParamSpec("P")
-# Who reads the rows of a model: their list, and the page of each.
+# The permission for reading a model's rows: their list, and the page of each.
 READS: Final[Mapping[type[Model], Permission]] = dict.fromkeys(
     (Agent, Grant, ServiceProvider, CatalogueVersion), Permission.READ_REQUESTS
 ) | dict.fromkeys(
@@ -30,7 +30,7 @@ READS: Final[Mapping[type[Model], Permission]] = dict.fromkeys(
     ),
     Permission.READ_ALL,
 )
-# Who uses an action of a list.
+# The permission for an action of a list.
 ACTS: Final[Mapping[tuple[type[Model], str], Permission]] = {
     (Grant, "deny"): Permission.DECIDE,
     **dict.fromkeys(
@@ -88,7 +88,7 @@ class RolePages(_ModelAdmin):
         return {
             name: action
             for name, action in super().get_actions(request).items()
-            if self._asked_of(name) in permissions
+            if self._permission_for(name) in permissions
         }
 
     def changelist_view(
@@ -97,7 +97,7 @@ class RolePages(_ModelAdmin):
         """Check that the role reads the list, and uses the action that was posted."""
         self._check(request)
         if action := request.POST.get("action"):
-            check_permission(human_of(request), self._asked_of(action))
+            check_permission(human_of(request), self._permission_for(action))
         return super().changelist_view(request, extra_context)
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
@@ -107,5 +107,5 @@ class RolePages(_ModelAdmin):
     def _check(self, request: HttpRequest) -> None:
         check_permission(human_of(request), READS.get(self.model, Permission.OWN))
 
-    def _asked_of(self, action: str) -> Permission:
+    def _permission_for(self, action: str) -> Permission:
         return ACTS.get((self.model, action), Permission.OWN)

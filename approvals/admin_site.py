@@ -56,6 +56,7 @@ from registry.refusal_texts import refusal_text
 from registry.roles import Permission, role_named
 from registry.services.catalogues import create_with_catalogue, propose_catalogue
 from registry.services.enrolment_codes import create_enrolment_code
+from registry.services.roles import CHANGED_MEANWHILE
 from registry.services.service_providers import (
     change_allowed,
     change_audience,
@@ -173,9 +174,7 @@ class ControlRoom(admin.AdminSite):
         def make(form: RoleForm) -> list[tuple[str, str]]:
             data = form.cleaned_data
             if data["shown_role"] != shown:
-                raise InvalidStateError(
-                    "Another administrator changed this role meanwhile. Open the page again."
-                )
+                raise InvalidStateError(CHANGED_MEANWHILE)
             change_role(
                 human=human,
                 role=role_named(data["role"]),

@@ -45,7 +45,7 @@ def identity_mark(row: Agent | ServiceProvider) -> SafeString:
     )
 
 
-def service_mark(provider: ServiceProvider, logos: Mapping[UUID, str]) -> SafeString:
+def logo_or_mark(provider: ServiceProvider, logos: Mapping[UUID, str]) -> SafeString:
     """The service's own logo if an administrator approved one, else our picture of its id."""
     if provider.pk not in logos:
         return identity_mark(provider)

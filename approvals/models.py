@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from audit.new_ids import new_id
 from kms.row_seals import Sealed
-from registry.roles import Role, role_named
+from registry.roles import Role, role_in
 
 
 class Passkey(Sealed):
@@ -90,7 +90,7 @@ class SetupCode(Sealed):
     @property
     def named_role(self) -> Role | None:
         """The role that the person gets. Check the seal before you give it."""
-        return Role.OWNER if self.is_staff else role_named(self.admin_role)
+        return role_in(is_staff=self.is_staff, admin_role=self.admin_role)
 
     @classmethod
     def giving(cls) -> models.QuerySet[Self]:

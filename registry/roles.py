@@ -5,7 +5,7 @@ Pages, the checks of acts, docs/acts.md and the tests read it. Pure: no database
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class Role(StrEnum):
@@ -41,6 +41,26 @@ PERMISSIONS: Final[Mapping[Role, frozenset[Permission]]] = {
     Role.AUDITOR: frozenset({Permission.READ_REQUESTS, Permission.READ_ALL, Permission.EXPORT}),
 }
 NONE: Final[frozenset[Permission]] = frozenset()
+
+
+class Columns(NamedTuple):
+    """A role in the two columns of a person or of an invitation.
+
+    `is_staff` is true for owners alone: release 4 lets everyone with it do everything (ADR 50).
+    """
+
+    is_staff: bool
+    admin_role: str | None
+
+
+def columns_of(role: Role | None) -> Columns:
+    """The columns that stand for this role."""
+    return Columns(role is Role.OWNER, None if role in {None, Role.OWNER} else str(role))
+
+
+def role_in(*, is_staff: bool, admin_role: str | None) -> Role | None:
+    """The role that the two columns name. It proves nothing without the row's seal."""
+    return Role.OWNER if is_staff else role_named(admin_role)
 
 
 def role_named(name: str | None) -> Role | None:

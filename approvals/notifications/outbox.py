@@ -30,9 +30,9 @@ What = Notification.What
 REMIND_BEFORE: Final = timedelta(minutes=15)
 # When the reminder of a grant that was used within USED_WITHIN is due, before the grant ends. A
 # grant with a shorter life than a week has none: its owner has just decided.
-REMIND_GRANT: Final = timedelta(days=3)
+REMIND_GRANT_BEFORE: Final = timedelta(days=3)
 USED_WITHIN: Final = timedelta(days=7)
-SHORTEST: Final = timedelta(days=7)
+MIN_GRANT_LIFE: Final = timedelta(days=7)
 # A security message is still worth sending a day later.
 SECURITY_LIFE: Final = timedelta(days=1)
 # Requests per run and kind. The next run takes the others.
@@ -140,7 +140,7 @@ def is_unwanted(now: datetime) -> Q:
         Exists(Confirmation.objects.waiting(now).filter(pk=OuterRef("subject")))
     )
     asked = Grant.objects.to_renew(now).filter(pk=OuterRef("subject"))
-    open_ = {
+    still_open = {
         What.GRANT_ENDS: Q(Exists(_ending_grants(now).filter(pk=OuterRef("subject")))),
         What.REQUEST: waiting | Q(Exists(asked)),
         What.REQUEST_ENDS: waiting | Q(Exists(asked)),
@@ -148,7 +148,7 @@ def is_unwanted(now: datetime) -> Q:
     wanted = ~Q(what__in=_AS) & Q(Exists(channel.exclude(human__status=Human.Status.DELETED)))
     for what, switch in _AS.items():
         told = channel.filter(**{switch: True}, human__status=Human.Status.ACTIVE)
-        wanted |= Q(what=what) & Q(Exists(told)) & open_.get(what, waiting)
+        wanted |= Q(what=what) & Q(Exists(told)) & still_open.get(what, waiting)
     return Q(expires_at__lte=now) | ~wanted
 
 
@@ -198,12 +198,12 @@ def _grants_to_renew(now: datetime) -> QuerySet[Grant]:
         pk__gte=first_id_at(now - USED_WITHIN),
         kind=kinds.TOKEN_ISSUED,
     )
-    long = _ending_grants(now).filter(decided_at__lte=F("valid_until") - SHORTEST)
-    return long.filter(Exists(tokens))
+    ending = _ending_grants(now).filter(decided_at__lte=F("valid_until") - MIN_GRANT_LIFE)
+    return ending.filter(Exists(tokens))
 
 
 def _ending_grants(now: datetime) -> QuerySet[Grant]:
-    soon = Grant.objects.live(now).filter(valid_until__lte=now + REMIND_GRANT)
+    soon = Grant.objects.live(now).filter(valid_until__lte=now + REMIND_GRANT_BEFORE)
     return soon.filter(agent__status=Agent.Status.ACTIVE)
 
 
@@ -226,8 +226,8 @@ def _add(
 ) -> int:
     """Rows for `what` about each of `rows`, whose agent is at the path `agent`.
 
-    `since` and `until` are columns: a channel added after `since` is not told, and no one is told
-    after `until`.
+    `since` and `until` are columns of `rows`: a channel added after `since` gets no message, and
+    none is sent after `until`.
     """
     told = Notification.objects.filter(
         channel=OuterRef("pk"), what=what, subject=OuterRef(OuterRef("pk"))

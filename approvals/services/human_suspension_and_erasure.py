@@ -27,7 +27,7 @@ _TRIES: Final = 5
 
 
 def suspend_human(
-    *, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False
+    *, human: Human, actor: Actor, now: datetime, even_last_owner: bool = False
 ) -> None:
     """Suspend the human and end what they started.
 
@@ -40,7 +40,7 @@ def suspend_human(
         # First: recoveries are locked before humans everywhere.
         cancel_all(human=human, actor=actor, now=now)
         end_invitations(by=human, now=now)
-        humans.suspend_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
+        humans.suspend_human(human=human, actor=actor, now=now, even_last_owner=even_last_owner)
 
     _end_all_begun(human, act, now)
 
@@ -76,7 +76,7 @@ def change_role(
 
 
 def delete_human(
-    *, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False
+    *, human: Human, actor: Actor, now: datetime, even_last_owner: bool = False
 ) -> None:
     """Delete the human: agents, grants, passkeys and sessions end, and all their texts are erased.
 
@@ -89,7 +89,7 @@ def delete_human(
     def act() -> None:
         _bar_ways_in(human, actor=actor, now=now)
         remove_all_passkeys(human=human, reason="human_deleted", actor=actor, now=now)
-        humans.delete_human(human=human, actor=actor, now=now, even_last_admin=even_last_admin)
+        humans.delete_human(human=human, actor=actor, now=now, even_last_owner=even_last_owner)
         forget_sessions_of(human)
         # Their row is locked: no one can add them to a group any more.
         erase_approver(human_id=human.pk, actor=actor, now=now)

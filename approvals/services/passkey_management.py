@@ -84,10 +84,12 @@ def rename_passkey(
             raise NotFoundError("You have no such passkey.")
         wanted = check_display_name(name)
         if any(map(mixes_alphabets, wanted.split())):
-            raise InvalidRequestError("The name must have no word that mixes alphabets.")
+            raise InvalidRequestError(
+                "The name must have no word that mixes alphabets. Choose another."
+            )
         if any(each.name == wanted or look_alike(each.name, wanted) for each in mine.values()):
             raise InvalidRequestError(
-                "Another of your passkeys has this name or one that looks like it."
+                "Another of your passkeys has this name, or one that looks like it. Choose another."
             )
         if row.name == wanted:
             return

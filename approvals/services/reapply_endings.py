@@ -112,10 +112,10 @@ def _suspend_for_both(*, agent: Agent, actor: Actor, now: datetime) -> None:
 _secret = _row(ServiceProviderSecret.objects.all(), "secret", end_secret)
 ENDS: Final[Mapping[str, _End]] = {
     kinds.HUMAN_DELETED: _row(
-        Human.objects.all(), "human", partial(delete_human, even_last_admin=True)
+        Human.objects.all(), "human", partial(delete_human, even_last_owner=True)
     ),
     kinds.HUMAN_SUSPENDED: _row(
-        Human.objects.all(), "human", partial(suspend_human, even_last_admin=True)
+        Human.objects.all(), "human", partial(suspend_human, even_last_owner=True)
     ),
     # The record does not say which role they had since: an owner gives it again.
     kinds.HUMAN_ROLE_CHANGED: _row(

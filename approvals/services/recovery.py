@@ -40,7 +40,7 @@ from approvals.services.recent_recovery import RECENT, recent_recovery
 from approvals.services.setup_and_sign_in import (
     SETUP_CODE_BYTES,
     SetupLink,
-    recently_invited,
+    recently_made_owner,
     setup_digest,
 )
 from audit import kinds
@@ -127,7 +127,7 @@ def confirm_recovery(*, recovery: Recovery, admin: Human, actor: Actor, now: dat
                     f"{RECENT.days} days:"
                     " another one must decide."
                 )
-            if each is not None and recently_invited(each, now=now):
+            if each is not None and recently_made_owner(each, now=now):
                 raise InvalidStateError(
                     "An administrator who takes part was invited by another one within "
                     f"{RECENT.days} days: another one must decide."

@@ -32,7 +32,7 @@ from audit import kinds
 from audit.models import Event
 from audit.services import Actor, record
 from registry.models import Human
-from registry.roles import Role
+from registry.roles import Role, columns_of
 from registry.services.humans import check_email, create_human
 from registry.services.lookalikes import check_is_no_word
 
@@ -53,7 +53,7 @@ _GONE = "This setup link is not valid. Ask for a new one."
 _USED = "This setup link was used or has expired. Ask for a new one."
 
 
-def admin_exists() -> bool:
+def owner_exists() -> bool:
     """Whether any owner exists; until then a first-admin link may be made."""
     return Human.objects.filter(is_staff=True).exists()
 
@@ -67,7 +67,7 @@ def create_setup_link(
     The link itself is not stored. Raises InvalidStateError for a first-admin link once an admin
     exists, InvalidRequestError for a malformed or taken address (docs/protocol.md section 11).
     """
-    if not email and admin_exists():
+    if not email and owner_exists():
         raise InvalidStateError(
             "There is an admin already: name the e-mail address of the human to invite."
         )
@@ -76,8 +76,7 @@ def create_setup_link(
     row = SetupCode(
         kind=SetupCode.Kind.INVITATION if email else SetupCode.Kind.FIRST_ADMIN,
         email=email,
-        is_staff=role is Role.OWNER or not email,
-        admin_role=None if role in {None, Role.OWNER} else str(role),
+        **columns_of(role if email else Role.OWNER)._asdict(),
         created_at=now,
         expires_at=now + (INVITATION_LIFE if email else FIRST_ADMIN_LIFE),
     )
@@ -118,7 +117,7 @@ def invitations_of(human: Human, *, now: datetime) -> QuerySet[SetupCode]:
     return codes.filter(created_at__in=recent)
 
 
-def recently_invited(human: Human, *, now: datetime) -> bool:
+def recently_made_owner(human: Human, *, now: datetime) -> bool:
     """Whether another owner made this human one within 14 days; an operator does not count.
 
     By an invitation or a change of role. The log says who made the invitation; a code without its
@@ -163,7 +162,7 @@ def find_setup_code(digest: bytes, *, now: datetime) -> SetupCode:
         # It may have been used since it was read, which ended its seal.
         used = SetupCode.objects.filter(pk=row.pk, used_at__isnull=False).exists()
         raise ExpiredError(_USED) if used else NotFoundError(_GONE)
-    if row.kind == SetupCode.Kind.FIRST_ADMIN and admin_exists():
+    if row.kind == SetupCode.Kind.FIRST_ADMIN and owner_exists():
         raise InvalidStateError("This registry already has its first admin.")
     return row
 
@@ -295,7 +294,7 @@ def use_code(setup_code: SetupCode, *, now: datetime) -> None:
     if setup_code.kind == SetupCode.Kind.FIRST_ADMIN:
         # Lock every first-admin code, so that two of them cannot make two first admins at once.
         list(SetupCode.objects.select_for_update().filter(kind=SetupCode.Kind.FIRST_ADMIN))
-        if admin_exists():
+        if owner_exists():
             raise InvalidStateError("This registry already has its first admin.")
     live = SetupCode.objects.filter(pk=setup_code.pk, used_at=None, expires_at__gt=now)
     if not live.update(used_at=now, seal=None):

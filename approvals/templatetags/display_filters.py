@@ -14,8 +14,7 @@ from django.utils.translation import npgettext_lazy, pgettext
 
 from agentauth.protocol.untrusted_text import legible
 from approvals import sentences
-from approvals.identity_marks import identity_mark
-from approvals.identity_marks import service_mark as mark_of
+from approvals.identity_marks import identity_mark, logo_or_mark
 from approvals.quotation import QUOTED
 from approvals.quotation import quoted as in_quotes
 from registry.models import ServiceProvider
@@ -59,7 +58,7 @@ def set_apart(sentence: str) -> SafeString:
 @register.simple_tag(takes_context=True)
 def service_mark(context: Any, provider: ServiceProvider) -> SafeString:
     """The picture before a service's name. One query on a page, however many services it has."""
-    return mark_of(provider, context.get("logos") or {})
+    return logo_or_mark(provider, context.get("logos") or {})
 
 
 @register.simple_tag(takes_context=True)

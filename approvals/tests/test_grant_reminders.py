@@ -7,7 +7,12 @@ import pytest
 
 from approvals.models import Notification
 from approvals.notifications.delivery import send_notifications
-from approvals.notifications.outbox import REMIND_GRANT, SHORTEST, USED_WITHIN, add_waiting
+from approvals.notifications.outbox import (
+    MIN_GRANT_LIFE,
+    REMIND_GRANT_BEFORE,
+    USED_WITHIN,
+    add_waiting,
+)
 from approvals.services.cleanup import KEPT
 from approvals.tests.cast import Person
 from approvals.tests.notifying import NIGHT, by_mail, outbox
@@ -58,7 +63,7 @@ def test_the_owner_is_told_once_that_a_used_grant_ends_soon(
     add_waiting(now=now + 2 * DAY)
     assert outbox() == [("grant_ends", "sent")]
     # A row that was sent stays longer than the time in which it would be added again.
-    assert REMIND_GRANT < KEPT
+    assert REMIND_GRANT_BEFORE < KEPT
 
 
 def test_a_renewal_ends_the_reminder_and_its_end_has_another(
@@ -73,8 +78,10 @@ def test_a_renewal_ends_the_reminder_and_its_end_has_another(
     ending.refresh_from_db()
     end = ending.valid_until
     assert end is not None
-    assert add_waiting(now=end - REMIND_GRANT) == 0, "no token for a month"
-    Grant.objects.filter(pk=ending.pk).update(decided_at=now - SHORTEST, valid_until=now + DAY)
+    assert add_waiting(now=end - REMIND_GRANT_BEFORE) == 0, "no token for a month"
+    Grant.objects.filter(pk=ending.pk).update(
+        decided_at=now - MIN_GRANT_LIFE, valid_until=now + DAY
+    )
     assert add_waiting(now=now) == 1
 
 
@@ -93,7 +100,7 @@ def test_what_is_unused_short_or_far_from_its_end_has_no_reminder(
     by_mail(alice.human, now)
     ends_in(3.1, agent, service_provider, now)
     assert add_waiting(now=now) == 0
-    short = ends_in(2, agent, service_provider, now, life=SHORTEST.days - 1)
+    short = ends_in(2, agent, service_provider, now, life=MIN_GRANT_LIFE.days - 1)
     assert add_waiting(now=now) == 0
     Grant.objects.filter(pk=short.pk).update(
         decided_at=now - 30 * DAY, valid_until=now + USED_WITHIN + DAY

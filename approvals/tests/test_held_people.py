@@ -52,7 +52,7 @@ def caught(act: Act, monkeypatch: pytest.MonkeyPatch) -> tuple[Human, Act]:
 # What a suspension and a recovery do to the user's row. Their other effects are left out: only the
 # row may stop the act.
 ENDS: dict[str, Callable[..., None]] = {
-    "suspended": partial(suspend_human, even_last_admin=True),
+    "suspended": partial(suspend_human, even_last_owner=True),
     "signed-out": end_sessions,
 }
 

@@ -199,7 +199,7 @@ def test_mail_and_webhook_are_in_the_language_of_their_person(
 
 def test_a_deleted_human_has_no_language_left(alice: Person, now: datetime) -> None:
     human = alice.human
-    delete_human(human=human, actor=TESTER, now=now, even_last_admin=True)
+    delete_human(human=human, actor=TESTER, now=now, even_last_owner=True)
     assert human.language is None
 
 

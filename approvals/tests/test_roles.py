@@ -12,7 +12,7 @@ from approvals.admin_details import row_page
 from approvals.models import Recovery, SetupCode
 from approvals.services.human_suspension_and_erasure import change_role
 from approvals.services.recovery import confirm_recovery, start_recovery
-from approvals.services.setup_and_sign_in import create_setup_link, recently_invited
+from approvals.services.setup_and_sign_in import create_setup_link, recently_made_owner
 from approvals.tests.cast import ORIGIN, Person, invited
 from approvals.tests.recovering import begun
 from audit.models import Event
@@ -136,6 +136,16 @@ def test_a_form_that_is_older_than_another_change_does_nothing(
     assert human.admin_role == "auditor"
 
 
+def test_a_role_that_changed_before_the_lock_is_not_undone(bob: Person, now: datetime) -> None:
+    """Of two owners who post at once, each read the row before the other changed it."""
+    first, second = Human.objects.get(pk=bob.human.pk), Human.objects.get(pk=bob.human.pk)
+    change_role(human=first, role=Role.AUDITOR, actor=TESTER, now=now)
+    with pytest.raises(InvalidStateError, match="changed this role meanwhile"):
+        change_role(human=second, role=Role.OWNER, actor=TESTER, now=now)
+    second.refresh_from_db()
+    assert second.role is Role.AUDITOR
+
+
 def test_WR_15_an_owner_made_by_another_is_no_second_for_14_days(
     admin: Person, alice: Person, bob: Person, now: datetime
 ) -> None:
@@ -146,11 +156,11 @@ def test_WR_15_an_owner_made_by_another_is_no_second_for_14_days(
     with pytest.raises(InvalidStateError, match="was invited by another one"):
         confirm_recovery(recovery=row, admin=made, actor=SYSTEM, now=now)
     later = now + timedelta(days=14, seconds=1)
-    assert not recently_invited(made, now=later)
+    assert not recently_made_owner(made, now=later)
     # One whom an operator made an owner takes part at once.
     change_role(human=made, role=None, actor=TESTER, now=later)
     change_role(human=made, role=Role.OWNER, actor=TESTER, now=later)
-    assert not recently_invited(made, now=later)
+    assert not recently_made_owner(made, now=later)
 
 
 # --- What a role may not do ----------------------------------------------------------------------

@@ -25,7 +25,7 @@ from registry.tests.cast import TESTER
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 ENDS: list[Callable[..., None]] = [suspend_human, delete_human]
 # These do not begin by locking the administrators, and with them the user.
-ENDS += [partial(end, even_last_admin=True) for end in ENDS]
+ENDS += [partial(end, even_last_owner=True) for end in ENDS]
 
 
 @pytest.fixture

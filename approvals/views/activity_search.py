@@ -177,7 +177,7 @@ class ActivitySearch:
             return True
         if not isinstance(value, str) or not _AMOUNT.fullmatch(value):
             return False
-        amount = Decimal(value)
+        amount = _decimal(value)
         above = self.least is None or amount >= self.least
         return above and (self.most is None or amount <= self.most)
 
@@ -254,7 +254,11 @@ def _amount(name: str, texts: Mapping[str, str], errors: dict[str, str]) -> Deci
     if text and not _AMOUNT.fullmatch(text):
         errors[name] = _("Write the amount as a number, such as 80 or 80.00.")
         return None
-    return Decimal(text.replace(",", ".")) if text else None
+    return _decimal(text) if text else None
+
+
+def _decimal(text: str) -> Decimal:
+    return Decimal(text.replace(",", "."))
 
 
 def _day(text: str) -> date | None:

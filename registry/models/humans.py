@@ -11,7 +11,7 @@ from django.utils.functional import cached_property
 
 from audit.new_ids import new_id
 from kms.row_seals import Sealed
-from registry.roles import NONE, PERMISSIONS, Permission, Role, role_named
+from registry.roles import NONE, PERMISSIONS, Permission, Role, columns_of, role_in
 
 
 class Human(Sealed, AbstractBaseUser):
@@ -81,7 +81,7 @@ class Human(Sealed, AbstractBaseUser):
     @property
     def named_role(self) -> Role | None:
         """The role that the columns name. It proves nothing: for pages, and to lock rows."""
-        return Role.OWNER if self.is_staff else role_named(self.admin_role)
+        return role_in(is_staff=self.is_staff, admin_role=self.admin_role)
 
     @property
     def role(self) -> Role | None:
@@ -100,8 +100,7 @@ class Human(Sealed, AbstractBaseUser):
 
     def set_role(self, role: Role | None) -> None:
         """Write the role and its seal into this row. The caller saves both columns and `seal`."""
-        self.is_staff = role is Role.OWNER
-        self.admin_role = None if role in {None, Role.OWNER} else str(role)
+        self.is_staff, self.admin_role = columns_of(role)
         self.seal = None
         self.__dict__.pop("_is_sealed_as_read", None)
         if role is not None:

@@ -80,7 +80,7 @@ def check_email(email: str) -> None:
 
 
 def suspend_human(
-    *, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False
+    *, human: Human, actor: Actor, now: datetime, even_last_owner: bool = False
 ) -> None:
     """Suspend the human: end sessions and unspent enrolment codes, refuse their agents' tokens.
 
@@ -89,7 +89,7 @@ def suspend_human(
     (`manage.py setup_link`) could resume them.
     """
     with transaction.atomic():
-        if not even_last_admin:
+        if not even_last_owner:
             keep_an_owner(human, "suspended")
         _move(human, Human.Status.ACTIVE, Human.Status.SUSPENDED, kinds.HUMAN_SUSPENDED, actor, now)
         _end_enrolment_codes(human, now)
@@ -148,7 +148,7 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
 
 
 def delete_human(
-    *, human: Human, actor: Actor, now: datetime, even_last_admin: bool = False
+    *, human: Human, actor: Actor, now: datetime, even_last_owner: bool = False
 ) -> None:
     """Delete the human permanently: end agents, grants, codes and sessions, blank name and address.
 
@@ -165,7 +165,7 @@ def delete_human(
             for grant in agent.grants.filter(status__in=held).order_by("id"):
                 revoke_grant(grant=grant, actor=actor, now=now)
             revoke_agent(agent=agent, actor=actor, now=now)
-        if not even_last_admin:
+        if not even_last_owner:
             keep_an_owner(human, "deleted")
         gone = (
             Human.objects.filter(pk=human.pk)

@@ -1,9 +1,11 @@
 """Roles of administrators: checked before an act, given, changed and taken (ADR 50)."""
 
 from datetime import datetime
+from typing import Final
 
 from django.db import transaction
 from django.db.models import F
+from django.utils.translation import gettext_noop
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError, PermissionDeniedError
 from audit import kinds
@@ -12,6 +14,10 @@ from kms.change_notices import Subject, publish_change
 from registry.models import Human
 from registry.roles import Permission, Role
 from registry.services.humans import keep_an_owner
+
+CHANGED_MEANWHILE: Final = gettext_noop(
+    "Another administrator changed this role meanwhile. Open the page again."
+)
 
 
 def check_permission(human: Human, permission: Permission) -> None:
@@ -51,13 +57,16 @@ def change_role(
     """Give the human this role, or none; end their sessions, so that it counts at once.
 
     What they began under the former role, the caller ends. Raises InvalidStateError if they have
-    the role already, are deleted, or are the last owner who can sign in.
+    the role already, are deleted, or are the last owner who can sign in, or if their role changed
+    since the caller read `human`.
     """
     with transaction.atomic():
         held = keep_an_owner(human, "given another role", even_last=even_last_owner)
         before = held.role
         if held.status == Human.Status.DELETED:
             raise InvalidStateError("This human is deleted.")
+        if held.named_role != human.named_role:
+            raise InvalidStateError(CHANGED_MEANWHILE)
         if held.named_role == role:
             raise InvalidStateError("This human has this role already.")
         held.set_role(role)

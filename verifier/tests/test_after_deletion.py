@@ -24,7 +24,7 @@ def test_a_token_of_a_deleted_person_is_grant_inactive(both: Both) -> None:
     token = place.token()
     make = partial(place.body, LOOK, token=token)
     assert both.same(lambda: ask(place, make()))["valid"]
-    delete_human(human=place.human, actor=SYSTEM, now=timezone.now(), even_last_admin=True)
+    delete_human(human=place.human, actor=SYSTEM, now=timezone.now(), even_last_owner=True)
     erase_texts(human_id=place.human.pk, agent_ids=agents_of(place.human.pk))
     assert Grant.objects.get(pk=place.grant.pk).capabilities == []
     alone = both.same(lambda: ask(place, make()))

@@ -23,7 +23,7 @@ def test_what_is_drained_of_a_deleted_person_cannot_be_opened(
     data = {"action": LOOK}
     mine = Verifier(redis, place).write(data=data)
     other = Verifier(redis, scene(), 1).write(data=data)
-    delete_human(human=place.human, actor=SYSTEM, now=timezone.now(), even_last_admin=True)
+    delete_human(human=place.human, actor=SYSTEM, now=timezone.now(), even_last_owner=True)
     assert drain(redis, now=now) == 2
     # Only the streams held these texts, and they are empty.
     assert [redis.xlen(name) for name in redis.scan_iter() if redis.type(name) == b"stream"] == [

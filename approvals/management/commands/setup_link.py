@@ -12,7 +12,7 @@ from django.utils import timezone
 from agentauth.protocol.encoding import timestamp
 from approvals.models import Recovery
 from approvals.services.recovery import create_recovery_link, start_recovery
-from approvals.services.setup_and_sign_in import SetupLink, admin_exists, create_setup_link
+from approvals.services.setup_and_sign_in import SetupLink, create_setup_link, owner_exists
 from audit.management.base_commands import OperatorCommand, operator_of
 from registry.models import Human
 from registry.roles import Role, role_named
@@ -51,7 +51,7 @@ class Command(OperatorCommand):
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
-        if options["first_start"] and admin_exists():
+        if options["first_start"] and owner_exists():
             return {}
         link = _recover(options) if options["recover"] else _make_link(options)
         if isinstance(link, Recovery):
