@@ -192,6 +192,7 @@ def test_each_call_for_a_token_has_a_proof_of_its_own_of_when_it_is_due() -> Non
     assert found[-1][1]["iat"] - found[0][1]["iat"] in {3, 4}
 
 
+@pytest.mark.long
 def test_benchmark_endpoint_in_one_process_allows_every_request() -> None:
     command = [sys.executable, "-m", "benchmarks.verification_cpu", "--rounds", "1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -71,6 +71,11 @@ DOORS = {"sign-in": sign_in, "approval": approve}
 Door = Callable[[Person, Grant], tuple[str, Json]]
 
 
+def at(door: Door, cases: dict[str, Any]) -> dict[str, Any]:
+    """All of them at the sign-in; at the approval, whose reader is the same, every fourth."""
+    return dict(list(cases.items())[:: 4 if door is approve else 1])
+
+
 @pytest.fixture(params=list(DOORS.values()), ids=list(DOORS))
 def door(request: pytest.FixtureRequest) -> Door:
     found: Door = request.param
@@ -89,7 +94,7 @@ def nothing_came_of_it(alice: Person, path: str, credential: object, what: str =
 
 def test_WR_2_a_response_of_another_shape_is_400(alice: Person, reading: Grant, door: Door) -> None:
     for member in ("clientDataJSON", "authenticatorData", "signature", "userHandle"):
-        for shape, value in SHAPES.items():
+        for shape, value in at(door, SHAPES).items():
             path, options = door(alice, reading)
             if member == "userHandle" and value in (GONE, None) and "/approvals/" in path:
                 # The approval named the passkey, so it needs no user handle; a sign-in finds its
@@ -101,7 +106,7 @@ def test_WR_2_a_response_of_another_shape_is_400(alice: Person, reading: Grant, 
 
 def test_WR_2_an_answer_of_another_shape_is_400(alice: Person, reading: Grant, door: Door) -> None:
     for member in ("id", "rawId", "type", "response"):
-        for shape, value in OUTER.items():
+        for shape, value in at(door, OUTER).items():
             path, options = door(alice, reading)
             credential = changed(alice.device.assertion(options), member, value)
             nothing_came_of_it(alice, path, credential, f"{member} {shape}")
@@ -143,7 +148,7 @@ CLIENT_DATA: dict[str, Json] = {
 def test_WR_3_client_data_that_is_not_what_was_asked_is_400(
     alice: Person, reading: Grant, door: Door
 ) -> None:
-    for what, change in CLIENT_DATA.items():
+    for what, change in at(door, CLIENT_DATA).items():
         path, options = door(alice, reading)
         nothing_came_of_it(alice, path, alice.device.assertion(options, **change), what)
 

@@ -26,6 +26,7 @@ from registry.tests.written_rows import write
 pytestmark = pytest.mark.django_db
 
 OTHERS = [role for role in Role if role is not Role.OWNER]
+LOOKERS = [role for role in OTHERS if role is not Role.OPERATOR]
 
 
 @pytest.fixture
@@ -201,7 +202,10 @@ def test_only_owners_and_the_person_cancel_a_recovery(
     assert admin.client.post(f"/recovery/{row.pk}/cancel").status_code == 302
 
 
-@pytest.mark.parametrize("role", OTHERS)
+@pytest.mark.parametrize(
+    "role",
+    [Role.OPERATOR, *(pytest.param(each, marks=pytest.mark.long) for each in LOOKERS)],
+)
 def test_pages_offer_a_role_only_what_it_may_open_and_do(
     admin: Person, alice: Person, reading: Grant, now: datetime, role: Role
 ) -> None:

@@ -39,6 +39,7 @@ def test_an_agent_asks_sixty_times_in_an_hour_whatever_it_withdraws(
         pending(agent, service_provider, now=later)
 
 
+@pytest.mark.long
 def test_all_agents_of_a_human_ask_three_hundred_times_in_an_hour(
     alice: Human, bob: Human, service_provider: ServiceProvider, now: datetime
 ) -> None:

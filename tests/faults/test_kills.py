@@ -96,6 +96,7 @@ def test_AU_22_kill_while_issuing_delivers_no_unrecorded_token(
     consult_oracle(registry, log)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "point",
     ["verify.after_spend", "verify.after_debit", "verify.after_commit", "verify.before_delivery"],
@@ -120,6 +121,7 @@ def test_a_kill_while_verifying_debits_each_operation_once(
     consult_oracle(registry, log)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "point",
     [

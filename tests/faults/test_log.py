@@ -54,6 +54,7 @@ def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_AU_21_AU_11_sequencers_killed_at_random_leave_one_log(
     registry: LiveRegistry, told: Path, tmp_path: Path, results: Results
 ) -> None:

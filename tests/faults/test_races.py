@@ -125,6 +125,7 @@ def rehearsed_at_last(
     return answer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("held", ["redis"], indirect=True)
 def test_EN_16_a_thousand_rehearsals_over_all_servers_consume_nothing(
     held: Stage, threads: ThreadPoolExecutor

@@ -82,7 +82,13 @@ EXPECTED: dict[str, dict[str, str]] = {
     "Redis": GOES_ON | {"verify": "503 503", "limits": "503 503"},
     "both": NOTHING,
 }
-MARKS = {"the clock of a host": [pytest.mark.faketime]}
+# CI breaks what fails most often: the jobs, the key backend, the database and Redis.
+MARKS = {
+    "the clock of a host": [pytest.mark.faketime, pytest.mark.long],
+    "writing an event": [pytest.mark.long],
+    "what stands outside": [pytest.mark.long],
+    "both": [pytest.mark.long],
+}
 CELLS = [
     pytest.param(down, act, id=f"{down}-{act}", marks=MARKS.get(down, []))
     for down, acts in EXPECTED.items()
@@ -401,6 +407,7 @@ def test_without_a_signer_the_503_comes_within_two_seconds(
 
 
 @pytest.mark.faketime
+@pytest.mark.long
 def test_each_process_records_a_wrong_host_clock_once(
     held: Stage, seen: Callable[[str], Seen]
 ) -> None:

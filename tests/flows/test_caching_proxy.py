@@ -36,6 +36,7 @@ def place(sqlite_registry: LiveRegistry, tmp_path: Path) -> Iterator[Place]:
         yield made
 
 
+@pytest.mark.long
 def test_SA_5_a_proxy_that_caches_keeps_nothing_protected(place: Place, tmp_path: Path) -> None:
     with nginx(SITE.format(audience=place.audience), tmp_path / "nginx") as proxy:
         open_pages = [httpx.get(f"{proxy.url}/", trust_env=False) for _ in range(2)]

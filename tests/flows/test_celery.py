@@ -103,6 +103,7 @@ def test_a_worker_and_beat_log_each_step_as_json_where_they_are_asked_to(
     }
 
 
+@pytest.mark.long
 def test_a_worker_answers_no_remote_control(registry: LiveRegistry) -> None:
     registry.env["LOG_LEVEL"] = "INFO"
     with started(registry, COMMANDS[0]), started(registry, COMMANDS[1]) as (_, log):

@@ -130,6 +130,7 @@ def test_SA_10_strangers_whose_keys_are_looked_up_hold_no_thread(flooded: Scene)
             connection.close()
 
 
+@pytest.mark.long
 def test_SA_10_many_refused_in_one_packet_end_nothing(place: Scene) -> None:
     host = urlsplit(place.registry.url).netloc
     registration = f"POST /v1/agents HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n".encode()

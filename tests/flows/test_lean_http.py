@@ -83,6 +83,7 @@ def was_decided(pair: Pair, question: bytes) -> bool:
     return not told["valid"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", [VERIFY, BATCH])
 def test_DJ_7_a_compressed_body_is_refused_and_nothing_unfolds(pair: Pair, path: str) -> None:
     """Neither a compression bomb nor a compressed valid question is unpacked."""

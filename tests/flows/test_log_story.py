@@ -78,6 +78,7 @@ def strangers(folder: Path, keys: Path, *old: Path) -> list[dict[str, Any]]:
     return answers
 
 
+@pytest.mark.long
 def test_AU_31_AU_32_AU_33_archived_dropped_proved_and_brought_home(
     story: Story, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_acts_and_the_log_are_whole_through_a_pooler(pooled: Pooled) -> None:
     assert pooled.registry.manage("verify_audit")["ok"]
 
 
+@pytest.mark.long
 def test_without_prepared_statements_in_the_pooler_ours_fail(pooled: Pooled) -> None:
     """Shows why the page sets `max_prepared_statements`: clients prepare, on few connections."""
 

@@ -87,6 +87,7 @@ class Stranger(threading.Thread):
                 self.statuses[self.client.post(path, content=LARGE).status_code] += 1
 
 
+@pytest.mark.long
 def test_SA_11_a_strangers_large_bodies_cost_a_provider_no_call(
     registry: LiveRegistry, proxy: Nginx
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_call_that_is_delivered_again_has_one_answer(pair: Pair) -> None:
         assert (status, json.loads(answer)["error"]) == (409, "idempotency_mismatch")
 
 
+@pytest.mark.long
 def test_a_call_that_still_runs_is_said_to(pair: Pair) -> None:
     """Another session holds the row of the call and does not commit."""
     question = pair.question(dry_run=False, idempotency_key="running")
@@ -135,6 +136,7 @@ def test_a_call_that_still_runs_is_said_to(pair: Pair) -> None:
     assert (status, json.loads(answer)["error"]) == (409, "idempotency_in_progress")
 
 
+@pytest.mark.long
 def test_DN_6_verifiers_started_one_after_another_ask_once_for_a_nonce(
     at_database: Pair,
 ) -> None:

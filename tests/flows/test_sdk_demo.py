@@ -238,6 +238,7 @@ def test_every_home_is_here() -> None:
     assert {scheme for scheme, _ in HOMES.values()} == set(backends.BACKENDS)
 
 
+@pytest.mark.long
 def test_the_demo_is_the_same_wherever_keys_are(elsewhere: LiveRegistry) -> None:
     """Only the settings differ."""
     told(elsewhere)

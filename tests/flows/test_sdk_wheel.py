@@ -155,6 +155,7 @@ def test_each_module_is_imported_or_names_its_extra(python: Path, tmp_path: Path
     assert run(python, "-W", "error", "-c", IMPORT_ALL, cwd=tmp_path) == ""
 
 
+@pytest.mark.long
 def test_the_types_of_the_wheel_are_checked(python: Path, tmp_path: Path) -> None:
     (tmp_path / "snippet.py").write_text(TYPED)
     told = run(

@@ -212,6 +212,7 @@ def test_DJ_17_a_pending_grant_set_to_approved_gives_nothing(stage: Stage, place
     )
 
 
+@pytest.mark.long
 def test_DJ_17_a_denied_grant_cannot_be_set_to_approved(stage: Stage, place: Scene) -> None:
     grant = asked_for(stage, place)
     stage.sql("UPDATE registry_grant SET status = 'denied', ended_at = now() WHERE id = %s", grant)
@@ -219,6 +220,7 @@ def test_DJ_17_a_denied_grant_cannot_be_set_to_approved(stage: Stage, place: Sce
         stage.sql(APPROVE, grant)
 
 
+@pytest.mark.long
 def test_DJ_17_a_suspended_grant_set_to_approved_gives_no_token(stage: Stage, place: Scene) -> None:
     token = place.token()
     stage.run(SUSPEND, place.grant_id)
@@ -232,6 +234,7 @@ def test_DJ_17_a_suspended_grant_set_to_approved_gives_no_token(stage: Stage, pl
     assert stage.named() == {place.grant_id}
 
 
+@pytest.mark.long
 def test_DJ_17_terms_that_are_widened_end_the_grant(stage: Stage) -> None:
     narrow = scene(stage.web, capabilities=[READ], envelope={"max_uses": 3})
     token = narrow.token()
@@ -246,6 +249,7 @@ def test_DJ_17_terms_that_are_widened_end_the_grant(stage: Stage) -> None:
     gives_nothing(stage, narrow, narrow.grant_id)
 
 
+@pytest.mark.long
 def test_DJ_17_a_receipt_of_another_grant_covers_nothing(stage: Stage, place: Scene) -> None:
     grant = asked_for(stage, place)
     stage.sql(APPROVE, grant)

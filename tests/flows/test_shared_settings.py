@@ -256,17 +256,3 @@ def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path:
     assert missing(REDIS_URL="") == ["E045", "E047", "E049", "W051", "W052", "W053"]
     assert missing(REDIS_URL="", AUDIT_STORE="s3://bucket/log") == ["E045", "E047", "E049", "W053"]
     assert missing(SUBJECT_KEY="") == ["E042", "E045", "E047", "E049", "W050", "W051", "W053"]
-
-
-def test_a_verifier_with_the_role_of_another_process_ends_with_one_line(
-    installation: Installation,
-) -> None:
-    ended = installation.run(
-        verifier_at(free_port()), DATABASE_URL=installation.env["DATABASE_URL"]
-    )
-    [line] = [line for line in ended.stderr.splitlines() if "not started" in line]
-    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
-    assert line.startswith(
-        "agentauth: not started: the role of DATABASE_URL has more rights than a verifier needs"
-    )
-    assert line.endswith("`agentauth --owner grant_verifier_role ROLE` has restricted.")

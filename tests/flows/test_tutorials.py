@@ -101,6 +101,7 @@ def test_mcp_in_five_minutes(sqlite_registry: LiveRegistry, wheel: Path, tmp_pat
             assert "approved" in reader.printed
 
 
+@pytest.mark.long
 def test_the_commands_with_the_key_in_the_environment_act_as_one_agent(
     sqlite_registry: LiveRegistry, wheel: Path, tmp_path: Path
 ) -> None:

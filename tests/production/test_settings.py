@@ -83,6 +83,23 @@ def test_SA_14_a_process_with_other_settings_is_not_started(
     assert (found.epoch, found.kind, found.leaving_at) == (home.epoch, home.kind, home.leaving_at)
 
 
+def test_a_verifier_with_the_role_of_another_process_ends_with_one_line(
+    production: ProductionRegistry, tmp_path: Path
+) -> None:
+    ended = subprocess.run(
+        command("verifier"), cwd=ROOT,
+        env=production.env | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        timeout=PATIENCE_SECONDS,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    [line] = [line for line in ended.stderr.splitlines() if "not started" in line]
+    assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+    assert line.startswith(
+        "agentauth: not started: the role of DATABASE_URL has more rights than a verifier needs"
+    )
+    assert line.endswith("`agentauth --owner grant_verifier_role ROLE` has restricted.")
+
+
 @pytest.mark.parametrize(
     ("said", "status"),
     [

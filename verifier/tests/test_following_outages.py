@@ -406,6 +406,7 @@ def test_RF_25_a_database_that_was_stopped_is_followed_again_by_itself(
         assert process.state("x") is None
 
 
+@pytest.mark.long
 @pytest.mark.postgres
 def test_RF_25_frozen_database_makes_state_stale_until_it_thaws(
     server: Server, monkeypatch: pytest.MonkeyPatch

@@ -379,7 +379,9 @@ def test_unconfigured_redis_loses_acknowledged_events_of_past_epochs(
     assert set(written) <= set(logged_decisions())
 
 
-@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize(
+    "which", [0, *(pytest.param(each, marks=pytest.mark.long) for each in (1, 2))]
+)
 def test_a_node_of_a_cluster_that_is_away_holds_up_no_other(
     which: int, settings: Settings, place: Scene, now: datetime
 ) -> None:
