@@ -29,9 +29,11 @@ FLOOR = 95
 LONGEST = {
     f"tests/{name}.py"
     for name in (
-        "faults/test_kills", "faults/test_two_versions", "faults/test_table", "acts/test_acts",
-        "flows/test_hostile_texts", "flows/test_scanner", "flows/test_log_story",
+        "browser/test_every_page", "faults/test_kills", "faults/test_two_versions",
+        "faults/test_table", "acts/test_acts",
+        "flows/test_hostile_texts", "flows/test_scanner", "flows/test_set_to_approved",
         "flows/test_tutorials", "flows/test_agent_life", "flows/test_agent_client",
+        "flows/test_shared_settings", "interop/test_mcp_client",
     )
 }  # fmt: skip
 # One more than the cores, since some tests wait, but no more: each process collects all tests and
@@ -222,9 +224,9 @@ def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
         "--ignore=agentauth/tests/test_public_urls.py",
         "--database-tests",
         "only",
-        # They wait for PostgreSQL and Redis too.
+        # They use two thirds of a core each: they wait for PostgreSQL, Redis and time limits.
         "-n",
-        str(CORES + 2),
+        str(CORES + 4),
         "--dist",
         "worksteal",
         "-m",
@@ -288,8 +290,8 @@ def production(without: str) -> bool:
 
 
 def stories(absent: dict[str, str]) -> bool:
-    """Sweeps and kills in parallel; then flows, file by file, beside the browser, whose driver
-    needs its own process; then faults, which mostly wait, with `beside_faults` beside them.
+    """Sweeps and kills in parallel; then flows, file by file, beside the browser tests, which wait
+    for pages; then faults, which mostly wait, with `beside_faults` beside them.
     """
     without = left_out(absent) + " and not long"
     passed = True
@@ -303,14 +305,15 @@ def stories(absent: dict[str, str]) -> bool:
     flows = (
         *marked("flow", "node", "slow"),
         "-n",
-        "4",
+        "3",
         *BY_FILE,
         "-m",
         "(flow or node or slow) and not faults" + without,
     )
     with ThreadPoolExecutor(2) as pool:
         told = pool.submit(pytest, *flows, together=True)
-        shown = "browser" in absent or pytest("tests/browser", "-m", "browser", together=True)
+        pages = (*marked("browser"), "-n", "2", *BY_FILE, "-m", "browser")
+        shown = "browser" in absent or pytest(*pages, together=True)
         passed = told.result() and shown and passed
     # The longest file first.
     hurt = ("tests/faults/test_scenarios.py", *marked("faults"), "-n", "3", *BY_FILE)
