@@ -194,7 +194,7 @@ def test_mail_and_webhook_are_in_the_language_of_their_person(
     assert "Eine Anfrage wartet auf Ihre Entscheidung." in sent
     subject, body = notice_text(begun(alice.human, now))
     assert subject == "Wiederherstellung Ihres AgentAuth-Kontos"
-    assert "brechen Sie sie hier ab" in body
+    assert "brechen Sie die Wiederherstellung hier ab" in body
 
 
 def test_a_deleted_human_has_no_language_left(alice: Person, now: datetime) -> None:
@@ -211,7 +211,9 @@ def test_numbers_money_and_dates_are_written_as_their_language_does() -> None:
         assert sentences.money(yen) == f"5.000{NBSP}¥"
         assert sentences.money(Money(500, "CHF")) == f"5,00{NBSP}CHF"
         assert sentences.whole(1_048_576) == "1.048.576"
-        assert sentences.moment(at, "Europe/Berlin") == "25. Dezember 2026, 09:00 (Europe/Berlin)"
+        assert sentences.moment(at, "Europe/Berlin") == (
+            "25. Dezember 2026, 09:00 Uhr (Europe/Berlin)"
+        )
     assert sentences.money(amount) == "€1,000.00"
     assert sentences.moment(at, "Europe/Berlin") == "25 December 2026, 09:00 (Europe/Berlin)"
 
