@@ -81,7 +81,7 @@ class CatalogueForm(forms.Form):
         label=_("Its own words, as JSON"),
         strip=False,
         widget=forms.Textarea(attrs={"rows": 16, "spellcheck": "false"}),
-        help_text=_("An empty object, {}, takes all words away."),
+        help_text=_("An empty object, {}, removes all words."),
     )
 
 

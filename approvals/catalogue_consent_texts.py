@@ -3,8 +3,9 @@
 from django.utils.translation import gettext as _
 
 from agentauth.protocol.catalogue import ActionWords
-from agentauth.protocol.untrusted_text import quoted
 from approvals.consent_texts import service_line
+from approvals.quotation import quoted
+from approvals.sentences import risk_word
 from registry.services.catalogues import Published
 
 
@@ -40,7 +41,7 @@ def _action_line(key: str, words: ActionWords) -> str:
         "label": quoted(words.label),
         "sentence": quoted(words.sentence),
         "icon": words.icon,
-        "risk": words.risk,
+        "risk": risk_word(words.risk) if words.risk else "",
         "arguments": ", ".join(
             f"{name} {quoted(each.label)} ({each.format}"
             + (f" {quoted(each.unit)})" if each.unit else ")")

@@ -83,6 +83,11 @@ def risk(capability: Capability, words: Catalogue = NO_CATALOGUE) -> str:
     return min(least, found.risk if found and found.risk else least, key=RISKS.index)
 
 
+def risk_word(level: str) -> str:
+    """A risk that a service adds, within a sentence."""
+    return {"medium": _("medium"), "high": _("high")}[level]
+
+
 def permission(
     capability: Capability,
     at: str,

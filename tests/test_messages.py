@@ -134,6 +134,28 @@ def test_translations_have_the_values_of_their_text(language: str) -> None:
             assert set(MARKUP.findall(text)) == set(MARKUP.findall(form)), text
 
 
+# What German texts must not say → what they say instead: one word for one thing.
+NOT_GERMAN = {
+    r"\bId\b": "ID",
+    r"\bGrenzen?\b": "Limit",
+    r"\bGenehmigende": "Genehmiger",
+    r"\b(abgeschaltet|abschalten)\b": "deaktiviert, deaktivieren",
+    r"\bvergessen\b": "löschen, gelöscht",
+    r"\b[Bb]ezahl": "zahlen, gezahlt",
+    r"\b(am Tag|in der Woche|im Monat)\b": "pro Tag, pro Woche, pro Monat",
+    # “Eine Zahlung über 40 €” is a payment of €40, not of more.
+    r"[Zz]ahlung(en)? über (%|\d)": "von mehr als",
+    r"[\"'”]": "„…“",
+}
+
+
+@pytest.mark.parametrize("wrong", NOT_GERMAN)
+def test_german_keeps_one_word_for_one_thing(wrong: str) -> None:
+    said = read_po(po_of("de").read_text()).values()
+    found = [text for texts in said for text in texts if re.search(wrong, MARKUP.sub("", text))]
+    assert not found, f"say {NOT_GERMAN[wrong]}"
+
+
 @pytest.mark.parametrize("language", PLURALS)
 def test_the_compiled_catalogue_is_that_of_the_texts(language: str) -> None:
     path = po_of(language)

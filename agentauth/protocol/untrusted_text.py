@@ -111,11 +111,6 @@ def printable(value: str) -> str:
     )
 
 
-def quoted(value: str) -> str:
-    """A name or value in quotation marks, so that it reads as a quotation whatever it says."""
-    return f"“{legible(value, in_quotes=True)}”"
-
-
 def _check_readable(value: str, where: str, *, also: str = "") -> str:
     """Check that what a person sees is what was sent.
 
@@ -153,8 +148,8 @@ def check_display_name(value: object, where: str = "name") -> str:
 def check_quotable(value: object, where: str, *, maximum: int) -> str:
     """A text that pages show between quotation marks: as a name, of at most `maximum` characters.
 
-    It has nothing that `quoted` would escape, so what was sent is what people read. Raises
-    InvalidRequestError naming `where`; returns the text unchanged.
+    It has nothing that `legible` would escape in quotation marks, so what was sent is what people
+    read. Raises InvalidRequestError naming `where`; returns the text unchanged.
     """
     words = _check_readable(text(value, where, maximum=maximum), where)
     if words != words.strip():

@@ -29,7 +29,7 @@ class ShownChannel:
 
     @property
     def name(self) -> str:
-        return self.host or self.row.name or "e-mail"
+        return self.host or self.row.name or _("E-mail")
 
     @property
     def digest(self) -> str:

@@ -13,9 +13,9 @@ from agentauth.protocol.catalogue import ArgumentWords, Catalogue
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from agentauth.protocol.money import Money
 from agentauth.protocol.passkey_statements import catalogue_statement
-from agentauth.protocol.untrusted_text import quoted
 from approvals import catalogue_consent_texts, sentences
 from approvals.models import Challenge, Receipt
+from approvals.quotation import quoted
 from approvals.service_words import argument_name, measured
 from approvals.services.challenges import Ceremony
 from approvals.services.page_token import Page
@@ -214,10 +214,11 @@ def _action_lines(catalogue: Catalogue, key: str) -> list[str]:
         return []
     kind = _sample(words.kind)
     said = sentences.permission_said(catalogue, kind)
-    extra = {"label": quoted(words.label), "icon": words.icon, "risk": words.risk}
+    extra = {"label": quoted(words.label), "icon": words.icon}
     lines = [said, _("In lists: %(label)s") % extra]
     lines += [_("Icon: %(icon)s") % extra] if words.icon else []
-    lines += [_("Risk: at least %(risk)s") % extra] if words.risk else []
+    if words.risk:
+        lines.append(_("Risk: at least %(risk)s") % {"risk": sentences.risk_word(words.risk)})
     return lines + [_argument_line(name, each) for name, each in sorted(words.arguments.items())]
 
 

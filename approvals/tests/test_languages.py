@@ -7,9 +7,11 @@ from django.conf import settings
 from django.template import Context, Template
 from django.utils import timezone, translation
 
+from agentauth.protocol.catalogue import CatalogueRef, parse_catalogue
 from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.money import Money
 from approvals import sentences
+from approvals.catalogue_consent_texts import catalogue_text
 from approvals.models import Challenge, Notification, Receipt
 from approvals.notifications import mail, webhooks
 from approvals.quotation import QUOTED, quoted
@@ -23,8 +25,10 @@ from approvals.tests.recovering import begun
 from audit import kinds
 from audit.models import Event
 from registry.models import Grant, Human
+from registry.services.catalogues import Published
 from registry.services.humans import delete_human
 from registry.tests.cast import TESTER, assert_refused
+from registry.tests.describing import WORDS
 
 pytestmark = pytest.mark.django_db
 COOKIE = settings.LANGUAGE_COOKIE_NAME
@@ -194,7 +198,7 @@ def test_mail_and_webhook_are_in_the_language_of_their_person(
     assert "Eine Anfrage wartet auf Ihre Entscheidung." in sent
     subject, body = notice_text(begun(alice.human, now))
     assert subject == "Wiederherstellung Ihres AgentAuth-Kontos"
-    assert "brechen Sie sie hier ab" in body
+    assert "brechen Sie die Wiederherstellung hier ab" in body
 
 
 def test_a_deleted_human_has_no_language_left(alice: Person, now: datetime) -> None:
@@ -211,7 +215,9 @@ def test_numbers_money_and_dates_are_written_as_their_language_does() -> None:
         assert sentences.money(yen) == f"5.000{NBSP}¥"
         assert sentences.money(Money(500, "CHF")) == f"5,00{NBSP}CHF"
         assert sentences.whole(1_048_576) == "1.048.576"
-        assert sentences.moment(at, "Europe/Berlin") == "25. Dezember 2026, 09:00 (Europe/Berlin)"
+        assert sentences.moment(at, "Europe/Berlin") == (
+            "25. Dezember 2026, 09:00 Uhr (Europe/Berlin)"
+        )
     assert sentences.money(amount) == "€1,000.00"
     assert sentences.moment(at, "Europe/Berlin") == "25 December 2026, 09:00 (Europe/Berlin)"
 
@@ -274,6 +280,16 @@ def test_no_name_closes_the_quotation_marks_around_it(language: str, name: str) 
         assert QUOTED.fullmatch(said)
         assert len(QUOTED.findall(f"{said} + {said}")) == 2
         assert set_apart(f"Agent {said}.").count('<span class="name">') == 1
+
+
+def test_what_a_service_says_is_signed_in_german_marks() -> None:
+    new = Published(CatalogueRef(1, "0" * 64), parse_catalogue(WORDS))
+    with translation.override("de"):
+        text = catalogue_text(
+            service_provider="Acme", audience="https://acme.example", new=new, replaces=None
+        )
+    assert "write:files heißt „Save a file“: „Saves a file in {resource}.“" in text
+    assert "Risiko: mindestens hoch." in text
 
 
 def test_templates_write_the_zone_with_each_time() -> None:

@@ -91,10 +91,12 @@ def remove_group(*, group: ApproverGroup, actor: Actor, now: datetime) -> None:
         _hold_group(group)
         # Ended rules count too: their rows stay, and their seals cover the group.
         if ApprovalRule.objects.filter(group=group).exists():
-            raise InvalidStateError("A rule sent requests to this group, so it stays. Empty it.")
+            raise InvalidStateError(
+                "A rule sent requests to this group, so it cannot be removed. Remove its members."
+            )
         if ApproverGroup.objects.filter(next=group).exists():
             raise InvalidStateError(
-                "Another group passes requests on to this one. Change it first."
+                "Another group passes requests on to this one. Change that group first."
             )
         _record_group(kinds.APPROVER_GROUP_REMOVED, group, actor, now)
         for member in GroupMember.objects.filter(group=group):

@@ -14,7 +14,6 @@ from agentauth.protocol.untrusted_text import (
     check_display_name,
     legible,
     printable,
-    quoted,
 )
 
 # Default_Ignorable_Code_Point as DerivedCoreProperties.txt of Unicode 16 lists it: range and
@@ -48,6 +47,11 @@ E0080..E00FF  ; Cn [128] <reserved-E0080>..<reserved-E00FF>
 E0100..E01EF  ; Mn [240] VARIATION SELECTOR-17..VARIATION SELECTOR-256
 E01F0..E0FFF  ; Cn [3600] <reserved-E01F0>..<reserved-E0FFF>
 """  # noqa: E501
+
+
+def quoted(value: str) -> str:
+    """A text in quotation marks, as pages show it in English."""
+    return f"“{legible(value, in_quotes=True)}”"
 
 
 def code_points(category: str = "") -> list[str]:
