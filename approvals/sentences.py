@@ -240,7 +240,7 @@ def limits(envelope: Envelope) -> list[str]:
     ]
     if envelope.confirm_above is not None:
         lines.append(
-            _("Each payment above %(amount)s needs your confirmation.")
+            _("Each payment above %(amount)s needs a confirmation.")
             % {"amount": money(envelope.confirm_above)}
         )
     if envelope.allowed_time_windows is not None:
@@ -252,7 +252,7 @@ def limits(envelope: Envelope) -> list[str]:
             % {"n": whole(envelope.max_uses)}
         )
     if envelope.requires_human_online:
-        lines.append(_("Only while your “I'm here” switch is on."))
+        lines.append(_("Only while the agent’s owner has “I'm here” switched on."))
     if envelope.max_session_seconds is not None:
         lines.append(
             _("Each access token is valid for at most %(n)s seconds.")
@@ -274,7 +274,7 @@ def unasked_total(capabilities: Sequence[Capability], envelope: Envelope) -> lis
     }
     return [
         _(
-            "No budget limits the sum: %(n)s payments of %(each)s move %(sum)s without your "
+            "No budget limits the sum: %(n)s payments of %(each)s move %(sum)s without a "
             "confirmation."
         )
         % parts

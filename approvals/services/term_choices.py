@@ -194,7 +194,7 @@ def _limit_changes(asked: Envelope, chosen: Envelope) -> list[str]:
         windows = map(sentences.window_words, chosen.allowed_time_windows or ())
         lines.append(_("Only at these times: %(windows)s.") % {"windows": "; ".join(windows)})
     if chosen.requires_human_online != asked.requires_human_online:
-        lines.append(_("Only while your “I'm here” switch is on."))
+        lines.append(_("Only while the agent’s owner has “I'm here” switched on."))
     return lines
 
 

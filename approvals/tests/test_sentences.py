@@ -132,11 +132,11 @@ def test_each_constraint_has_its_words(operator: dict[str, Any], words: str) -> 
             {"max_requests_per_minute": 1200, "max_burst": 10},
             ["At most 1,200 requests a minute.", "Up to 10 of them at once."],
         ),
-        ({"confirm_above": EURO}, ["Each payment above €1,240.00 needs your confirmation."]),
+        ({"confirm_above": EURO}, ["Each payment above €1,240.00 needs a confirmation."]),
         ({"max_uses": 1}, ["At most 1 use in all."]),
         (
             {"requires_human_online": True},
-            ["Only while your “I'm here” switch is on."],
+            ["Only while the agent’s owner has “I'm here” switched on."],
         ),
         ({"max_session_seconds": 60}, ["Each access token is valid for at most 60 seconds."]),
     ],

@@ -297,7 +297,7 @@ def test_everything_narrowed_at_once_is_what_is_signed(
         "Uses in all: 200 → 1",
         "Total budget: no limit → €80.00",
         "Only at these times: Monday, 09:00 to 18:00 (Europe/Berlin).",
-        "Only while your “I'm here” switch is on.",
+        "Only while the agent’s owner has “I'm here” switched on.",
         "Valid for, in days: 30 → 1",
     ]
     assert alice.approve(limited, **choices).status_code == 200
@@ -312,7 +312,7 @@ def test_everything_narrowed_at_once_is_what_is_signed(
         "room is “b”, size is at most 5,",
         "At most 1 use in all.",
         "Only at these times: Monday, 09:00 to 18:00 (Europe/Berlin).",
-        "Only while your “I'm here” switch is on.",
+        "Only while the agent’s owner has “I'm here” switched on.",
     ):
         assert line in text
 
