@@ -48,6 +48,17 @@ class Press(threading.Thread):
             connection.close()
 
 
+def at_once(*acts: Callable[[], object]) -> list[str]:
+    """Each waits for the rows of all people, then proceeds when it can. Returns their refusals."""
+    with transaction.atomic():
+        list(Human.objects.select_for_update(no_key=True).order_by("pk"))
+        presses = [Press(act) for act in acts]
+        wait_for_lock_waiters(len(presses))
+    for press in presses:
+        press.join()
+    return [press.refusal for press in presses]
+
+
 def test_SA_8_a_grant_that_is_approved_at_the_same_moment_stops_the_press(
     admin: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
 ) -> None:
@@ -70,15 +81,10 @@ def test_SA_8_of_two_administrators_who_delete_each_other_one_stays(
     """No deadlock, in either order."""
     other = invited("other@example.org", "Other", now=now, is_staff=True).human
     acts = [ending(admin.human, "human", other, now), ending(other, "human", admin.human, now)]
-    with transaction.atomic():
-        list(Human.objects.select_for_update(no_key=True).order_by("pk"))
-        presses = [Press(act) for act in acts]
-        wait_for_lock_waiters(2)
-    for press in presses:
-        press.join()
+    refusals = at_once(*acts)
     assert sorted(Human.objects.values_list("status", flat=True)) == ["active", "deleted"]
     # The remaining user is the last administrator; a deleted user can end no one.
-    assert sorted(press.refusal for press in presses) == ["", "invalid_state"]
+    assert sorted(refusals) == ["", "invalid_state"]
 
 
 def test_SA_8_two_administrators_disable_two_keys_at_once(admin: Person, now: datetime) -> None:

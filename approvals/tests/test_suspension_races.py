@@ -12,13 +12,18 @@ from django.utils import timezone
 from approvals.models import Recovery, SetupCode
 from approvals.services import human_suspension_and_erasure
 from approvals.services.destructive_actions import end_for_good, preview
-from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
+from approvals.services.human_suspension_and_erasure import (
+    change_role,
+    delete_human,
+    suspend_human,
+)
 from approvals.tests.cast import Person, browser, invited
 from approvals.tests.recovering import begun, path_of, ready_link
-from approvals.tests.test_ending_races import Press
+from approvals.tests.test_ending_races import Press, at_once
 from audit.models import Event
 from audit.tests.waiting import wait_for_lock_waiters
 from registry.models import EnrolmentCode, Human
+from registry.roles import Role
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.tests.cast import TESTER
 
@@ -227,3 +232,43 @@ def test_SA_1_a_resumption_locks_people_in_that_order(
         assert Human.objects.select_for_update(no_key=True, nowait=True).get(pk=other.pk)
     waiting.join()
     assert answers == [200]
+
+
+LOWERED: Callable[..., None] = partial(change_role, role=Role.AUDITOR)
+
+
+def owners() -> list[Human]:
+    people = Human.objects.filter(status=Human.Status.ACTIVE)
+    return [human for human in people if human.role is Role.OWNER]
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [(LOWERED, LOWERED), (LOWERED, suspend_human), (suspend_human, suspend_human)],
+    ids=["lowered", "lowered-suspended", "suspended"],
+)
+def test_SA_8_of_two_owners_who_end_each_other_one_stays(
+    ends: tuple[Callable[..., None], ...], admin: Person, second: Person, now: datetime
+) -> None:
+    people = (second.human, admin.human)
+    refusals = at_once(
+        *(
+            partial(end, human=human, actor=TESTER, now=now)
+            for end, human in zip(ends, people, strict=True)
+        )
+    )
+    assert sorted(refusals) == ["", "invalid_state"]
+    assert len(owners()) == 1
+
+
+def test_SA_8_of_two_owners_who_press_the_later_one_is_told(admin: Person, second: Person) -> None:
+    answers = list[int]()
+    lowered = {"role": "auditor", "shown_role": "owner"}
+    presses = [
+        posting(by, f"/admin/humans/{other.human.pk}/role/", answers, **lowered)
+        for by, other in ((admin, second), (second, admin))
+    ]
+    assert at_once(*presses) == ["", ""]
+    # The form again, with the refusal.
+    assert sorted(answers) == [200, 302]
+    assert len(owners()) == 1
