@@ -12,7 +12,7 @@ from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import timestamp
-from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
+from agentauth.protocol.errors import InvalidRequestError, InvalidStateError, NotFoundError
 from approvals.models import Notification, NotificationChannel, Receipt
 from approvals.notifications.delivery import send_notifications
 from approvals.services.human_suspension_and_erasure import delete_human
@@ -22,7 +22,7 @@ from approvals.tests.notifying import by_mail, outbox
 from audit import kinds
 from audit.models import Event
 from kms.services import verification_keys
-from registry.models import Agent, Grant, Renewal
+from registry.models import Agent, Grant, Human, Renewal
 from registry.services.agents import suspend_agent
 from registry.services.approvers import add_member, create_group, create_rule
 from registry.services.expiry import expire_everything
@@ -177,15 +177,7 @@ def test_the_registry_renews_no_grant_to_an_end_that_is_not_later(
         (latest_end(grant, now) + timedelta(seconds=1), "bring the end forward"),
     ):
         with pytest.raises(InvalidRequestError, match=why):
-            approve_grant(
-                grant=grant,
-                human=alice.human,
-                capabilities=parse_capabilities(grant.capabilities),
-                envelope=parse_envelope(grant.envelope),
-                valid_until=end,
-                actor=TESTER,
-                now=now,
-            )
+            renewed(grant, alice.human, end, now)
 
 
 def _revoked(grant: Grant, now: datetime) -> None:
@@ -259,6 +251,46 @@ def test_nothing_is_renewed_that_ended_between_opening_and_signing(
     after = fresh(granted)
     assert (after.status, after.valid_until) == (before.status, before.valid_until)
     assert not Event.objects.filter(kind=kinds.GRANT_RENEWED).exists()
+
+
+@pytest.mark.parametrize("moved", [timedelta(0), timedelta(minutes=-59), timedelta(days=365)])
+def test_DJ_17_a_renewal_that_no_service_wrote_gives_nothing(
+    alice: Person, bob: Person, granted: Grant, agent: AgentClient, now: datetime, moved: timedelta
+) -> None:
+    """It has no seal, because the right stands on the receipt alone (ADR 51)."""
+    before, path = Grant.objects.filter(pk=granted.pk).values().get(), f"/approvals/{granted.pk}/"
+    seen = agent.call("GET", f"/v1/grants/{granted.pk}").json()
+    Renewal.objects.create(grant=granted, asked_at=now + moved)
+    assert issue(agent, granted).status_code == 201
+    assert agent.call("GET", f"/v1/grants/{granted.pk}").json() == seen
+    for answer in (bob.get(path), bob.statement(granted, drawn="x"), bob.post(f"{path}decide")):
+        assert answer.status_code == 404
+    later = latest_end(fresh(granted), now)
+    for human, end, refusal in (
+        (bob.human, later, NotFoundError),
+        (alice.human, later + DAY, InvalidRequestError),
+    ):
+        with pytest.raises(refusal):
+            renewed(granted, human, end, now)
+    assert Grant.objects.filter(pk=granted.pk).values().get() == before
+    # Even an end that a service wrote without a signature is no end.
+    renewed(granted, alice.human, later, now)
+    assert issue(agent, granted).status_code == 400
+    assert [each.grant_id for each in review(now=timezone.now())] == [str(granted.pk)]
+
+
+def renewed(grant: Grant, human: Human, end: datetime, now: datetime) -> None:
+    """As the registry does once a signature was verified, but without one."""
+    grant = fresh(grant)
+    approve_grant(
+        grant=grant,
+        human=human,
+        capabilities=parse_capabilities(grant.capabilities),
+        envelope=parse_envelope(grant.envelope),
+        valid_until=end,
+        actor=TESTER,
+        now=now,
+    )
 
 
 def test_of_two_tabs_the_second_signs_nothing(alice: Person, granted: Grant) -> None:
