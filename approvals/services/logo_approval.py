@@ -11,6 +11,7 @@ from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from agentauth.protocol.passkey_statements import logo_statement
 from approvals.consent_texts import service_line
 from approvals.models import Challenge, Receipt
+from approvals.quotation import quoted
 from approvals.services.challenges import Ceremony
 from approvals.services.page_token import Page
 from approvals.services.signed_acts import accept_signature, ask_signature, receipt_of
@@ -19,7 +20,7 @@ from audit.services import Actor
 from registry.models import Human, ServiceLogo, ServiceProvider
 from registry.roles import Permission
 from registry.services.roles import check_permission
-from registry.services.service_logos import approve_logo, is_ours
+from registry.services.service_logos import approve_logo, is_ours, services_with_copy
 
 KIND: Final = "logo"
 
@@ -86,9 +87,22 @@ def waiting_page(provider: ServiceProvider) -> Page:
         "audience": provider.audience,
         "logo": row.sha256,
         "replaced_logo": replaced,
+        "warnings": _warnings(row),
         "text": "\n".join(lines),
     }
     return Page(Challenge.Purpose.LOGO, str(provider.pk), shown)
+
+
+def _warnings(row: ServiceLogo) -> list[str]:
+    """No rule knows whose a picture is. Two services with the same one are told."""
+    return [
+        _(
+            "It is exactly the logo of service %(name)s at %(audience)s. People could mistake one "
+            "service for the other."
+        )
+        % {"name": quoted(each.name), "audience": each.audience}
+        for each in services_with_copy(row)
+    ]
 
 
 def begin_approval(

@@ -16,7 +16,7 @@ from audit import kinds
 from audit.models import Event
 from kms.services import verification_keys
 from registry.models import Grant, ServiceLogo, ServiceProvider
-from registry.services.service_logos import shown_image
+from registry.services.service_logos import approve_logo, shown_image
 from registry.services.service_providers import create_service_provider, revoke_service_provider
 from registry.tests.cast import TESTER, AgentClient, approved, assert_refused
 from registry.tests.describing import proposed
@@ -174,6 +174,31 @@ def test_a_new_logo_replaces_the_old_one_which_is_gone(
     assert approve(admin, service_provider).status_code == 200
     assert [each.sha256 for each in ServiceLogo.objects.all()] == [after.sha256]
     assert alice.get(f"/logos/{before.sha256}.png").status_code == 404
+
+
+def test_a_copy_of_another_services_logo_is_named_before_it_is_signed(
+    admin: Person, service_provider: ServiceProvider, now: datetime
+) -> None:
+    path, said = f"/logos/{service_provider.pk}/", "exactly the logo of service “Harbour Files” at"
+    other, _ = create_service_provider(
+        name="Harbour Files", audience="http://127.0.0.1:8002", allowed=[], actor=TESTER, now=now
+    )
+    logo(service_provider, now)
+    copied = logo(other, now)
+    # A logo that only waits is seen by administrators alone.
+    assert said not in admin.get(path).content.decode()
+    options = admin.press_on(path).json()["publicKey"]
+    approve_logo(row=copied, actor=TESTER, now=now)
+    signed = {"credential": admin.device.assertion(options)}
+    told = assert_refused(admin.post(f"{path}decide", signed), 409, "grant_changed")
+    assert told["changes"] == ["The warnings have changed."]
+    page = admin.get(path).content.decode()
+    assert f"{said} http://127.0.0.1:8002." in page
+    assert approve(admin, service_provider).status_code == 200
+    logo(service_provider, now)
+    assert page.count(said) == admin.get(path).content.decode().count(said) == 1
+    logo(service_provider, now, RED)
+    assert said not in admin.get(path).content.decode()
 
 
 def test_a_session_refuses_a_logo_and_removes_the_approved_one(

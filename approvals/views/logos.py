@@ -65,6 +65,7 @@ def page(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
         picture = b64encode(bytes(logos.waiting.image)).decode()
         context |= {
             "lines": shown.shown["text"].splitlines(),
+            "warnings": shown.shown["warnings"],
             "drawn": drawn_token(shown, now=timezone.now()),
             # Before the approval it is on this page alone.
             "picture": f"data:image/png;base64,{picture}",

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from threading import Timer
 from typing import Final
 
 from django.utils.translation import gettext_noop
@@ -45,25 +47,46 @@ def encode_logo(data: bytes) -> bytes:
         raise InvalidRequestError("Choose a picture.")
     if len(data) > MAX_UPLOAD:
         raise InvalidRequestError(REFUSALS["bytes"])
-    # -I: neither the environment nor the working directory decides what the child imports.
-    command = [sys.executable, "-I", logo_encoder.__file__]
-    try:
-        done = subprocess.run(  # noqa: S603 — our own file
-            command, input=data, capture_output=True, env={}, check=False, timeout=_SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        raise InvalidRequestError(REFUSALS["broken"]) from None
-    if done.returncode == logo_encoder.MISSING:
+    code, made = _run_child(data)
+    if code == logo_encoder.MISSING:
         lock = _ROOT / "requirements-production.txt"
         raise InvalidStateError(
             "Logos need the package Pillow, which is not installed. Install what production needs: "
             f"{sys.executable} -m pip install --require-hashes -r {lock}"
         )
-    if done.returncode != 0:
+    if code != 0:
         # Also if a limit ended the child, or the decoder crashed.
-        reason = done.stdout[:16].decode("ascii", "replace")
+        reason = made[:16].decode("ascii", "replace")
         raise InvalidRequestError(REFUSALS.get(reason, REFUSALS["broken"]))
-    if len(done.stdout) > _MAX_OUTPUT or not done.stdout.startswith(_SQUARE):
+    if not made.startswith(_SQUARE):
         # Only a decoder that was taken over writes anything else.
         raise InvalidRequestError(REFUSALS["broken"])
-    return done.stdout
+    return made
+
+
+def _run_child(data: bytes) -> tuple[int, bytes]:
+    """The exit code of the child and what it wrote. Raises InvalidRequestError if that is too much.
+
+    A decoder that was taken over could read nothing, write without end or never end, so we read no
+    more than a logo takes, and kill it after `_SECONDS`.
+    """
+    # -I: neither the environment nor the working directory decides what the child imports.
+    command = [sys.executable, "-I", logo_encoder.__file__]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(  # noqa: S603 — our own file
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env={}
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        clock = Timer(_SECONDS, child.kill)
+        clock.start()
+        try:
+            with suppress(BrokenPipeError), child.stdin:
+                child.stdin.write(data)
+            made = child.stdout.read(_MAX_OUTPUT + 1)
+            if len(made) > _MAX_OUTPUT:
+                raise InvalidRequestError(REFUSALS["broken"])
+            return child.wait(), made
+        finally:
+            child.kill()
+            clock.cancel()

@@ -88,6 +88,13 @@ def shown_logos() -> Mapping[UUID, str]:
     return {row.service_provider_id: row.sha256 for row in select_sealed(rows)}
 
 
+def services_with_copy(row: ServiceLogo) -> list[ServiceProvider]:
+    """Other service providers whose approved logo is the same picture, by name."""
+    others = _approved().filter(sha256=row.sha256).exclude(service_provider=row.service_provider_id)
+    found = select_sealed(others.select_related("service_provider").defer("image"))
+    return sorted((each.service_provider for each in found), key=lambda each: each.name)
+
+
 def shown_image(digest: str) -> bytes | None:
     """The approved picture with this digest; None if there is none. At most two queries."""
     for row in select_sealed(_approved().filter(sha256=digest)):

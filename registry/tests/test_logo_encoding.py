@@ -4,7 +4,10 @@ import io
 import struct
 import subprocess
 import sys
+import time
+import tracemalloc
 import zlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from PIL import Image
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from registry.services import logo_encoder, logo_encoding
 from registry.services.logo_encoder import SIDE, RefusedError, encode
-from registry.services.logo_encoding import MAX_UPLOAD, encode_logo
+from registry.services.logo_encoding import _SQUARE, MAX_UPLOAD, encode_logo
 from registry.tests.logos import picture
 
 PAYLOAD = b"<script>alert(1)</script>PK\x03\x04"
@@ -164,8 +167,10 @@ def test_the_child_has_limits_and_nothing_of_its_parents(monkeypatch: pytest.Mon
     )
     assert done.stdout.splitlines() == ["set()", "memory", "file"], done.stderr
     seen: dict[str, Any] = {}
-    run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *a, **how: (seen.update(how), run(*a, **how))[1])
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *a, **how: (seen.update(how), start(*a, **how))[1]
+    )
     encode_logo(picture())
     assert seen["env"] == {}
 
@@ -174,6 +179,36 @@ def test_a_child_that_a_limit_ends_is_a_refusal(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(logo_encoder, "__file__", "/nonexistent")
     with pytest.raises(InvalidRequestError, match="cannot be read"):
         encode_logo(picture())
+
+
+# What a decoder that was taken over may do instead of its work.
+TAKEN = {
+    "writes-without-end": "import sys, time\nsys.stdin.read()\n"
+    "for _ in range(400): sys.stdout.write('x' * 65536)\ntime.sleep(60)",
+    "writes-too-much": f"import sys\nsys.stdout.buffer.write({_SQUARE!r} + bytes(99999))",
+    "closes-its-output": "import os, time\nos.close(1), time.sleep(60)",
+    "does-not-read": "import time\ntime.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("does", TAKEN.values(), ids=TAKEN)
+def test_a_child_that_was_taken_over_is_ended(
+    does: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever it does, we keep no more of it than a logo has, and do not wait for it."""
+    taken = tmp_path / "encoder.py"
+    taken.write_text(does)
+    monkeypatch.setattr(logo_encoder, "__file__", str(taken))
+    monkeypatch.setattr(logo_encoding, "_SECONDS", 1)
+    started = time.monotonic()
+    tracemalloc.start()
+    with pytest.raises(InvalidRequestError, match="cannot be read"):
+        # More than a pipe holds, so that writing to a child that does not read blocks.
+        encode_logo(b"x" * MAX_UPLOAD)
+    _now, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 4 * MAX_UPLOAD
+    assert time.monotonic() - started < 30
 
 
 def test_a_missing_package_is_named_with_the_command(

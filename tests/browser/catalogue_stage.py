@@ -71,10 +71,12 @@ def set_up(email: str) -> dict[str, str]:
     )
     approve_catalogue(row=propose_catalogue(**first), actor=stage.alice, now=stage.now)
     waiting = propose_catalogue(**second)
-    for colour in ("#0b6e4f", "#7a1f5c"):
+    other = stage.service_provider("Print Works", "https://printworks.example")
+    # The last one waits, and is a copy of the second.
+    for owner, colour in ((shop, "#0b6e4f"), (other, "#7a1f5c"), (shop, "#7a1f5c")):
         image = encode(drawn_logo(colour))
-        row = propose_logo(service_provider=shop, image=image, actor=stage.system, now=stage.now)
-        if colour == "#0b6e4f":
+        row = propose_logo(service_provider=owner, image=image, actor=stage.system, now=stage.now)
+        if (owner, colour) != (shop, "#7a1f5c"):
             approve_logo(row=row, actor=stage.alice, now=stage.now)
     asked = stage.request(
         agent, shop, MINUTE, [MANY[1], MANY[6], PAY], envelope=SPENDING, reason="For the handouts."
