@@ -19,7 +19,7 @@ from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
 from tests.browser.conftest import add_authenticator
 from tests.browser.hostile_stage import PERSON
-from tests.browser.looking import PHONE, SCHEMES, WIDTHS, Heard, look, overflow, walk
+from tests.browser.looking import PHONE, SCHEMES, WIDTHS, Heard, look, overflow, step, walk
 from tests.browser.screens import RESTORE_SCREENS, SCREENS, Screen
 from tests.browser.ways import Theatre, at, row_of
 from tests.endpoints import address, pages
@@ -61,13 +61,15 @@ class Tour:
         route = f"/{match.route}"
         # Not what answers a form: its address is not one to open.
         is_page = route in pages()
+        # Tables of the control room have hundreds of controls: too many to press Tab for each.
         is_new = is_page and route not in self.routes and not route.startswith("/admin/")
         self.note(path, match)
         if is_page:
             self.seen.setdefault((self.person(page), path), screen.answers)
         faults = [*look(page, scripts=screen.runs_scripts)]
-        if screen.runs_scripts and (is_new or not screen.whole):
-            faults += walk(page, self.session(page))
+        if screen.runs_scripts:
+            by_tab = is_new or not screen.whole
+            faults += (walk if by_tab else step)(page, self.session(page))
         if self.keep:
             pictures(page, name, whole=screen.whole)
         return self.told(name, page, screen.answers, faults)
@@ -202,6 +204,28 @@ def test_every_page_of_the_url_table_is_seen(tour: Tour, restored: Tour) -> None
         faults += tour.visit(route.strip("/").replace("/", "-"), Screen(way))
     assert not faults
     assert not pages() - tour.routes - restored.routes
+
+
+def test_a_page_that_the_keyboard_cannot_use_has_faults(tour: Tour) -> None:
+    """One fault of each kind that `step` looks for, in the control room."""
+    page = tour.theatre.open(tour.theatre.alice, "/admin/")
+    assert not step(page, tour.session(page))
+    page.evaluate(
+        """() => {
+          const sheet = new CSSStyleSheet();
+          sheet.replaceSync(`#logout-form :focus-visible { outline: 0 }
+            .room ul.links { display: flex; flex-flow: column-reverse }
+            .bar { position: fixed; inset: 90% 0 0 0; background: red }
+            body { padding-block-end: 50vh }`);
+          document.adoptedStyleSheets = [sheet];
+          document.querySelector('#site-name a').tabIndex = 1;
+          document.body.append(Object.assign(document.createElement('div'), {className: 'bar'}));
+        }"""
+    )
+    faults = step(page, tour.session(page))
+    for each in ("positive tabindex: <a", "on screen before <a", 'focus behind <div class="bar"'):
+        assert any(fault.startswith(each) for fault in faults), each
+    assert 'focus unseen: <button type="submit">Sign out</button>' in faults
 
 
 def test_every_page_is_seen_in_german(tour: Tour, restored: Tour) -> None:
