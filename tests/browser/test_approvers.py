@@ -50,7 +50,39 @@ def _create_group(page: Page, name: str, then: str | None = None) -> None:
     if then:
         page.get_by_label("Then pass on to").last.select_option(label=then)
     page.get_by_role("button", name="Create group").click()
-    expect(page.get_by_role("status").first).to_contain_text("Group created")
+    _expect_said(page, "Group created")
+
+
+def _expect_said(page: Page, words: str) -> None:
+    expect(page.get_by_role("status").first).to_contain_text(words)
+
+
+def _change_and_remove_a_group(page: Page) -> None:
+    _create_group(page, "Spare")
+    group = page.locator("li[id^=group-]", has_text="“Spare”")
+    for act, said in (("Save “Spare”", "Group changed"), ("Remove “Spare”", "Group removed")):
+        group.locator("summary").click()
+        group.get_by_label("Minutes to answer").fill("20")
+        group.get_by_role("button", name=act).click()
+        _expect_said(page, said)
+
+
+def _move_a_rule(page: Page, group: str) -> None:
+    """A second rule, in front of the first one and behind it again, which then ends."""
+    page.get_by_text("Add a rule", exact=True).click()
+    page.get_by_label("Name of the rule").fill("Everything")
+    page.get_by_label("Group that decides").select_option(label=f"“{group}”")
+    page.get_by_role("button", name="Add rule").click()
+    for act in ("Move rule “Everything” up", "Move rule “Everything” down"):
+        page.get_by_role("button", name=act).click()
+        _expect_said(page, "Order changed.")
+    page.get_by_role("button", name="End rule “Everything”").click()
+    _expect_said(page, "Rule ended")
+
+
+def _fill_absence(page: Page) -> None:
+    page.get_by_label("Away from").fill("2126-08-01T09:00")
+    page.get_by_label("Away until").fill("2126-08-14T18:00")
 
 
 def test_an_administrator_sets_up_approvers_and_a_colleague_decides(
@@ -58,6 +90,7 @@ def test_an_administrator_sets_up_approvers_and_a_colleague_decides(
 ) -> None:
     alice.goto(f"{registry.url}/admin/")
     alice.get_by_role("link", name="Choose who approves").click()
+    _change_and_remove_a_group(alice)
     _create_group(alice, "Directors")
     _create_group(alice, "Finance", then="“Directors”")
     member = alice.get_by_label("New member of “Finance”")
@@ -70,6 +103,7 @@ def test_an_administrator_sets_up_approvers_and_a_colleague_decides(
     alice.get_by_label("Group that decides").select_option(label="“Finance”")
     alice.get_by_role("button", name="Add rule").click()
     expect(alice.get_by_text("Payments of more than €50.00 at any service")).to_be_visible()
+    _move_a_rule(alice, "Directors")
     # Who would decide now?
     alice.get_by_label("What").first.select_option(label="Requests to pay")
     alice.get_by_label("Largest payment").fill("60.00")
@@ -92,16 +126,23 @@ def test_an_administrator_sets_up_approvers_and_a_colleague_decides(
     alice.reload()
     expect(alice.get_by_text(re.compile("“Bob Jones” approved this by the rule"))).to_be_visible()
     expect(alice.get_by_role("link", name="Revoke grant")).to_be_visible()
-    # An absence with a deputy, a member who goes, and a rule that ends.
+    # An absence with a deputy, one's own, a member who goes, and what ends or changes.
     alice.goto(f"{registry.url}/approvers/")
     alice.get_by_text("Add an absence", exact=True).click()
     alice.get_by_label("Who is away").select_option(label="“Bob Jones” bob.jones@example.org")
-    alice.get_by_label("Away from").fill("2126-08-01T09:00")
-    alice.get_by_label("Away until").fill("2126-08-14T18:00")
+    alice.get_by_label("Deputy").select_option(label="“Ada Rules” ada@rules.example.org")
+    _fill_absence(alice)
     alice.get_by_role("button", name="Save absence").click()
+    expect(alice.get_by_text("deputy “Ada Rules”")).to_be_visible()
     alice.get_by_role("button", name="Remove the absence of “Bob Jones”").click()
-    expect(alice.get_by_text("No one is away.")).to_be_visible()
+    expect(alice.get_by_text("deputy “Ada Rules”")).to_have_count(0)
+    bob.goto(f"{registry.url}/settings/")
+    _fill_absence(bob)
+    bob.get_by_role("button", name="Add absence").click()
+    _expect_said(bob, "Absence saved.")
+    bob.get_by_role("button", name="Remove the absence").click()
+    _expect_said(bob, "Absence removed")
     alice.get_by_role("button", name="Remove “Bob Jones” from “Finance”").click()
-    expect(alice.get_by_role("status").first).to_contain_text("Member removed")
+    _expect_said(alice, "Member removed")
     alice.get_by_role("button", name="End rule “Payments over €50”").click()
     expect(alice.get_by_text("No rule yet")).to_be_visible()

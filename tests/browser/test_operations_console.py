@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
 from tests.browser.catalogue_stage import drawn_logo
-from tests.browser.conftest import Device, add_authenticator
+from tests.browser.conftest import Device
 from tests.browser.test_keyboard import tab_to
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
@@ -87,6 +87,8 @@ def test_administrator_exports_a_filtered_list(
 ) -> None:
     alice.goto(registry.url + "/admin/registry/agent/")
     alice.get_by_role("link", name="Revoked").click()
+    alice.get_by_role("link", name="Last 30 days").click()
+    expect(alice).to_have_url(re.compile("when=month"))
     with alice.expect_download() as started:
         alice.get_by_role("link", name="Export as CSV").click()
     file = tmp_path / "agents.csv"
@@ -95,23 +97,144 @@ def test_administrator_exports_a_filtered_list(
     assert {row[2] for row in rows} == {"revoked"}
 
 
-def test_administrator_invites_a_second_one(
+def confirm_end(page: Page, button: str) -> None:
+    """On the page that shows what ends: type the name, and sign."""
+    typed = page.locator("form[data-typed]").get_attribute("data-typed") or ""
+    page.get_by_role("textbox", name="To confirm, type").fill(typed)
+    page.get_by_role("button", name=button).click()
+    expect(page.get_by_role("button", name=button)).to_have_count(0)
+
+
+def make_owner(
+    page: Page, chromium: Browser, registry: BrowserRegistry, name: str, email: str
+) -> Page:
+    """Invite a person as an owner; returns their page, signed in."""
+    page.goto(registry.url + "/admin/invite/")
+    page.get_by_label("E-mail").fill(email)
+    page.get_by_role("radio", name=re.compile("^Owner")).check()
+    page.get_by_role("button", name="Invite a human").click()
+    link = page.get_by_text(re.compile("/setup/")).inner_text()
+    other = Device.opened(chromium).page
+    other.goto(link)
+    other.get_by_role("textbox", name="Your name").fill(name)
+    other.get_by_role("button", name="Create passkey").click()
+    expect(other.get_by_role("link", name="Approvals")).to_be_visible()
+    return other
+
+
+def test_an_owner_makes_another_owner_an_approver_without_a_mouse(
     alice: Page, chromium: Browser, registry: BrowserRegistry
 ) -> None:
-    alice.goto(registry.url + "/admin/invite/")
-    alice.get_by_label("E-mail").fill("second@example.org")
-    alice.get_by_role("radio", name=re.compile("^Owner")).check()
-    alice.get_by_role("button", name="Invite a human").click()
-    link = alice.get_by_text(re.compile("/setup/")).inner_text()
-    context = chromium.new_context()
-    second = context.new_page()
-    add_authenticator(second)
-    second.goto(link)
-    second.get_by_role("textbox", name="Your name").fill("Second")
-    second.get_by_role("button", name="Create passkey").click()
+    second = make_owner(alice, chromium, registry, "Second Owner", "second@example.org")
     second.get_by_role("link", name="Control room").click()
-    expect(second.get_by_role("heading", name="Control room")).to_be_visible()
-    context.close()
+    expect(second.get_by_role("link", name="Invite a human")).to_be_visible()
+    open_row(alice, registry, "Humans", "Second Owner")
+    tab_to(alice, alice.get_by_role("link", name="Change role"))
+    alice.keyboard.press("Enter")
+    owner = alice.get_by_role("radio", name=re.compile("^Owner"))
+    expect(owner).to_be_checked()
+    tab_to(alice, owner)
+    for _ in ("Operator", "Approver"):
+        alice.keyboard.press("ArrowDown")
+    expect(alice.get_by_role("radio", name=re.compile("^Approver"))).to_be_checked()
+    tab_to(alice, alice.get_by_role("button", name="Change the role"))
+    alice.keyboard.press("Enter")
+    expect(alice.get_by_text("The role was changed. The person is signed out.")).to_be_visible()
+    expect(alice.get_by_text("The role of the account was changed to: Approver")).to_be_visible()
+    # Signed out, and with no more than the new role from then on.
+    second.reload()
+    expect(second.get_by_role("button", name="Sign in with passkey")).to_be_visible()
+    steps.sign_in(second, registry)
+    second.goto(registry.url + "/admin/")
+    expect(second.get_by_text("Reads requests and grants.")).to_be_visible()
+    expect(second.get_by_role("link", name="What you may decide now")).to_be_visible()
+    for name in ("Invite a human", "Humans", "Events"):
+        expect(second.get_by_role("link", name=name, exact=True)).to_have_count(0)
+    for place in ("invite/", "registry/human/", "log/"):
+        answer = second.goto(f"{registry.url}/admin/{place}")
+        assert answer is not None
+        assert answer.status == 403, place
+        expect(
+            second.get_by_text("Your role in this registry does not allow this.")
+        ).to_be_visible()
+    second.goto(registry.url + "/admin/registry/grant/")
+    offered = second.get_by_role("combobox", name="Action").get_by_role("option")
+    assert [each for each in offered.all_inner_texts() if "-" not in each] == [
+        "Deny the pending requests (you sign for each)"
+    ]
+    second.context.close()
+
+
+def test_administrator_suspends_resumes_and_deletes_a_person(
+    alice: Page, chromium: Browser, registry: BrowserRegistry
+) -> None:
+    guest = make_owner(alice, chromium, registry, "Third Owner", "third@example.org")
+    open_row(alice, registry, "Humans", "Third Owner")
+    for act in ("Sign out everywhere", "Suspend human"):
+        alice.get_by_role("button", name=act).click()
+        expect(alice.get_by_text("Done for 1.")).to_be_visible()
+    guest.reload()
+    expect(guest.get_by_role("button", name="Sign in with passkey")).to_be_visible()
+    alice.get_by_role("button", name="Resume human").click()
+    alice.get_by_role("button", name="Resume with passkey").click()
+    alice.get_by_role("button", name="Delete human").click()
+    confirm_end(alice, "Delete for good")
+    guest.get_by_role("button", name="Sign in with passkey").click()
+    expect(guest.get_by_role("alert")).not_to_be_empty()
+    guest.context.close()
+
+
+def test_administrator_makes_a_service_and_signs_for_its_words(
+    alice: Page, registry: BrowserRegistry
+) -> None:
+    words = '{"actions": {"read:mail": {"label": "Read mail", "sentence": "Opens your mail."}}}'
+    alice.goto(registry.url + "/admin/")
+    expect(alice.get_by_role("heading", name="Pending approvals")).to_be_visible()
+    alice.get_by_role("link", name="Create a service provider").click()
+    alice.get_by_label("Name").fill("Postbox")
+    alice.get_by_label("Audience URL").fill("http://127.0.0.1:8003")
+    alice.get_by_label("What agents may ask for").fill("read:mail")
+    alice.get_by_role("button", name="Create a service provider").click()
+    expect(alice.get_by_text("Client secret (not shown again)")).to_be_visible()
+    alice.goto(registry.url + "/admin/new-catalogue/")
+    alice.get_by_label("Service provider").select_option(label="Postbox")
+    alice.get_by_label("Its own words, as JSON").fill(words)
+    alice.get_by_role("button", name="Propose a service’s words").click()
+    expect(alice.get_by_role("heading", name="As people will see it")).to_be_visible()
+    # Another day, from the first page.
+    alice.goto(registry.url + "/admin/")
+    alice.get_by_role("link", name="Postbox, version 1").click()
+    steps.read(alice)
+    alice.get_by_role("button", name="Approve with passkey").click()
+    expect(alice.get_by_role("link", name="Download signed receipt")).to_be_visible()
+    alice.get_by_role("link", name="The service", exact=True).click()
+    alice.get_by_role("button", name="Revoke service provider").click()
+    confirm_end(alice, "Revoke for good")
+
+
+def test_administrator_makes_a_code_forgets_an_invitation_and_changes_keys(
+    alice: Page, registry: BrowserRegistry
+) -> None:
+    alice.goto(registry.url + "/admin/enrolment-code/")
+    alice.get_by_label("Human").select_option(index=1)
+    alice.get_by_role("button", name="Create an enrolment code").click()
+    expect(alice.get_by_text("Enrolment code (works once, for 15 minutes)")).to_be_visible()
+    alice.goto(registry.url + "/admin/invite/")
+    alice.get_by_label("E-mail").fill("dora@example.org")
+    alice.get_by_role("button", name="Invite a human").click()
+    expect(alice.get_by_text(re.compile("/setup/"))).to_be_visible()
+    open_row(alice, registry, "Invitations", "dora@example.org")
+    alice.get_by_role("button", name="Forget invitation").click()
+    confirm_end(alice, "Forget for good")
+    keys = registry.url + "/admin/kms/key/?purpose__exact=token&state__exact="
+    alice.goto(keys + "active")
+    alice.locator("#result_list tbody th a").first.click()
+    alice.get_by_role("button", name="Publish the next key").click()
+    expect(alice.get_by_text("Done for 1.")).to_be_visible()
+    alice.goto(keys + "next")
+    alice.locator("#result_list tbody th a").first.click()
+    alice.get_by_role("button", name="Disable key").click()
+    confirm_end(alice, "Disable for good")
 
 
 def test_person_signs_out_another_browser(

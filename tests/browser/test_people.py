@@ -326,23 +326,6 @@ def begin_recovery(page: Page, registry: BrowserRegistry, email: str) -> None:
     expect(page.get_by_role("status")).to_contain_text("started")
 
 
-def test_the_control_room_opens_for_the_admin_and_makes_things_once(
-    alice: Page, registry: BrowserRegistry
-) -> None:
-    alice.goto(registry.url + "/admin/")
-    expect(alice.get_by_role("heading", name="Pending approvals")).to_be_visible()
-    alice.get_by_role("link", name="Create a service provider").click()
-    alice.get_by_label("Name").fill("Acme Mail")
-    alice.get_by_label("Audience URL").fill("http://127.0.0.1:8003")
-    alice.get_by_label("What agents may ask for").fill("read:mail")
-    alice.get_by_role("button", name="Create a service provider").click()
-    expect(alice.get_by_text("Client secret (not shown again)")).to_be_visible()
-    alice.goto(registry.url + "/admin/invite/")
-    alice.get_by_label("E-mail").fill("dora@example.org")
-    alice.get_by_role("button", name="Invite a human").click()
-    expect(alice.get_by_text(re.compile("/setup/"))).to_be_visible()
-
-
 def age(registry: BrowserRegistry, grant_id: str) -> None:
     """Move the request's end into the past, as an hour's wait would."""
     import sqlite3
