@@ -47,14 +47,14 @@ def encode_logo(data: bytes) -> bytes:
         raise InvalidRequestError("Choose a picture.")
     if len(data) > MAX_UPLOAD:
         raise InvalidRequestError(REFUSALS["bytes"])
-    code, made = _run_child(data)
-    if code == logo_encoder.MISSING:
+    status, made = _run_child(data)
+    if status == logo_encoder.MISSING:
         lock = _ROOT / "requirements-production.txt"
         raise InvalidStateError(
             "Logos need the package Pillow, which is not installed. Install what production needs: "
             f"{sys.executable} -m pip install --require-hashes -r {lock}"
         )
-    if code != 0:
+    if status != 0:
         # Also if a limit ended the child, or the decoder crashed.
         reason = made[:16].decode("ascii", "replace")
         raise InvalidRequestError(REFUSALS.get(reason, REFUSALS["broken"]))
@@ -65,7 +65,7 @@ def encode_logo(data: bytes) -> bytes:
 
 
 def _run_child(data: bytes) -> tuple[int, bytes]:
-    """The exit code of the child and what it wrote. Raises InvalidRequestError if that is too much.
+    """The child's exit status and what it wrote. Raises InvalidRequestError if that is too much.
 
     A decoder that was taken over could read nothing, write without end or never end, so we read no
     more than a logo takes, and kill it after `_SECONDS`.
