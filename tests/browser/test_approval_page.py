@@ -96,6 +96,22 @@ def test_a_short_request_fits_one_screen(alice: Page, registry: BrowserRegistry)
     assert alice.evaluate("scrollY") == 0
 
 
+def test_a_usual_request_is_read_within_one_and_a_half_screens(
+    alice: Page, registry: BrowserRegistry
+) -> None:
+    limits = {
+        "max_requests_per_minute": 30,
+        "confirm_above": {"value": "50.00", "currency": "EUR"},
+        "budgets": [{"value": "500.00", "currency": "EUR", "period": "day", "zone": "UTC"}],
+    }
+    open_request(alice, steps.Agent(registry, "Invoice Clerk"), [READ, PAY], envelope=limits)
+    end, bar = alice.evaluate(
+        "() => [document.getElementById('sign-approve-end').getBoundingClientRect().bottom,"
+        " document.querySelector('.reach').offsetHeight]"
+    )
+    assert end + bar <= 1.5 * PHONE["height"]
+
+
 def test_AP_22_what_the_bar_covers_is_not_read(alice: Page, agent: steps.Agent) -> None:
     open_request(alice, agent, [READ])
     approve = alice.get_by_role("button", name="Approve with passkey")
