@@ -11,6 +11,7 @@ from approvals.tests.cast import PAY, Person
 from approvals.tests.test_waiting import confirmation, many
 from approvals.views import inbox, paging
 from audit.models import Event
+from audit.services import Actor
 from registry.models import Grant, ServiceProvider
 from registry.services.grant_requests import withdraw_grant
 from registry.tests.cast import TESTER, AgentClient, assert_refused, enrolled, pending
@@ -134,8 +135,10 @@ def test_the_feed_comes_in_pages_and_of_one_agent(
     assert alice.get("/activity/?agent=nonsense").context["lines"] == []
 
 
-def test_the_page_of_an_agent_names_only_others_who_acted(alice: Person, reading: Grant) -> None:
-    alice.approve(reading)
+def test_the_page_of_an_agent_names_only_others_who_acted(
+    alice: Person, reading: Grant, now: datetime
+) -> None:
+    withdraw_grant(grant=reading, actor=Actor("agent", str(reading.agent_id)), now=now)
     page = alice.get(f"/agents/{reading.agent_id}/")
     by_others = [line for line in page.context["lines"] if not line["by"]]
     assert 0 < len(by_others) < len(page.context["lines"])
