@@ -21,7 +21,7 @@ from tests.browser.terminal import Terminal, approve_words  # noqa: E402
 from tests.live import ROOT, LiveRegistry  # noqa: E402
 
 PICTURE = ROOT / "docs/images/approval.png"
-# A common phone.
+# Both permissions and both buttons of a common phone.
 WIDTH, HEIGHT = 390, 844
 
 
