@@ -216,8 +216,7 @@ def test_use_at_another_service_or_by_another_agent_is_not_told(
 
 def warning(count: int, each: str, total: str) -> str:
     return (
-        f"No budget limits the sum: {count} payments of {each} move {total} without a "
-        "confirmation."
+        f"No budget limits the sum: {count} payments of {each} move {total} without a confirmation."
     )
 
 
