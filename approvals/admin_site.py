@@ -65,7 +65,7 @@ from registry.services.service_providers import (
     rotate_secret,
 )
 
-PENDING_SHOWN = 25
+PENDING_SHOWN = 10
 
 
 class ControlRoom(admin.AdminSite):

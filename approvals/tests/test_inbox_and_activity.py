@@ -11,6 +11,7 @@ from approvals.tests.cast import PAY, Person
 from approvals.tests.test_waiting import confirmation, many
 from approvals.views import inbox, paging
 from audit.models import Event
+from audit.services import Actor
 from registry.models import Grant, ServiceProvider
 from registry.services.grant_requests import withdraw_grant
 from registry.tests.cast import TESTER, AgentClient, assert_refused, enrolled, pending
@@ -78,6 +79,24 @@ def test_what_waits_comes_in_pages_that_lose_nothing(
         assert alice.get(f"/approvals/?skip={nonsense}").context["first"] == 1
 
 
+def test_what_one_agent_asks_for_stands_together(
+    alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    other = enrolled(alice.human, now=now)
+    made = [
+        pending(
+            each,
+            service_provider,
+            now=now + timedelta(seconds=number),
+            capabilities=[{"type": "read", "resource": f"calendar/{number}"}],
+        ).pk
+        for number, each in enumerate((agent, other, agent))
+    ]
+    page = alice.get("/approvals/")
+    assert [each["grant"].pk for each in page.context["waiting"]] == [made[0], made[2], made[1]]
+    assert page.content.count(b'class="card group"') == 2
+
+
 def test_agents_come_in_pages(
     alice: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +133,16 @@ def test_the_feed_comes_in_pages_and_of_one_agent(
     of_one = alice.get(f"/activity/?agent={reading.agent_id}").context["lines"]
     assert {line["event"].agent_id for line in of_one} == {reading.agent_id}
     assert alice.get("/activity/?agent=nonsense").context["lines"] == []
+
+
+def test_the_page_of_an_agent_names_only_others_who_acted(
+    alice: Person, reading: Grant, now: datetime
+) -> None:
+    withdraw_grant(grant=reading, actor=Actor("agent", str(reading.agent_id)), now=now)
+    page = alice.get(f"/agents/{reading.agent_id}/")
+    by_others = [line for line in page.context["lines"] if not line["by"]]
+    assert 0 < len(by_others) < len(page.context["lines"])
+    assert page.content.count(b'class="small muted by"') == len(by_others)
 
 
 def test_time_is_shown_in_relative_words() -> None:

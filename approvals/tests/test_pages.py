@@ -332,7 +332,7 @@ def test_what_waits_for_a_new_signature_is_counted_with_the_rest(
     assert inbox.context["waiting_count"] == len(inbox.context["waiting"]) == 1
     page = alice.get(f"/approvals/{paying.pk}/").content.decode()
     assert "moved from http://127.0.0.1:8001 to http://127.0.0.1:8009" in page
-    assert "decide before" not in page
+    assert "· expires" not in page
 
 
 def test_presence_begins_with_a_passkey_and_ends_with_the_session(alice: Person) -> None:

@@ -15,7 +15,7 @@ from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.errors import NotFoundError
 from approvals import consent_texts, sentences
-from approvals.views.page_requests import require_sign_in
+from approvals.views.page_requests import human_of, require_sign_in
 from audit.new_ids import new_id
 from registry.models import Agent, Grant, ServiceProvider
 
@@ -52,7 +52,7 @@ def page(request: HttpRequest) -> HttpResponseBase:
 def _components(request: HttpRequest) -> HttpResponse:
     now = timezone.now()
     capabilities, envelope = parse_capabilities(_CAPABILITIES), parse_envelope(_ENVELOPE)
-    agents = [Agent(pk=new_id(), name=name) for name in _NAMES]
+    agents = [Agent(pk=new_id(), name=name, human=human_of(request)) for name in _NAMES]
     providers = [ServiceProvider(pk=new_id(), name=name) for name in _NAMES]
     text = consent_texts.approval_text(
         agent=_NAMES[0],

@@ -208,19 +208,22 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
         if event.kind == kinds.HUMAN_ROLE_CHANGED:
             text = _role_changed(event)
         act = _act_of(event, providers.get(event.service_provider_id), words, asked, withheld)
-        who = {"agent": names["agent"], "service_provider": names["at"], "system": _("AgentAuth")}
+        # A service asks about an act of an agent: the agent acted.
+        by_agent = event.actor_kind == "agent" or bool(act and event.kind in ACTS)
+        who = {"service_provider": names["at"], "system": _("AgentAuth")}
         who["anonymous"] = _("a visitor")
+        person = _name_after("%(name)s", people.get(event.actor_id))
         lines.append(
             {
                 "event": event,
                 "agent": agents.get(event.agent_id, ""),
                 "service": providers.get(event.service_provider_id, ""),
                 "text": sentence(act or (text % names if "%(" in text else text)),
-                # A service asks about an act of an agent: the agent acted.
+                # For its picture.
+                "by": Agent(pk=event.agent_id) if by_agent and event.agent_id else None,
                 "who": names["agent"]
-                if act and event.kind in ACTS
-                else _name_after("%(name)s", people.get(event.actor_id))
-                or who.get(event.actor_kind, _("someone")),
+                if by_agent
+                else person or who.get(event.actor_kind, _("someone")),
                 "says_outcome": act is not None,
                 "mark": marks.get(event.pk, ""),
                 # The sentence of an act says why it was refused.

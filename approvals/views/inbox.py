@@ -73,17 +73,21 @@ def _page_of_waiting(
 
     Payments come first: those of the person's agents, then those that rules sent. Then requests,
     grants to sign again, grants to renew, and the grants that rules sent. In each of these, the
-    oldest is first. `own` are the ids of the person's agents.
+    oldest is first; then what one agent asks for stands together, where its first item stood.
+    `own` are the ids of the person's agents.
     """
     routed = routed_of(request)
     mine = Grant.objects.filter(agent__in=own)
-    payments = [*_ids(pending_for(own, now)), *(each.pk for each in routed.confirmations)]
-    requests = [
-        *_ids(mine.waiting(now)),
-        *_ids(mine.to_sign_again(now)),
-        *_ids(mine.to_renew(now)),
-        *(each.pk for each in routed.grants),
-    ]
+    payments = _by_agent(
+        *_ids(pending_for(own, now), "grant__agent"),
+        *((each.pk, each.grant.agent_id) for each in routed.confirmations),
+    )
+    requests = _by_agent(
+        *_ids(mine.waiting(now), "agent"),
+        *_ids(mine.to_sign_again(now), "agent"),
+        *_ids(mine.to_renew(now), "agent"),
+        *((each.pk, each.agent_id) for each in routed.grants),
+    )
     total = len(payments) + len(requests)
     skip = _skipped(request.GET.get("skip", ""), total)
     shown = [*payments, *requests][skip : skip + SHOWN]
@@ -106,8 +110,17 @@ def _page_of_waiting(
     )
 
 
-def _ids(rows: QuerySet[Any]) -> Iterable[uuid.UUID]:
-    return rows.order_by("created_at", "pk").values_list("pk", flat=True)
+def _ids(rows: QuerySet[Any], agent: str) -> Iterable[tuple[uuid.UUID, uuid.UUID]]:
+    """The ids of the items and of their agents, oldest first."""
+    return rows.order_by("created_at", "pk").values_list("pk", agent)
+
+
+def _by_agent(*items: tuple[uuid.UUID, uuid.UUID]) -> list[uuid.UUID]:
+    """The ids of the items, with those of one agent together; agents in order of appearance."""
+    places: dict[uuid.UUID, int] = {}
+    for _item, agent in items:
+        places.setdefault(agent, len(places))
+    return [item for item, _agent in sorted(items, key=lambda each: places[each[1]])]
 
 
 def _skipped(text: str, total: int) -> int:

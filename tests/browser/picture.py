@@ -21,8 +21,8 @@ from tests.browser.terminal import Terminal, approve_words  # noqa: E402
 from tests.live import ROOT, LiveRegistry  # noqa: E402
 
 PICTURE = ROOT / "docs/images/approval.png"
-# The height ends below the permissions.
-WIDTH, HEIGHT = 390, 796
+# Both permissions and both buttons of a common phone.
+WIDTH, HEIGHT = 390, 844
 
 
 def main() -> None:
