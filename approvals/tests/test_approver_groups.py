@@ -446,7 +446,7 @@ def test_1000_waiting_requests_cost_as_many_queries_as_one(
     took = time.monotonic() - began
     assert questions(many) == questions(few)
     assert "1,000 decisions wait for you" in page
-    assert "1 to 25 of 1,000, the oldest first" in page
+    assert "1 to 25 of 1,000, by agent, the oldest first" in page
     assert took < within(2)
 
 

@@ -310,7 +310,7 @@ def test_a_renewal_asked_twice_waits_once(alice: Person, granted: Grant) -> None
     assert Event.objects.filter(kind=kinds.GRANT_RENEWAL_REQUESTED).count() == 1
     inbox = alice.get("/approvals/").content.decode()
     assert "1 decision waits for you" in inbox
-    assert "Renew the grant of agent" in inbox
+    assert "Renew the grant at" in inbox
 
 
 def test_a_renewal_lapses_after_an_hour_and_the_grant_stays(
@@ -368,7 +368,7 @@ def test_a_rule_sends_a_renewal_to_its_group(
     assert (
         "Bob" in assert_refused(alice.statement(granted), 409, "invalid_state")["error_description"]
     )
-    assert "Renew the grant of agent" in bob.get("/approvals/").content.decode()
+    assert "Renew the grant at" in bob.get("/approvals/").content.decode()
     assert bob.get("/approvals/waiting").json()["waiting"] == "1"
     assert bob.approve(granted).json()["status"] == "Approved"
     after = fresh(granted)
