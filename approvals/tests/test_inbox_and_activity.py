@@ -78,6 +78,13 @@ def test_what_waits_comes_in_pages_that_lose_nothing(
         assert alice.get(f"/approvals/?skip={nonsense}").context["first"] == 1
 
 
+def test_a_request_has_the_highest_risk_of_its_permissions(
+    alice: Person, reading: Grant, paying: Grant
+) -> None:
+    found = {each["grant"].pk: each["risk"] for each in alice.get("/approvals/").context["waiting"]}
+    assert found == {reading.pk: "low", paying.pk: "high"}
+
+
 def test_agents_come_in_pages(
     alice: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
