@@ -9,7 +9,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
-from approvals.services.human_suspension_and_erasure import suspend_human
+from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.services.local_times import moment_typed
 from approvals.tests.cast import Person
 from audit import kinds
@@ -283,6 +283,20 @@ def test_only_active_people_become_members_and_deputies(
     for deputy in (human, admin.human):
         with pytest.raises(InvalidRequestError, match="another, active human"):
             approvers.set_absence(deputy=deputy, actor=TESTER, now=now, **away)
+
+
+def test_a_deleted_deputy_leaves_an_absence_unless_no_service_wrote_it(
+    admin: Person, bob: Person, now: datetime
+) -> None:
+    away: dict[str, Any] = {"human": admin.human, "deputy": bob.human, "starts_at": now}
+    kept, written = (
+        approvers.set_absence(ends_at=now + timedelta(days=days), actor=TESTER, now=now, **away)
+        for days in (1, 2)
+    )
+    write(written, ends_at=now + timedelta(days=9))
+    delete_human(human=bob.human, actor=TESTER, now=now)
+    row = Absence.objects.get()
+    assert (row.pk, row.deputy_id, row.is_sealed()) == (kept.pk, None, True)
 
 
 def test_absences_are_bounded_in_length_and_number(

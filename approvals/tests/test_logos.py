@@ -107,6 +107,10 @@ def test_a_picture_or_row_that_no_service_wrote_is_not_served(
     other = sha256(b"other").hex()
     ServiceLogo.objects.filter(pk=row.pk).update(sha256=other)
     assert alice.get(f"/logos/{other}.png").status_code == 404
+    row.delete()
+    waiting = logo(service_provider, now)
+    ServiceLogo.objects.update(approved_at=now)
+    assert alice.get(f"/logos/{waiting.sha256}.png").status_code == 404
 
 
 def test_a_refused_picture_keeps_the_one_that_waits(
