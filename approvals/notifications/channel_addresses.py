@@ -59,7 +59,7 @@ def parse_target(url: str) -> Target:
 
 def may_connect(address: Address) -> bool:
     """Whether a message may be sent to this address, to which its name resolved."""
-    return is_public(address) or (settings.DEVELOPMENT and _unmapped(address).is_loopback)
+    return is_public(address) or (settings.DEVELOPMENT and address.is_loopback)
 
 
 def is_public(address: Address) -> bool:
@@ -68,7 +68,6 @@ def is_public(address: Address) -> bool:
     Not one of this host or network, of a link, for many hosts or for documentation, nor an IPv6
     address that carries an IPv4 address.
     """
-    address = _unmapped(address)
     if isinstance(address, ipaddress.IPv6Address):
         return (
             address in _PUBLIC_IPV6
@@ -82,11 +81,6 @@ def is_public(address: Address) -> bool:
         and not address.is_reserved
         and address not in _RELAYS
     )
-
-
-def _unmapped(address: Address) -> Address:
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
 
 
 def _is_this_host(host: str) -> bool:

@@ -133,9 +133,13 @@ def test_each_filter_leaves_only_what_matches(
 
 
 def test_a_filter_by_anothers_agent_or_a_wrong_word_shows_nothing(
-    alice: Person, bob: Person, acts: list[Event]
+    alice: Person, bob: Person, acts: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert shown(bob, f"agent={acts[0].agent_id}") == []
+    with monkeypatch.context() as patch:
+        # Nor when that agent acted, as a bounded search of its events would say.
+        patch.setattr(activity_search, "EXAMINED", 1)
+        page = bob.get(f"/activity/?agent={acts[0].agent_id}").context
+        assert (page["lines"], page["reached"]) == ([], None)
     for query in ("agent=x", "service=x"):
         assert shown(alice, query) == []
     for name in ("kind", "outcome", "from", "to"):
@@ -157,11 +161,14 @@ def test_dates_are_whole_days_of_the_persons_zone(
     start = datetime(today.year, today.month, today.day, tzinfo=zone)
     first = act(reading, start)
     before = act(reading, start - timedelta(microseconds=1))
+    after = act(reading, start + timedelta(days=1))
     search = read_search({"from": str(today), "to": str(today)}, alice.human)
     assert (search.start, search.end) == (start, start + timedelta(days=1))
-    found = shown(alice, f"from={today}&kind=transact")
+    found = shown(alice, f"from={today}&to={today}&kind=transact")
     assert first.pk in found
-    assert before.pk not in found
+    assert not {before.pk, after.pk} & set(found)
+    [counted] = spending.count_days(alice.human, today)[0][:1]
+    assert (counted.day, counted.allowed) == (today, 1)
 
 
 @pytest.mark.parametrize(
@@ -439,6 +446,8 @@ def test_budgets_in_force_show_what_is_used(alice: Person, paying: Grant) -> Non
     page = alice.get("/activity/spending/").content.decode()
     assert "€500.00 a day" in page
     assert "€0.00 spent" in page
+    alice.end(f"/approvals/{paying.pk}/revoke/")
+    assert "€500.00 a day" not in alice.get("/activity/spending/").content.decode()
 
 
 def test_bars_of_a_day_stand_on_each_other_and_stay_inside() -> None:

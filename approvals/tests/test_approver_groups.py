@@ -224,6 +224,7 @@ def test_the_only_administrator_decides_on_their_own_and_the_text_says_so(
         assert_refused(alice.statement(paying), 409, "invalid_state")
         human.set_role(role)
         human.save()
+    assert alice.get("/approvals/waiting").json()["waiting"] == "1"
     assert alice.approve(paying).status_code == 200
     assert verified(paying, now)["routing"]["as"] == "owner"
     assert "no one else can decide" in Receipt.objects.get().consent_text

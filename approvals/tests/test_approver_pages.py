@@ -8,7 +8,8 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from agentauth.protocol.errors import InvalidRequestError
+from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
+from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.services.local_times import moment_typed
 from approvals.tests.cast import Person
 from audit import kinds
@@ -25,6 +26,7 @@ from registry.services import approvers
 from registry.services.decision_routing import route_now
 from registry.services.humans import change_time_zone
 from registry.tests.cast import TESTER, assert_refused
+from registry.tests.written_rows import write
 
 pytestmark = pytest.mark.django_db
 
@@ -187,6 +189,27 @@ def test_a_row_that_no_service_wrote_is_not_moved_and_sealed(admin: Person, now:
     assert not ApprovalRule.objects.get(pk=two.pk).is_sealed()
 
 
+def test_no_act_seals_what_rests_on_a_row_that_no_service_wrote(
+    admin: Person, bob: Person, now: datetime
+) -> None:
+    group, other = made(admin), made(admin, name="Directors")
+    one, _two, three = three_rules(group, now)
+    said: dict[str, Any] = {"actor": TESTER, "now": now}
+    write(three, name="Other")
+    write(other, wait_minutes=1)
+    other.refresh_from_db()
+    named: dict[str, Any] = {"name": "New", "wait_minutes": 5, "next_group": other}
+    for act in (
+        lambda: approvers.create_rule(name="Zero", group=group, before=one, **said),
+        lambda: approvers.create_rule(name="Zero", group=other, **said),
+        lambda: approvers.add_member(group=other, human=bob.human, **said),
+        lambda: approvers.create_group(**named, **said),
+        lambda: approvers.change_group(group=other, **named | {"next_group": None}, **said),
+    ):
+        with pytest.raises(InvalidStateError, match="not written by the registry"):
+            act()
+
+
 def test_a_request_follows_the_new_order(
     admin: Person, bob: Person, alice: Person, reading: Grant, now: datetime
 ) -> None:
@@ -236,6 +259,60 @@ def test_a_group_that_something_names_is_not_removed(admin: Person) -> None:
     )
     assert admin.client.post(f"/approvers/groups/{first.pk}/remove").status_code == 302
     assert admin.client.post(f"/approvers/groups/{last.pk}/remove").status_code == 302
+
+
+def test_a_group_that_a_rule_named_stays_though_the_rule_ended(
+    admin: Person, now: datetime
+) -> None:
+    group = made(admin)
+    rule = approvers.create_rule(name="All", group=group, actor=TESTER, now=now)
+    approvers.end_rule(rule=rule, actor=TESTER, now=now)
+    refused = admin.client.post(f"/approvers/groups/{group.pk}/remove")
+    assert (refused.status_code, "cannot be removed" in refused.content.decode()) == (400, True)
+
+
+def test_only_active_people_become_members_and_deputies(
+    admin: Person, bob: Person, now: datetime
+) -> None:
+    group, human = made(admin), bob.human
+    suspend_human(human=human, actor=TESTER, now=now)
+    with pytest.raises(InvalidStateError, match="Only an active human can be a member"):
+        approvers.add_member(group=group, human=human, actor=TESTER, now=now)
+    end = now + timedelta(days=1)
+    away: dict[str, Any] = {"human": admin.human, "starts_at": now, "ends_at": end}
+    for deputy in (human, admin.human):
+        with pytest.raises(InvalidRequestError, match="another, active human"):
+            approvers.set_absence(deputy=deputy, actor=TESTER, now=now, **away)
+
+
+def test_a_deleted_deputy_leaves_an_absence_unless_no_service_wrote_it(
+    admin: Person, bob: Person, now: datetime
+) -> None:
+    away: dict[str, Any] = {"human": admin.human, "deputy": bob.human, "starts_at": now}
+    kept, written = (
+        approvers.set_absence(ends_at=now + timedelta(days=days), actor=TESTER, now=now, **away)
+        for days in (1, 2)
+    )
+    write(written, ends_at=now + timedelta(days=9))
+    delete_human(human=bob.human, actor=TESTER, now=now)
+    row = Absence.objects.get()
+    assert (row.pk, row.deputy_id, row.is_sealed()) == (kept.pk, None, True)
+
+
+def test_absences_are_bounded_in_length_and_number(
+    alice: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(days: int) -> None:
+        end = now + timedelta(days=days)
+        approvers.set_absence(human=alice.human, starts_at=now, ends_at=end, actor=TESTER, now=now)
+
+    monkeypatch.setattr(approvers, "MAX_ABSENCES", 2)
+    with pytest.raises(InvalidRequestError, match="at most a year"):
+        leave(367)
+    leave(366)
+    leave(1)
+    with pytest.raises(InvalidStateError, match="The limit is 2 absences"):
+        leave(1)
 
 
 def test_what_names_a_group_that_was_removed_meanwhile_is_refused(

@@ -97,6 +97,13 @@ def test_what_one_agent_asks_for_stands_together(
     assert page.content.count(b'class="card group"') == 2
 
 
+def test_a_request_has_the_highest_risk_of_its_permissions(
+    alice: Person, reading: Grant, paying: Grant
+) -> None:
+    found = {each["grant"].pk: each["risk"] for each in alice.get("/approvals/").context["waiting"]}
+    assert found == {reading.pk: "low", paying.pk: "high"}
+
+
 def test_agents_come_in_pages(
     alice: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

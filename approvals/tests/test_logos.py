@@ -10,8 +10,11 @@ from django.test.utils import CaptureQueriesContext
 
 from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.encoding import sha256
+from agentauth.protocol.errors import InvalidStateError
 from approvals.models import Receipt
+from approvals.services import logo_approval
 from approvals.tests.cast import Person, browser
+from approvals.tests.test_swaps import after
 from audit import kinds
 from audit.models import Event
 from kms.services import verification_keys
@@ -104,6 +107,10 @@ def test_a_picture_or_row_that_no_service_wrote_is_not_served(
     other = sha256(b"other").hex()
     ServiceLogo.objects.filter(pk=row.pk).update(sha256=other)
     assert alice.get(f"/logos/{other}.png").status_code == 404
+    row.delete()
+    waiting = logo(service_provider, now)
+    ServiceLogo.objects.update(approved_at=now)
+    assert alice.get(f"/logos/{waiting.sha256}.png").status_code == 404
 
 
 def test_a_refused_picture_keeps_the_one_that_waits(
@@ -149,6 +156,21 @@ def test_a_logo_uploaded_meanwhile_is_not_approved(
     assert not Receipt.objects.filter(kind="logo").exists()
 
 
+def test_a_logo_uploaded_while_the_signature_is_checked_is_not_approved(
+    admin: Person,
+    service_provider: ServiceProvider,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the page was compared: the signature is for the one before."""
+    logo(service_provider, now)
+    path = f"/logos/{service_provider.pk}/"
+    signed = {"credential": admin.device.assertion(admin.press_on(path).json()["publicKey"])}
+    after(monkeypatch, logo_approval, "waiting_page", lambda: logo(service_provider, now, RED))
+    assert_refused(admin.post(f"{path}decide", signed), 409, "invalid_state")
+    assert not ServiceLogo.objects.exclude(approved_at=None).exists()
+
+
 def test_DJ_17_bytes_that_are_not_the_encoders_are_not_signed_for(
     admin: Person, service_provider: ServiceProvider, now: datetime
 ) -> None:
@@ -161,6 +183,10 @@ def test_DJ_17_bytes_that_are_not_the_encoders_are_not_signed_for(
     signed = {"credential": admin.device.assertion(options)}
     assert admin.post(f"{path}decide", signed).status_code == 409
     assert "Approve with passkey" not in admin.get(path).content.decode()
+    with pytest.raises(InvalidStateError):
+        logo_approval.waiting_page(service_provider)
+    with pytest.raises(InvalidStateError):
+        approve_logo(row=ServiceLogo.objects.get(), actor=TESTER, now=now)
     assert shown_image(digest) is None
 
 

@@ -9,7 +9,7 @@ from django.core import mail as django_mail
 from django.db import IntegrityError
 
 from approvals.models import Notification, NotificationChannel
-from approvals.notifications import delivery, mail, posting
+from approvals.notifications import delivery, mail, outbox, posting
 from approvals.notifications.channels import MAX_WEBHOOKS, forget_removed
 from approvals.notifications.delivery import BATCH, MAX_ATTEMPTS, send_notifications
 from approvals.notifications.outbox import add_waiting, tell_security
@@ -20,7 +20,7 @@ from approvals.tests.webhook_receiver import webhook_receiver
 from audit.new_ids import new_id
 from registry.models import Grant, ServiceProvider
 from registry.services.grant_requests import withdraw_grant
-from registry.tests.cast import TESTER, AgentClient, pending
+from registry.tests.cast import PAY, TESTER, AgentClient, pending
 
 pytestmark = pytest.mark.django_db
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
@@ -125,6 +125,18 @@ def test_a_message_whose_process_died_each_time_is_dead(alice: Person, now: date
     assert send_notifications(now=now) == 0
     row = Notification.objects.get()
     assert (row.state, row.error) == ("dead", "unexpected")
+
+
+def test_what_a_new_channel_is_not_told_keeps_nothing_else_back(
+    alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(outbox, "BATCH", 1)
+    pending(agent, service_provider, now=now)
+    by_mail(alice.human, now + MINUTE)
+    later = pending(agent, service_provider, now=now + MINUTE, capabilities=[PAY])
+    assert add_waiting(now=now + MINUTE) == 1
+    assert Notification.objects.get().subject == later.pk
 
 
 def test_a_channel_removed_during_the_job_stops_no_other_message(

@@ -312,7 +312,7 @@ def test_a_suspended_human_is_told_of_security_only(
     Notification.objects.update(due_at=now, expires_at=now + DAY)
     add_waiting(now=now)
     suspend_human(human=human, actor=TESTER, now=now)
-    assert send_notifications(now=now) == 1
+    assert [send_notifications(now=now) for _ in range(2)] == [1, 0]
     assert "passkey was added" in mail.outbox[0].subject
 
 
@@ -380,16 +380,19 @@ def test_of_two_processes_one_sends_a_message(
         found = real(alike, at)
         if found:
             monkeypatch.setattr(delivery, "_due", real)
-            assert send_notifications(now=now) == 1
+            # The other process has no answer yet.
+            assert len(delivery._claim_due(now)) == 1
         return found
 
     monkeypatch.setattr(delivery, "_due", also_elsewhere)
     assert send_notifications(now=now) == 0
-    assert len(mail.outbox) == 1
+    assert mail.outbox == []
 
 
 def test_old_messages_are_forgotten_and_not_added_again(request_: Grant, now: datetime) -> None:
     send_notifications(now=now)
+    expire_everything(now=now + 6 * DAY)
+    assert outbox() == [("request", "sent")]
     later = now + 8 * DAY
     expire_everything(now=later)
     assert outbox() == []

@@ -186,6 +186,16 @@ def test_a_browser_that_subscribed_again_meanwhile_is_not_removed(
     assert NotificationChannel.objects.count() == 1
 
 
+def test_a_browser_that_two_people_use_is_a_channel_of_each(
+    alice: Person, bob: Person, now: datetime
+) -> None:
+    with push_service() as browser:
+        for person in (alice, bob):
+            by_push(person.human, now, browser)
+    owners = NotificationChannel.objects.values_list("human_id", flat=True)
+    assert set(owners) == {alice.human.pk, bob.human.pk}
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_SS_4_a_push_service_cannot_redirect_a_message(
     status: int, request_: Any, alice: Person, now: datetime

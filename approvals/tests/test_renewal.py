@@ -12,7 +12,12 @@ from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import timestamp
-from agentauth.protocol.errors import InvalidRequestError, InvalidStateError, NotFoundError
+from agentauth.protocol.errors import (
+    GrantChangedError,
+    InvalidRequestError,
+    InvalidStateError,
+    NotFoundError,
+)
 from approvals.models import Notification, NotificationChannel, Receipt
 from approvals.notifications.delivery import send_notifications
 from approvals.services.human_suspension_and_erasure import delete_human
@@ -26,11 +31,13 @@ from registry.models import Agent, Grant, Human, Renewal
 from registry.services.agents import suspend_agent
 from registry.services.approvers import add_member, create_group, create_rule
 from registry.services.expiry import expire_everything
+from registry.services.grant_renewal import request_renewal
 from registry.services.grant_verification import review
 from registry.services.grants import (
     approve_grant,
     expire_grant,
     latest_end,
+    raise_version,
     revoke_grant,
     suspend_grant,
 )
@@ -147,6 +154,8 @@ def test_a_renewal_may_narrow_and_refuses_tokens_of_the_wider_terms(
     alice: Person, granted: Grant, agent: AgentClient
 ) -> None:
     asked(alice, granted)
+    # The grant is in force: it counts once, before and after.
+    assert ["Permissions", "2", "2"] in alice.ask(granted, "review").json()["totals"]
     wider = alice.ask(granted, "review", choices=BOTH | {"amount.1": "101"})
     assert_refused(wider, 400, "invalid_request")
     assert alice.approve(granted, **BOTH, **{"amount.1": "10"}).status_code == 200
@@ -169,15 +178,18 @@ def test_a_renewal_never_brings_the_end_forward(alice: Person, granted: Grant) -
 def test_the_registry_renews_no_grant_to_an_end_that_is_not_later(
     alice: Person, granted: Grant
 ) -> None:
-    """Also if the page and its statement let it pass."""
-    grant, now = fresh(asked(alice, granted)), timezone.now()
-    assert grant.valid_until is not None
-    for end, why in (
-        (grant.valid_until, "must end later"),
+    """Also if the page and its statement let it pass, and none that no one asked to renew."""
+    now, end = timezone.now(), granted.valid_until
+    assert end is not None
+    with pytest.raises(GrantChangedError):
+        renewed(granted, alice.human, end, now)
+    grant = fresh(asked(alice, granted))
+    for wrong, why in (
+        (end, "must end later"),
         (latest_end(grant, now) + timedelta(seconds=1), "bring the end forward"),
     ):
         with pytest.raises(InvalidRequestError, match=why):
-            renewed(grant, alice.human, end, now)
+            renewed(grant, alice.human, wrong, now)
 
 
 def _revoked(grant: Grant, now: datetime) -> None:
@@ -310,7 +322,18 @@ def test_a_renewal_asked_twice_waits_once(alice: Person, granted: Grant) -> None
     assert Event.objects.filter(kind=kinds.GRANT_RENEWAL_REQUESTED).count() == 1
     inbox = alice.get("/approvals/").content.decode()
     assert "1 decision waits for you" in inbox
+    assert alice.get("/approvals/waiting").json()["waiting"] == "1"
     assert "Renew the grant at" in inbox
+
+
+def test_a_renewal_is_not_asked_for_a_grant_that_changed_meanwhile(
+    alice: Person, granted: Grant, now: datetime
+) -> None:
+    read = fresh(granted)
+    raise_version(grant=fresh(granted), cause="test", actor=TESTER, now=now)
+    with pytest.raises(InvalidStateError, match="just changed"):
+        request_renewal(grant=read, actor=TESTER, now=now)
+    assert not Renewal.objects.exists()
 
 
 def test_a_renewal_lapses_after_an_hour_and_the_grant_stays(

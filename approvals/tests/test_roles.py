@@ -10,7 +10,7 @@ from django.utils import timezone
 from agentauth.protocol.errors import InvalidStateError, PermissionDeniedError
 from approvals.admin_details import row_page
 from approvals.models import Recovery, SetupCode
-from approvals.services.human_suspension_and_erasure import change_role
+from approvals.services.human_suspension_and_erasure import change_role, delete_human
 from approvals.services.recovery import confirm_recovery, start_recovery
 from approvals.services.setup_and_sign_in import create_setup_link, recently_made_owner
 from approvals.tests.cast import ORIGIN, Person, invited
@@ -145,6 +145,15 @@ def test_a_role_that_changed_before_the_lock_is_not_undone(bob: Person, now: dat
         change_role(human=second, role=Role.OWNER, actor=TESTER, now=now)
     second.refresh_from_db()
     assert second.role is Role.AUDITOR
+
+
+def test_no_role_is_given_twice_or_to_a_deleted_person(bob: Person, now: datetime) -> None:
+    human = bob.human
+    with pytest.raises(InvalidStateError, match="has this role already"):
+        change_role(human=human, role=None, actor=TESTER, now=now)
+    delete_human(human=human, actor=TESTER, now=now)
+    with pytest.raises(InvalidStateError, match="is deleted"):
+        change_role(human=human, role=Role.AUDITOR, actor=TESTER, now=now)
 
 
 def test_WR_15_an_owner_made_by_another_is_no_second_for_14_days(

@@ -20,6 +20,7 @@ from registry.services.approver_routing import (
     find_rule,
     route,
 )
+from registry.services.decision_routing import facts_of
 
 ROSTERS = 100_000
 START = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
@@ -295,3 +296,12 @@ def test_the_first_rule_that_matches_is_found(
 def test_a_forged_rule_sends_everything_to_the_administrators() -> None:
     rules = [Rule("forged", "", "X", is_sound=False)]
     assert deciders(simple(rules=rules), 0) == {"f"}
+
+
+def test_the_largest_payment_of_each_currency_counts_in_any_order() -> None:
+    asks = [
+        {"type": "transact", "max_amount": {"value": value, "currency": currency}}
+        for value, currency in (("80.00", "EUR"), ("20.00", "EUR"), ("30", "JPY"))
+    ]
+    for order in (asks, asks[::-1]):
+        assert facts_of(order) == (frozenset({"transact"}), {"EUR": 80_00, "JPY": 30})

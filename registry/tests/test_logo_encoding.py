@@ -154,25 +154,42 @@ def test_a_refused_picture_says_why(data: bytes, said: str) -> None:
 
 
 def test_the_child_has_limits_and_nothing_of_its_parents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It inherits no environment, and cannot take more memory or write a file."""
+    """It inherits no environment, and cannot take more memory or time, or write a file."""
     monkeypatch.setenv("SECRET_KEY", "a secret")
     probe = (
-        f"import os, runpy; found = runpy.run_path({logo_encoder.__file__!r}); "
-        "found['limit_process'](); print(dict(os.environ).keys() - {'LC_CTYPE'})\n"
+        "import os, resource, runpy\n"
+        f"try: runpy.run_path({logo_encoder.__file__!r}, run_name='__main__')\n"
+        "except SystemExit: print()\n"
+        "seconds = resource.getrlimit(resource.RLIMIT_CPU)[0]\n"
+        "print(dict(os.environ).keys() - {'LC_CTYPE'}, seconds)\n"
         "try: bytearray(1 << 30)\nexcept MemoryError: print('memory')\n"
         "try: open('/dev/shm/logo-probe', 'wb', 0).write(b'x')\nexcept OSError: print('file')"
     )
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", probe], env={}, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.splitlines() == ["set()", "memory", "file"], done.stderr
+    command = [sys.executable, "-I", "-c", probe]
+    done = subprocess.run(command, env={}, input="", capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["format", "set() 5", "memory", "file"], done.stderr
     seen: dict[str, Any] = {}
     start = subprocess.Popen
-    monkeypatch.setattr(
-        subprocess, "Popen", lambda *a, **how: (seen.update(how), start(*a, **how))[1]
-    )
+
+    def noted(command: list[str], **how: Any) -> Any:
+        seen.update(how, options=command[1:-1])
+        return start(command, **how)
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
     encode_logo(picture())
-    assert seen["env"] == {}
+    assert (seen["env"], seen["options"]) == ({}, ["-I"])
+
+
+@pytest.mark.parametrize("writes", [b"", b"<svg/>", picture()], ids=["none", "svg", "any-png"])
+def test_only_a_png_of_the_size_of_a_logo_is_taken_from_the_child(
+    writes: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A decoder that was taken over may end as if all were well."""
+    taken = tmp_path / "encoder.py"
+    taken.write_text(f"import sys; sys.stdin.buffer.read(); sys.stdout.buffer.write({writes!r})")
+    monkeypatch.setattr(logo_encoder, "__file__", str(taken))
+    with pytest.raises(InvalidRequestError, match="cannot be read"):
+        encode_logo(picture())
 
 
 def test_a_child_that_a_limit_ends_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
