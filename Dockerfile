@@ -1,6 +1,9 @@
 # One image for every kind of process: the web server (CMD), and as other commands, all in docs/operations.md, the verifier,
 # `python manage.py jobs` or `celery -A agentauth worker` and `celery -A agentauth beat`, and `agentauth …`.
-# Two stages: the second carries no compiler and no pip cache.
+# Two stages: the second carries no compiler and no pip cache. Its extras are the libraries of every key backend and of the
+# log's store; `sbom.json` (`make audit`) lists them from the lock files, since no engine was there to read an image.
+# It was never built where it was written: tests run its ENV, its files (COPY), its collectstatic and its commands as
+# processes (docs/deploy.md).
 # The base is named by digest, since a tag can be moved. To take its security updates, put the digest that
 # `docker buildx imagetools inspect python:3.13-slim` prints into both lines.
 FROM python:3.13-slim@sha256:70729b46c69b4f1e97c4822c1af3df53a1476cf5ddc6c087c0c10bc3a5678c2f AS build

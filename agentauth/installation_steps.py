@@ -1,4 +1,7 @@
-"""`check --deploy`: list the installation steps that are still to do, in order."""
+"""The steps of an installation, in order: `check --deploy` lists those that are still to do.
+
+`init_production` does those in the middle, from the tables to the keys.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +15,12 @@ from django.db.migrations.exceptions import NodeNotFoundError
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
+from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.db.role_rights import missing_rights
 from audit.models import QueueEntry
 from audit.new_ids import made_at
+from audit.stores import ImmutableError
+from audit.stores.opening import require_lock
 from kms.key_health import inspect_keys
 from kms.models import Key, SealsPending, WiderSealsPending
 from kms.services import may_sign
@@ -35,7 +41,7 @@ _NO_RIGHT: Final = "42501"
 _NUMBERED_SECONDS: Final = 30
 
 
-def _may_create() -> bool:
+def may_create() -> bool:
     """Whether the owner's role may create tables. Any role may ask, so no owner login is needed."""
     if connection.vendor != "postgresql":
         return True
@@ -52,7 +58,7 @@ def _owner() -> str:
     return urlsplit(settings.DATABASE_OWNER_URL).username or ""
 
 
-def _is_migrated() -> bool:
+def is_migrated() -> bool:
     try:
         executor = MigrationExecutor(connection)
     except NodeNotFoundError:
@@ -69,7 +75,16 @@ def _is_migrated() -> bool:
 
 def _may_serve() -> bool:
     # `missing_rights` reports nothing for tables that do not exist, so check them first.
-    return _is_migrated() and not missing_rights("serving")[1]
+    return is_migrated() and not missing_rights("serving")[1]
+
+
+def _is_bounded() -> bool:
+    """Whether the role of DATABASE_URL cannot change the log, as the owner or a superuser can."""
+    if connection.vendor != "postgresql" or not is_migrated():
+        return True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT has_table_privilege('public.audit_event', 'UPDATE')")
+        return not cursor.fetchone()[0]
 
 
 def _is_recorded() -> bool:
@@ -97,19 +112,34 @@ def _has_admin() -> bool:
 _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
     (
         "E041",
-        _may_create,
+        may_create,
         (
             "The role {role} of DATABASE_OWNER_URL cannot create tables: as a superuser, run "
             "`ALTER DATABASE {database} OWNER TO {role}`."
         ),
     ),
-    ("E043", _is_migrated, "The database is not migrated: run `{owner} migrate`."),
+    (
+        "E043",
+        is_migrated,
+        (
+            "The database is not migrated: run `{owner} init_production VERIFIER_ROLE`, which does "
+            "the next steps too."
+        ),
+    ),
     (
         "E044",
         _may_serve,
         (
             "The role of DATABASE_URL lacks rights: run `{owner} grant_serving_role` and `{owner} "
             "grant_verifier_role ROLE`."
+        ),
+    ),
+    (
+        "E044",
+        _is_bounded,
+        (
+            "The role of DATABASE_URL may change the log, as the owner of the tables or a "
+            "superuser can: name the serving role there."
         ),
     ),
     (
@@ -134,16 +164,19 @@ def installation_is_complete(**_kwargs: Any) -> list[CheckMessage]:
     """List the missing steps and the warnings. Empty in development: `serve` does each step."""
     if settings.DEVELOPMENT:
         return []
-    return [*_redis(), *_missing(), *_advice()]
+    problems = {"E039": store_problem(), "E042": redis_problem()}
+    services = [Error(said, id=f"agentauth.{number}") for number, said in problems.items() if said]
+    return [*services, *_missing(), *_advice()]
 
 
 def _missing() -> Iterator[CheckMessage]:
     try:
         connection.ensure_connection()
-    except (DatabaseError, InterfaceError):
+    except (DatabaseError, InterfaceError) as error:
+        said = str(error).partition("\n")[0].rstrip(".")
         yield Error(
-            "The database does not answer: check that it runs and that DATABASE_URL is correct. "
-            "The steps in the database can only be checked after that.",
+            f"The database does not answer ({said}): check that it runs and that DATABASE_URL is "
+            "correct. The steps in the database can only be checked after that.",
             id="agentauth.E040",
         )
         return
@@ -168,22 +201,36 @@ def _missing() -> Iterator[CheckMessage]:
         return
 
 
-def _redis() -> Iterator[CheckMessage]:
+def redis_problem() -> str:
+    """What is wrong with Redis, and what to do; empty if it may hold the replay cache."""
     if not settings.REDIS_URL:
-        return
+        return ""
     try:
         RedisProbe().run_ids()
     except EvictingServersError as error:
-        problem = str(error)
+        return str(error)
     except RefusingServersError:
-        problem = "Redis refuses the user or the password: correct REDIS_URL."
+        return "Redis refuses the user or the password: correct REDIS_URL."
     except ServersAwayError as error:
-        problem = (
-            f"Redis does not answer ({error}): check that it runs and that REDIS_URL is correct."
+        return f"Redis does not answer ({error}): check that it runs and that REDIS_URL is correct."
+    return ""
+
+
+def store_problem() -> str:
+    """What is wrong with the log's store, and what to do; empty if it locks what it holds."""
+    if not settings.AUDIT_STORE:
+        # E011 says so.
+        return ""
+    try:
+        require_lock(settings.AUDIT_STORE)
+    except ImmutableError as error:
+        return error.description
+    except TemporarilyUnavailableError as error:
+        return (
+            f"{error.description.rstrip('.')}: check that the bucket exists, and correct "
+            "AUDIT_STORE or its credentials."
         )
-    else:
-        return
-    yield Error(problem, id="agentauth.E042")
+    return ""
 
 
 def _running() -> Iterator[CheckMessage]:
@@ -232,6 +279,12 @@ def _advice() -> Iterator[CheckMessage]:
             "their pages: set EMAIL_HOST and EMAIL_FROM, see Recovering an account in "
             "docs/operations.md.",
             id="agentauth.W053",
+        )
+    if not settings.METRICS_TOKEN:
+        yield Warning(
+            "METRICS_TOKEN is not set, so /metrics answers 404 and Prometheus cannot alert on "
+            "anything: set it to a random text, see Metrics in docs/operations.md.",
+            id="agentauth.W055",
         )
     if not settings.REDIS_URL and not settings.AUDIT_STORE.startswith("s3:"):
         yield Warning(

@@ -144,6 +144,7 @@ DATABASE_URL = secret("DATABASE_URL") or f"sqlite:///{VAR_DIR / 'agentauth.sqlit
 DATABASE_OWNER_URL = secret("DATABASE_OWNER_URL")
 _MIGRATING = len(sys.argv) > 1 and sys.argv[1] in {
     "migrate",
+    "init_production",
     "grant_serving_role",
     "grant_verifier_role",
     "drop_audit_partitions",

@@ -79,8 +79,8 @@ def missing() -> dict[str, str]:
         absent["production"] = "a Python that the user of the service may run"
     if not faketime.LIBRARY:
         absent["faketime"] = "libfaketime"
-    if not shutil.which("prometheus"):
-        absent["prometheus"] = "Prometheus"
+    programs = {"prometheus": ("prometheus", "Prometheus"), "compose": ("docker-compose",) * 2}
+    absent |= {each: name for each, (file, name) in programs.items() if not shutil.which(file)}
     if not pgbouncer.program():
         absent["pgbouncer"] = "PgBouncer"
     if not softhsm.installed():

@@ -35,7 +35,13 @@ PROJECT = sorted(name for name, app in get_commands().items() if app in APPS)
 LASTING = {"serve", "jobs"}
 # These need PostgreSQL: audit/tests/test_role_rights.py and verifier/tests/test_role.py check their
 # answers.
-ELSEWHERE = {"close_log", "grant_serving_role", "grant_verifier_role", "drop_audit_partitions"}
+ELSEWHERE = {
+    "close_log",
+    "drop_audit_partitions",
+    "grant_serving_role",
+    "grant_verifier_role",
+    "init_production",
+}
 
 
 def retired(now: datetime) -> str:
@@ -277,6 +283,8 @@ BAD = {
     "grant_serving_role": [["more"]],
     "drop_audit_partitions": [["more"], ["--keep-months", "x"], ["--keep-months", "1"]],
     "grant_verifier_role": [[], ["nobody there"], ["one", "more"]],
+    # Development is refused.
+    "init_production": [[], ["verifier"], ["one", "more"]],
     "serve": [["--workers", "x"], ["--workers", "0"], ["--workers", "-1"], ["more"]],
     "jobs": [["more"]],
 }

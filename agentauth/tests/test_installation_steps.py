@@ -12,18 +12,23 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from agentauth.installation_steps import installation_is_complete
+from audit.db.role_rights import grant_serving_role
 from audit.services import seal_audit
+from audit.tests.tampering import execute
 from kms.services import ensure_key
 from registry.services.humans import create_human
 from registry.tests.cast import TESTER
-from tests import openbao, redis_servers
+from tests import ministack, openbao, redis_servers
 
 pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
-def _in_production(settings: Settings) -> None:
+def _in_production(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.DEVELOPMENT = False
+    # Else the library asks the network for credentials.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-a-test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-a-test")
 
 
 def said(number: str) -> str:
@@ -42,8 +47,44 @@ def test_unnumbered_events_mean_that_no_jobs_run(now: datetime) -> None:
         assert not said("E048")
 
 
+def test_a_bucket_without_a_lock_is_named(settings: Settings, tmp_path: Path) -> None:
+    with ministack.server(tmp_path) as url:
+        ministack.make_bucket(url, "locked").create_bucket(Bucket="open")
+        settings.AUDIT_STORE = f"s3://locked/log?endpoint={url}"
+        assert not said("E039")
+        settings.AUDIT_STORE = f"s3://open/log?endpoint={url}"
+        assert "The bucket open has no Object Lock" in said("E039")
+        settings.AUDIT_STORE = f"s3://absent/log?endpoint={url}"
+        assert "NoSuchBucket: check that the bucket exists" in said("E039")
+
+
+def test_metrics_without_a_token_are_a_warning(settings: Settings) -> None:
+    settings.METRICS_TOKEN = "a-token"
+    assert not said("W055")
+    settings.METRICS_TOKEN = ""
+    assert "Prometheus cannot alert" in said("W055")
+
+
+def test_no_mail_server_is_a_warning(settings: Settings) -> None:
+    settings.EMAIL_HOST = "mail.example.com"
+    assert not said("W053")
+    settings.EMAIL_HOST = ""
+    assert "set EMAIL_HOST" in said("W053")
+
+
+@pytest.mark.postgres
+def test_a_role_that_may_change_the_log_is_named(settings: Settings) -> None:
+    """The tests connect as a superuser."""
+    execute("CREATE ROLE serving_of_a_test")
+    assert "may change the log" in said("E044")
+    grant_serving_role("serving_of_a_test")
+    execute("SET ROLE serving_of_a_test")
+    assert not said("E044")
+    execute("RESET ROLE")
+
+
 def test_a_store_on_this_host_is_a_warning(settings: Settings, tmp_path: Path) -> None:
-    settings.AUDIT_STORE = "s3://bucket/log"
+    settings.AUDIT_STORE = "s3://bucket/log?endpoint=http://127.0.0.1:9"
     assert not said("W051")
     settings.AUDIT_STORE = f"file:{tmp_path}"
     assert "rewrite the copies" in said("W051")

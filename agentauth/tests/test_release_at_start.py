@@ -79,8 +79,8 @@ def test_it_is_ready_where_a_later_release_has_migrated() -> None:
     ids=["all", "part of a squashed one"],
 )
 def test_it_is_not_ready_before_its_own_migrations(waiting: list[tuple[str, str]]) -> None:
-    assert installation_steps._is_migrated()
+    assert installation_steps.is_migrated()
     for app, name in waiting:
         MigrationRecorder(connection).record_unapplied(app, name)
     assert not migrations_hold()
-    assert not installation_steps._is_migrated()
+    assert not installation_steps.is_migrated()

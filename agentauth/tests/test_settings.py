@@ -19,7 +19,11 @@ SAFE = {
     "KEY_BACKEND": "vault",
     "VAULT_ADDR": "https://vault.example.com",
     "VAULT_TOKEN": "a-token-that-is-not-shown",
-    "AUDIT_STORE": "s3://log-of-the-registry/log",
+    # Nothing listens there.
+    "AUDIT_STORE": "s3://log-of-the-registry/log?endpoint=http://127.0.0.1:9",
+    "AWS_ACCESS_KEY_ID": "of-a-test",
+    "AWS_SECRET_ACCESS_KEY": "of-a-test",
+    "METRICS_TOKEN": "a-token-for-prometheus",
     "EMAIL_HOST": "mail.example.com",
     "SUBJECT_KEY": "1:MTExMTExMTExMTExMTExMTExMTExMTExMTExMTExMTE",
 }
@@ -127,9 +131,9 @@ def test_OP_7_KM_13_no_server_and_no_worker_starts_with_an_unsafe_setting(
 def test_DJ_1_safe_production_settings_cause_no_deployment_warning(
     tmp_path: Path, changes: dict[str, str]
 ) -> None:
-    # All but the database, which does not exist here: tests/flows/test_shared_settings.py uses one.
+    # The store and the database do not exist here: tests/flows/test_shared_settings.py uses one.
     done = check(tmp_path, "--deploy", "--fail-level", "WARNING", **changes)
-    assert re.findall(r"\((\w+\.[EW]\d+)\)", done.stderr) == ["agentauth.E040"]
+    assert re.findall(r"\((\w+\.[EW]\d+)\)", done.stderr) == ["agentauth.E039", "agentauth.E040"]
 
 
 @pytest.mark.parametrize(

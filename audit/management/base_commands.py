@@ -58,9 +58,14 @@ class JsonCommand(BaseCommand):
                 "migrate`)?"
             ) from error
         for line in lines:
-            # Agents and service providers choose some of the names here, so escape control
-            # characters.
-            self.stdout.write(printable(line))
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """Print one line of the result on stdout.
+
+        Agents and service providers choose some of the names here, so escape control characters.
+        """
+        self.stdout.write(printable(line))
 
     def tell(self, line: str, *, ending: str = "\n") -> None:
         """Print one line for the operator on stderr, since stdout carries the result."""

@@ -16,6 +16,19 @@ def store_at(uri: str) -> Store:
     return _open_store(uri)
 
 
+def require_lock(uri: str) -> None:
+    """Ask the store whether it locks what it holds; of a folder that cannot be known.
+
+    Raises ImmutableError if not, TemporarilyUnavailableError if the store does not answer.
+    """
+    store = store_at(uri)
+    if uri.startswith("s3:"):
+        from audit.stores.s3 import S3Store
+
+        if isinstance(store, S3Store):
+            store.require_lock()
+
+
 @lru_cache(maxsize=8)
 def _open_store(uri: str) -> Store:
     scheme, _, rest = uri.partition(":")

@@ -82,7 +82,7 @@ class S3Store:
 
     def put_once(self, key: str, data: bytes | Path) -> None:
         digest = digest_of(data)
-        self._refuse_without_lock()
+        self.require_lock()
         try:
             with (
                 _available(self),
@@ -188,7 +188,8 @@ class S3Store:
             return False
         return bool(answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled")
 
-    def _refuse_without_lock(self) -> None:
+    def require_lock(self) -> None:
+        """Raises ImmutableError if the bucket has no Object Lock."""
         if not self._locks:
             # Do not cache a negative answer: Object Lock can be enabled later.
             self.__dict__.pop("_locks", None)

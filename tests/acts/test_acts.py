@@ -63,6 +63,7 @@ NO_ACTS = {
     "check_keys",
     "grant_serving_role",
     "grant_verifier_role",
+    "init_production",
     "make_subject_key",
     "drop_audit_partitions",
 }

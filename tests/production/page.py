@@ -18,11 +18,16 @@ class Page:
             assert printed in text, f"no page says {printed} any more"
         # In one pass, longest first: a replacement is not replaced again.
         told = re.compile("|".join(map(re.escape, sorted(places, key=len, reverse=True))))
-        _, *parts = _SECTION.split(told.sub(lambda found: places[found[0]], text))
+        self._told, self._places = told, places
+        _, *parts = _SECTION.split(self.here(text))
         self.sections = {
             title: list(map(dedent, _BLOCK.findall(body)))
             for title, body in zip(parts[::2], parts[1::2], strict=True)
         }
+
+    def here(self, text: str) -> str:
+        """The text with local paths in place of the printed ones."""
+        return self._told.sub(lambda found: self._places[found[0]], text)
 
     def blocks(self, title: str) -> list[str]:
         """The shell blocks below this heading, in order."""

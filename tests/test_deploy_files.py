@@ -1,0 +1,171 @@
+"""The files in deploy/ agree with the settings, with each other and with the documentation."""
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from agentauth.tests.test_settings import SAFE
+from tests.nginx import documented
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES = COMPOSE["services"]
+# Our own image; each runs as its user.
+OURS = {name for name, each in SERVICES.items() if each["image"] == "agentauth"}
+# Prints each variable that the settings read, with its default.
+RECORD = """
+import json
+from agentauth import environment
+
+read = {}
+
+def record(name):
+    reader = getattr(environment, name)
+
+    def recording(variable, *default, **limits):
+        read.setdefault(variable, str(default[0]) if default else "")
+        return reader(variable, *default, **limits)
+
+    setattr(environment, name, recording)
+
+for name in ("env", "secret", "number", "choice"):
+    record(name)
+import agentauth.settings
+print(json.dumps(read))
+"""
+
+
+def settings_read() -> dict[str, str]:
+    """Each setting of production and its default; of a secret, the variable that names its file."""
+    env = {"PATH": os.environ["PATH"], **SAFE}
+    done = subprocess.run(
+        [sys.executable, "-c", RECORD], cwd=ROOT, env=env, capture_output=True, check=True
+    )
+    read: dict[str, str] = json.loads(done.stdout)
+    read["VAR_DIR"] = str(Path(read["VAR_DIR"]).relative_to(ROOT))
+    # A section's names that are no secrets are read only if they are set.
+    pages = "".join((ROOT / f"docs/keys/{page}.md").read_text() for page in ("vault", "pkcs11"))
+    rows = "".join(re.findall(r"^\| `(?:VAULT|PKCS11)_.*?\|", pages, re.MULTILINE))
+    read |= {name: read.get(name, "") for name in re.findall(r"`([A-Z0-9_]+)`", rows)}
+    return {name: default for name, default in read.items() if f"{name}_FILE" not in read}
+
+
+def test_the_example_names_every_setting_with_its_default() -> None:
+    lines = (DEPLOY / ".env.example").read_text().splitlines()
+    told = dict(line[1:].split("=", 1) for line in lines if re.match(r"#[A-Z0-9_]+=", line))
+    assert told == settings_read()
+
+
+def test_the_example_has_a_line_about_each_setting() -> None:
+    lines = (DEPLOY / ".env.example").read_text().splitlines()
+    for above, line in itertools.pairwise(lines):
+        assert not re.match(r"#[A-Z0-9_]+=", line) or above.startswith("# "), line
+
+
+def configuration(service: Mapping[str, Any]) -> list[Path]:
+    """The files of this folder that the service reads."""
+    told = [each.partition(":")[0] for each in service.get("volumes", [])]
+    places = [DEPLOY / each for each in told if each.startswith("./")]
+    return [file for each in places for file in [each, *each.rglob("*")] if file.is_file()]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_runs_without_rights_that_it_does_not_need(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "network_mode", "pid"} & service.keys()
+    # These images have a user of their own.
+    own = {"proxy", "prometheus", "grafana", "store", "bucket"}
+    assert (name in own) != ("user" in service)
+    assert service.get("user", "") not in {"root", "0", "0:0"}
+    # No port is open to the network.
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_has_the_secrets_that_it_names_and_shows_none(name: str) -> None:
+    service = SERVICES[name]
+    environment = service.get("environment", {})
+    named = set(re.findall(r"/run/secrets/([\w.]+)", json.dumps(service)))
+    given = service.get("secrets", [])
+    targets = {each["source"] for each in given if isinstance(each, dict)}
+    mounted = {each for each in given if isinstance(each, str)} | targets
+    for text in map(Path.read_text, configuration(service)):
+        named |= set(re.findall(r"/run/secrets/([\w.]+)", text))
+    assert mounted == named | targets
+    secret = re.compile(r"PASSWORD|SECRET|TOKEN|PRIVATE|CREDENTIALS")
+    assert [each for each in environment if secret.search(each) and "_FILE" not in each] == []
+    assert not re.search(r"://[^/@:]*:[^/@]+@", json.dumps(service))
+
+
+def test_every_secret_has_a_file_that_make_secrets_creates(tmp_path: Path) -> None:
+    script = tmp_path / "make-secrets.sh"
+    script.write_text((DEPLOY / "make-secrets.sh").read_text())
+    subprocess.run(["sh", script], check=True, capture_output=True)
+    files = {each.name: each.stat().st_mode & 0o777 for each in (tmp_path / "secrets").iterdir()}
+    assert files.keys() == COMPOSE["secrets"].keys()
+    # The settings refuse a secret's file that every user can read.
+    assert set(files.values()) == {0o640}
+    assert {each["file"] for each in COMPOSE["secrets"].values()} == {
+        f"secrets/{name}" for name in files
+    }
+    again = subprocess.run(["sh", script], check=False, capture_output=True, text=True)
+    assert (again.returncode, "nothing was changed" in again.stderr) == (1, True)
+
+
+def test_the_proxy_of_compose_is_that_of_the_installation() -> None:
+    site = documented(web=8000)
+    for here, there in {
+        "server 127.0.0.1:8000;": "server web:8000;",
+        "listen 443 ssl;": "listen 8443 ssl;",
+        "server_name localhost;": "server_name _;",
+        "/etc/nginx/agentauth/certificate.pem": "/run/secrets/proxy.pem",
+        "/etc/nginx/agentauth/key.pem": "/run/secrets/proxy.key",
+    }.items():
+        assert here in site
+        site = site.replace(here, there)
+    verifier = "upstream agentauth_verifier {\n    server "
+    site = site.replace(f"{verifier}web:8000;", f"{verifier}verifier:8001;")
+    assert (DEPLOY / "nginx/agentauth.conf").read_text().partition("\n")[2] == site
+
+
+def test_processes_of_compose_run_as_the_image_does() -> None:
+    [user] = re.findall(r"^USER (\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert {SERVICES[name]["user"] for name in OURS} == {f"{user}:{user}"}
+    assert sorted(OURS) == ["init", "jobs", "verifier", "web"]
+
+
+def test_every_image_is_of_a_named_version() -> None:
+    named = [each["image"] for name, each in SERVICES.items() if "build" not in each]
+    named += re.findall(r"^ *FROM (\S+)$", (DEPLOY / "compose.yaml").read_text(), re.MULTILINE)
+    assert all(re.search(r":(v|RELEASE\.)?\d+[.\-]\d+", image) for image in named), named
+
+
+def test_units_differ_in_name_settings_and_command_alone() -> None:
+    units = {each.stem: each.read_text() for each in (DEPLOY / "systemd").iterdir()}
+    assert sorted(units) == [
+        f"agentauth-{each}" for each in ("beat", "jobs", "verifier", "web", "worker")
+    ]
+    said = set()
+    for name, text in units.items():
+        process = name.removeprefix("agentauth-")
+        assert f"EnvironmentFile=-/etc/agentauth/{process}.env\n" in text
+        own = text.replace(f"/{process}.env", "/NAME.env")
+        said.add(re.sub(r"^(Description|ExecStart)=.*$", r"\1=", own, flags=re.MULTILINE))
+    assert len(said) == 1
+    # The same commands as in compose.yaml, on this host alone.
+    for name in ("web", "verifier", "jobs"):
+        command = " ".join(SERVICES[name]["command"]).replace("0.0.0.0", "127.0.0.1")
+        assert f"ExecStart=/opt/agentauth/.venv/bin/{command}\n" in units[f"agentauth-{name}"]
