@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TOP_LEVEL = {
     ".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "Dockerfile",
     "LICENSE", "Makefile", "README.md", "SECURITY.md",
-    "agentauth", "approvals", "audit", "benchmarks", "conftest.py", "docs", "examples", "kms",
+    "agentauth", "approvals", "audit", "benchmarks", "conftest.py", "deploy", "docs", "examples",
+    "kms",
     "locale", "manage.py", "mkdocs.yml", "pyproject.toml",
     "registry", "requirements-dev.in", "requirements-dev.txt", "requirements-production.in",
     "requirements-production.txt", "requirements.in", "requirements.txt", "static", "templates",
