@@ -1,9 +1,12 @@
 """A real Prometheus with the files of deploy/ scrapes each kind of installed process."""
 
 import contextlib
+import json
 import re
+import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,15 +14,27 @@ import httpx
 import pytest
 
 from audit.models import Event
+from tests.actors import scene
 from tests.faults.stage import until
 from tests.live import ROOT
 from tests.postgres import free_port
 from tests.production.registry import ProductionRegistry
 from tests.prometheus import Prometheus
+from tests.test_alert_rules import PROMQL
 
 pytestmark = [pytest.mark.production, pytest.mark.prometheus]
 KINDS = ("web", "verifier", "jobs", "worker", "beat")
 OPERATIONS = ROOT / "docs/operations.md"
+READ = {"type": "read", "resource": "calendar"}
+PAY = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "50.00", "currency": "EUR"},
+}
+# For two scrapes and what is recorded from them (s).
+PANELS_WITHIN = 60
+# Panels without data on a healthy system: nothing has failed.
+EMPTY_IF_HEALTHY = {"Jobs that failed", "Answers 5xx by process"}
 
 
 @contextlib.contextmanager
@@ -90,6 +105,58 @@ def test_the_documented_command_writes_the_token_for_prometheus(
     command = command.replace("/etc/prometheus/", f"{tmp_path}/")
     subprocess.run(["sh", "-c", command], check=True)
     assert (tmp_path / "agentauth-token").read_text() == production.env["METRICS_TOKEN"]
+
+
+def use_each_part(production: ProductionRegistry) -> None:
+    """A token, decisions of each kind, a confirmation, and a revocation."""
+    limits = {
+        "budgets": [{"value": "3.00", "currency": "EUR", "period": "total", "zone": "UTC"}],
+        "confirm_above": {"value": "2.00", "currency": "EUR"},
+    }
+    place = scene(production, capabilities=[READ, PAY], envelope=limits)
+    token = place.token()
+    told = [place.ask(place.question(token, READ)).json()]
+    for value in ("2.50", "2.00", "2.00"):
+        amount = {"value": value, "currency": "EUR"}
+        payment = {"type": "transact", "resource": "payments", "amount": amount}
+        named = secrets.token_urlsafe(16)
+        told.append(place.ask(place.question(token, payment, idempotency_key=named)).json())
+    reasons = [each.get("reason") for each in told]
+    assert reasons == [None, "confirm_above", None, "budget"], told
+    assert place.api("POST", f"/v1/grants/{place.grant_id}/revoke", {}).status_code == 204
+
+
+def test_each_panel_of_the_dashboards_has_data(
+    production: ProductionRegistry, ports: dict[str, list[int]], tmp_path: Path
+) -> None:
+    use_each_part(production)
+    panels = [
+        (panel["title"], [target["expr"] for target in panel["targets"]])
+        for path in sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
+        for panel in json.loads(path.read_text())["panels"]
+    ]
+    assert len(panels) > 40
+    with Prometheus(tmp_path, ports, production.env["METRICS_TOKEN"]) as prometheus:
+
+        def has_data(query: str) -> bool:
+            # In place of what Grafana puts for this variable.
+            return bool(prometheus.samples(query.replace("$__rate_interval", "1m")))
+
+        end = time.monotonic() + PANELS_WITHIN
+        while {title for title, _ in panels} - EMPTY_IF_HEALTHY and time.monotonic() < end:
+            time.sleep(1)
+            panels = [panel for panel in panels if not any(map(has_data, panel[1]))]
+        assert {title for title, _ in panels} <= EMPTY_IF_HEALTHY
+        # What the runbook tells an operator to ask is a query too; no data is an answer.
+        asked = [
+            query
+            for page in sorted((ROOT / "docs/runbook").glob("*.md"))
+            for block in PROMQL.findall(page.read_text())
+            for query in block.splitlines()
+        ]
+        assert asked
+        for query in asked:
+            prometheus.samples(query)
 
 
 @pytest.mark.parametrize("kind", KINDS)
