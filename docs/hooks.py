@@ -2,7 +2,7 @@
 
 - `reference/*.md`: a page for each list of `OBJECTS`, which mkdocstrings fills from docstrings, and
   `reference/http-api.md`, from the description that a running registry serves at `/v1/schema/`.
-- `docs/adr`: one entry of the navigation for each decision.
+- `docs/adr`, `docs/runbook`: one entry of the navigation for each page.
 - Links to files of the repository that are not on the site become their paths.
 """
 
@@ -95,15 +95,19 @@ _FENCE: Final = re.compile(r"^( *)(```|~~~).*?^\1\2", re.MULTILINE | re.DOTALL)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Put the generated pages and the decisions into the navigation."""
+    """Put the generated pages, the runbook and the decisions into the navigation."""
     sections = {name: pages for entry in config.nav or [] for name, pages in entry.items()}
     sections["Reference"] += [{"HTTP API": _HTTP_API}]
     sections["Reference"] += [
         {"Python": [{title: f"reference/{name}.md"} for name, (title, _) in OBJECTS.items()]}
     ]
-    decisions = sorted(path.name for path in Path(config.docs_dir, "adr").glob("*.md"))
-    sections["Explanation"] += [{"Decisions": [f"adr/{name}" for name in decisions]}]
+    sections["How-to"] += [{"Runbook": _pages(config, "runbook")}]
+    sections["Explanation"] += [{"Decisions": _pages(config, "adr")}]
     return config
+
+
+def _pages(config: MkDocsConfig, folder: str) -> list[str]:
+    return sorted(f"{folder}/{path.name}" for path in Path(config.docs_dir, folder).glob("*.md"))
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:

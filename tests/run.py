@@ -158,7 +158,9 @@ def unit(absent: dict[str, str], *arguments: str, of: str = "embedded") -> bool:
 
     `of`: which database tests run here too, as --database-tests of conftest.py names them.
     """
-    without = "".join(f" and not {each}" for each in ("softhsm", "history") if each in absent)
+    without = "".join(
+        f" and not {each}" for each in ("softhsm", "history", "prometheus") if each in absent
+    )
     return pytest(
         *arguments,
         "--database-tests",

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
-from django.db.models import Count
+from django.db.models import Count, Min
 from django.utils import timezone
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -39,15 +39,22 @@ class StateCollector(Collector):
 
 
 def _database(now: datetime) -> Iterator[GaugeMetricFamily]:
-    yield from (_grants(), *_audit(now), *_keys(now))
+    yield from (*_grants(now), *_audit(now), *_keys(now))
 
 
-def _grants() -> GaugeMetricFamily:
+def _grants(now: datetime) -> Iterator[GaugeMetricFamily]:
     family = GaugeMetricFamily("agentauth_grants", "Grants by recorded state", labels=["state"])
     found = dict(Grant.objects.values_list("status").annotate(Count("pk")))
     for state in Grant.Status.values:
         family.add_metric([state], found.get(state, 0))
-    return family
+    yield family
+    waiting = Grant.objects.filter(status=Grant.Status.PENDING)
+    oldest = waiting.aggregate(oldest=Min("created_at"))["oldest"]
+    yield GaugeMetricFamily(
+        "agentauth_grants_pending_oldest_seconds",
+        "How long the oldest pending request has waited for a person; 0 if none waits",
+        value=max(0.0, (now - oldest).total_seconds()) if oldest else 0,
+    )
 
 
 def _audit(now: datetime) -> Iterator[GaugeMetricFamily]:
@@ -127,9 +134,16 @@ def _log(now: datetime) -> Iterator[GaugeMetricFamily]:
 
 
 def _streams() -> Iterator[GaugeMetricFamily]:
+    if not settings.REDIS_URL:
+        return
     waiting = outbox_drain.count_waiting_in_redis()
+    yield GaugeMetricFamily(
+        "agentauth_redis_up",
+        "1 if Redis answered this scrape, else 0",
+        value=waiting is not None,
+    )
     if waiting is None:
-        # Redis is unavailable: leave the series out, as with the database.
+        # As with the database: a count that is not known has no series.
         return
     family = GaugeMetricFamily(
         "agentauth_verifier_stream_events",

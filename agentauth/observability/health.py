@@ -224,9 +224,8 @@ def live(_request: HttpRequest) -> JsonResponse:
     return JsonResponse({"status": "ok"})
 
 
-@require_safe
-def ready(request: HttpRequest) -> JsonResponse:
-    """200 if every check outside INFORMATIONAL_CHECKS passes, else 503.
+def run_checks(request: HttpRequest) -> dict[str, bool]:
+    """Whether each check of this process holds; the gauge `agentauth_ready` shows the same.
 
     A check runs again when its result is older than KEPT_SECONDS (`signing` and `writable`: after
     their own intervals), so a recovery shows without a restart.
@@ -236,6 +235,13 @@ def ready(request: HttpRequest) -> JsonResponse:
         states["signing"] = _signing.holds()
     for name, holds in states.items():
         metrics.CHECKS.labels(name).set(holds)
+    return states
+
+
+@require_safe
+def ready(request: HttpRequest) -> JsonResponse:
+    """200 if every check outside INFORMATIONAL_CHECKS passes, else 503."""
+    states = run_checks(request)
     checks = {name: "ok" if holds else "failing" for name, holds in states.items()}
     if all(holds for name, holds in states.items() if name not in INFORMATIONAL_CHECKS):
         return JsonResponse({"status": "ok", "checks": checks})

@@ -50,7 +50,7 @@ JOB_ENDED = Gauge(
 )
 CHECKS = Gauge(
     "agentauth_ready",
-    "1 if a readiness check passes, in the process that was asked last",
+    "1 if a readiness check passes, in the process that answered this scrape",
     ["check"],
     multiprocess_mode="mostrecent",
 )

@@ -14,7 +14,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from agentauth.http_errors import body_of
 from agentauth.middleware import FOREIGN_HOST
-from agentauth.observability import database_metrics, metrics
+from agentauth.observability import database_metrics, health, metrics
 from agentauth.protocol.errors import NotFoundError
 
 logger = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ def page(request: HttpRequest) -> HttpResponse:
     """
     if not _may_read(request):
         return _refuse_metrics()
+    # Alerts are about these checks, and often only the scraper asks: a load balancer may not.
+    health.run_checks(request)
     registry = CollectorRegistry()
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         # Under gunicorn each process writes its own files, and any process reads all of them

@@ -210,6 +210,19 @@ def test_a_host_whose_clock_is_off_is_not_ready(
     assert failing(ask()) == []
 
 
+def test_a_scrape_runs_the_checks_where_no_probe_asks(now: datetime) -> None:
+    def scraped(check: str) -> bool:
+        page = Client().get("/metrics").content.decode()
+        return f'agentauth_ready{{check="{check}"}} 1.0' in page
+
+    assert not scraped("token_key")
+    assert not scraped("signing")
+    services.ensure_key(purpose="token", actor=SYSTEM, now=now)
+    assert scraped("token_key")
+    assert scraped("signing")
+    assert scraped("writable")
+
+
 def test_probes_do_not_load_the_database(monkeypatch: pytest.MonkeyPatch, token_key: None) -> None:
     asked: list[int] = []
     monkeypatch.setattr(health, "KEPT_SECONDS", 60.0)

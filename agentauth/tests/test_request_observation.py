@@ -1,6 +1,8 @@
 """One line and one metric per request, with values from a fixed set; and who may read metrics."""
 
 import logging
+import re
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from agentauth.protocol import errors
 from audit import kinds
 from audit.models import Event
 from registry.models import ServiceProvider
-from registry.tests.cast import AgentClient, approved, basic, issue
+from registry.tests.cast import AgentClient, approved, basic, issue, pending
 
 pytestmark = pytest.mark.django_db
 
@@ -148,7 +150,10 @@ def test_the_page_holds_what_the_database_says(
     agent: AgentClient, service_provider: ServiceProvider, token_key: None, now: Any
 ) -> None:
     approved(agent, service_provider, now=now)
+    assert "agentauth_grants_pending_oldest_seconds 0.0" in read().content.decode()
+    pending(agent, service_provider, now=now - timedelta(minutes=1))
     page = read().content.decode()
+    assert re.search(r"^agentauth_grants_pending_oldest_seconds (6\d|7\d)\.", page, re.MULTILINE)
     assert 'agentauth_grants{state="approved"} 1.0' in page
     assert 'agentauth_grants{state="expired"} 0.0' in page
     assert 'agentauth_keys{purpose="token",state="active"} 1.0' in page
@@ -161,7 +166,7 @@ def test_the_page_holds_what_the_database_says(
 def test_without_its_database_the_page_still_has_its_counters(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def away() -> None:
+    def away(_now: datetime) -> None:
         raise OperationalError("gone")
 
     monkeypatch.setattr(database_metrics, "_grants", away)

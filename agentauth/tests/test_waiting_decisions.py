@@ -41,8 +41,11 @@ def test_redis_away_is_an_error_of_the_job_and_of_no_other(
         drain_redis(now=now)
     assert "could not be read" in caplog.text
     jobs.Command().work(slow=False)
-    assert Client().get("/metrics").status_code == 200
-    assert "stream_events" not in Client().get("/metrics").content.decode()
+    page = Client().get("/metrics").content.decode()
+    assert "agentauth_redis_up 0.0" in page
+    assert "stream_events" not in page
+    settings.REDIS_URL = ""
+    assert "agentauth_redis_up" not in Client().get("/metrics").content.decode()
 
 
 def test_RF_21_the_page_says_how_many_wait_and_how_many_may(
@@ -51,6 +54,7 @@ def test_RF_21_the_page_says_how_many_wait_and_how_many_may(
     for _ in range(3):
         verifier.write()
     page = Client().get("/metrics").content.decode()
+    assert "agentauth_redis_up 1.0" in page
     assert 'agentauth_verifier_stream_events{shard="00"} 3.0' in page
     assert 'agentauth_verifier_stream_events{shard="15"} 0.0' in page
     assert f"agentauth_verifier_stream_bound {float(MAX_STREAM)}" in page

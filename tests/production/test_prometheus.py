@@ -1,104 +1,65 @@
-"""A real Prometheus, configured by docs/operations.md, scrapes each kind of installed process."""
+"""A real Prometheus with the files of deploy/ scrapes each kind of installed process."""
 
 import contextlib
-import os
+import json
 import re
-import signal
+import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
 
 import httpx
 import pytest
 
 from audit.models import Event
+from tests.actors import scene
 from tests.faults.stage import until
 from tests.live import ROOT
 from tests.postgres import free_port
 from tests.production.registry import ProductionRegistry
+from tests.prometheus import Prometheus
+from tests.test_alert_rules import PROMQL
 
 pytestmark = [pytest.mark.production, pytest.mark.prometheus]
 KINDS = ("web", "verifier", "jobs", "worker", "beat")
+OPERATIONS = ROOT / "docs/operations.md"
+READ = {"type": "read", "resource": "calendar"}
+PAY = {
+    "type": "transact",
+    "resource": "payments",
+    "max_amount": {"value": "50.00", "currency": "EUR"},
+}
+# For two scrapes and what is recorded from them (s).
+PANELS_WITHIN = 60
+# Panels without data on a healthy system: nothing has failed.
+EMPTY_IF_HEALTHY = {"Jobs that failed", "Answers 5xx by process"}
+
+
+@contextlib.contextmanager
+def jobs(production: ProductionRegistry, folder: Path, port: int) -> Iterator[None]:
+    """A process of `jobs`, which Celery replaces here."""
+    env = production.env | {
+        "OPERATIONS_BIND": f"127.0.0.1:{port}",
+        # It keeps its own series.
+        "PROMETHEUS_MULTIPROC_DIR": str(folder),
+    }
+    with subprocess.Popen([sys.executable, "manage.py", "jobs"], cwd=ROOT, env=env) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
 def ports(
     production: ProductionRegistry, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, int]]:
-    """The port of each kind of process; `jobs`, which Celery replaces here, is started as well."""
+) -> Iterator[dict[str, list[int]]]:
+    """The port of each kind of process, with one of `jobs`."""
     made = production.ports | {"jobs": free_port()}
-    env = production.env | {
-        "OPERATIONS_BIND": f"127.0.0.1:{made['jobs']}",
-        # It keeps its own series.
-        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path_factory.mktemp("jobs")),
-    }
-    with subprocess.Popen([sys.executable, "manage.py", "jobs"], cwd=ROOT, env=env) as jobs:
-        yield {kind: made[kind] for kind in KINDS}
-        jobs.terminate()
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-class Prometheus:
-    """A server with the documented configuration, except for ports and a shorter interval."""
-
-    def __init__(self, directory: Path, ports: dict[str, int], token: str) -> None:
-        self.port, self.directory = free_port(), directory
-        (directory / "token").write_text(token)
-        [printed] = re.findall(
-            r"```yaml\n# prometheus\.yml\n(.*?)```",
-            (ROOT / "docs/operations.md").read_text(),
-            re.DOTALL,
-        )
-        for kind, port in ports.items():
-            there = rf'(targets: \["127\.0\.0\.1:)\d+("\]\n +labels: \{{process: {kind}\}})'
-            here = rf"\g<1>{port}\g<2>"
-            printed, changed = re.subn(there, here, printed)
-            assert changed == 1, kind
-        printed = printed.replace("/etc/prometheus/agentauth-token", str(directory / "token"))
-        (directory / "prometheus.yml").write_text(printed.replace("15s", "1s"))
-
-    def __enter__(self) -> Self:
-        command = [
-            "prometheus",
-            f"--config.file={self.directory}/prometheus.yml",
-            f"--storage.tsdb.path={self.directory}/data",
-            f"--web.listen-address=127.0.0.1:{self.port}",
-        ]
-        with (self.directory / "prometheus.log").open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        end(self.process)
-
-    def targets(self) -> dict[str, tuple[str, str]]:
-        """Kind of process → its health and last error; empty while Prometheus starts."""
-        found = self._asked("targets")
-        active = found["data"]["activeTargets"] if found else []
-        return {each["labels"]["process"]: (each["health"], each["lastError"]) for each in active}
-
-    def values(self, query: str) -> dict[str, float]:
-        """Kind of process → value."""
-        found = self._asked("query", query=query)
-        rows = found["data"]["result"] if found else []
-        return {row["metric"].get("process", ""): float(row["value"][1]) for row in rows}
-
-    def _asked(self, what: str, **params: str) -> Any:
-        try:
-            answer = httpx.get(
-                f"http://127.0.0.1:{self.port}/api/v1/{what}", params=params, timeout=10
-            )
-        except httpx.TransportError:
-            assert self.process.poll() is None, (self.directory / "prometheus.log").read_text()
-            return None
-        return answer.json() if answer.is_success else None
+    with jobs(production, tmp_path_factory.mktemp("jobs"), made["jobs"]):
+        yield {kind: [made[kind]] for kind in KINDS}
 
 
 def scrapes_on_record() -> int:
@@ -106,7 +67,7 @@ def scrapes_on_record() -> int:
 
 
 def test_SA_15_prometheus_scrapes_each_kind_of_process(
-    production: ProductionRegistry, ports: dict[str, int], tmp_path: Path
+    production: ProductionRegistry, ports: dict[str, list[int]], tmp_path: Path
 ) -> None:
     with Prometheus(tmp_path, ports, production.env["METRICS_TOKEN"]) as prometheus:
         up = dict.fromkeys(KINDS, ("up", ""))
@@ -126,7 +87,7 @@ def test_SA_15_prometheus_scrapes_each_kind_of_process(
 
 
 def test_SA_15_a_scraper_with_the_wrong_token_fills_no_log(
-    ports: dict[str, int], tmp_path: Path
+    ports: dict[str, list[int]], tmp_path: Path
 ) -> None:
     with Prometheus(tmp_path, ports, "an older token") as prometheus:
         down = dict.fromkeys(KINDS, ("down", "server returned HTTP status 404 Not Found"))
@@ -136,13 +97,108 @@ def test_SA_15_a_scraper_with_the_wrong_token_fills_no_log(
     assert scrapes_on_record() == 0
 
 
+def test_the_documented_command_writes_the_token_for_prometheus(
+    production: ProductionRegistry, tmp_path: Path
+) -> None:
+    [command] = re.findall(r"^sed -n .*METRICS_TOKEN.*$", OPERATIONS.read_text(), re.MULTILINE)
+    command = command.replace("/etc/agentauth/", f"{production.home}/etc/agentauth/")
+    command = command.replace("/etc/prometheus/", f"{tmp_path}/")
+    subprocess.run(["sh", "-c", command], check=True)
+    assert (tmp_path / "agentauth-token").read_text() == production.env["METRICS_TOKEN"]
+
+
+def use_each_part(production: ProductionRegistry) -> None:
+    """A token, decisions of each kind, a confirmation, and a revocation."""
+    limits = {
+        "budgets": [{"value": "3.00", "currency": "EUR", "period": "total", "zone": "UTC"}],
+        "confirm_above": {"value": "2.00", "currency": "EUR"},
+    }
+    place = scene(production, capabilities=[READ, PAY], envelope=limits)
+    token = place.token()
+    told = [place.ask(place.question(token, READ)).json()]
+    for value in ("2.50", "2.00", "2.00"):
+        amount = {"value": value, "currency": "EUR"}
+        payment = {"type": "transact", "resource": "payments", "amount": amount}
+        named = secrets.token_urlsafe(16)
+        told.append(place.ask(place.question(token, payment, idempotency_key=named)).json())
+    reasons = [each.get("reason") for each in told]
+    assert reasons == [None, "confirm_above", None, "budget"], told
+    assert place.api("POST", f"/v1/grants/{place.grant_id}/revoke", {}).status_code == 204
+
+
+def test_each_panel_of_the_dashboards_has_data(
+    production: ProductionRegistry, ports: dict[str, list[int]], tmp_path: Path
+) -> None:
+    use_each_part(production)
+    panels = [
+        (panel["title"], [target["expr"] for target in panel["targets"]])
+        for path in sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
+        for panel in json.loads(path.read_text())["panels"]
+    ]
+    assert len(panels) > 40
+    with Prometheus(tmp_path, ports, production.env["METRICS_TOKEN"]) as prometheus:
+
+        def has_data(query: str) -> bool:
+            # In place of what Grafana puts for this variable.
+            return bool(prometheus.samples(query.replace("$__rate_interval", "1m")))
+
+        end = time.monotonic() + PANELS_WITHIN
+        while {title for title, _ in panels} - EMPTY_IF_HEALTHY and time.monotonic() < end:
+            time.sleep(1)
+            panels = [panel for panel in panels if not any(map(has_data, panel[1]))]
+        assert {title for title, _ in panels} <= EMPTY_IF_HEALTHY
+        # What the runbook tells an operator to ask is a query too; no data is an answer.
+        asked = [
+            query
+            for page in sorted((ROOT / "docs/runbook").glob("*.md"))
+            for block in PROMQL.findall(page.read_text())
+            for query in block.splitlines()
+        ]
+        assert asked
+        for query in asked:
+            prometheus.samples(query)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_SA_15_each_kind_of_process_says_how_it_is(ports: dict[str, int], kind: str) -> None:
+def test_the_series_of_each_process_pass_the_linter_of_prometheus(
+    production: ProductionRegistry, ports: dict[str, list[int]], kind: str
+) -> None:
+    token = {"Authorization": f"Bearer {production.env['METRICS_TOKEN']}"}
+    page = httpx.get(f"http://127.0.0.1:{ports[kind][0]}/metrics", headers=token, timeout=30)
+    done = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=page.text,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (page.status_code, done.returncode, done.stdout + done.stderr) == (200, 0, "")
+
+
+def test_a_process_that_stops_fires_its_alert_until_it_is_back(
+    production: ProductionRegistry, ports: dict[str, list[int]], tmp_path: Path
+) -> None:
+    series, port = tmp_path / "series", free_port()
+    series.mkdir()
+    alert = f'ALERTS{{alertname="AgentAuthProcessDown", instance="127.0.0.1:{port}"}}'
+    firing = alert.replace("}", ', alertstate="firing"}')
+    targets = ports | {"jobs": [port]}
+    with Prometheus(tmp_path, targets, production.env["METRICS_TOKEN"]) as prometheus:
+        with jobs(production, series, port):
+            until(lambda: prometheus.targets().get("jobs") == ("up", ""), "it does not start", 60)
+            until(lambda: not prometheus.samples(alert), "it is said to be down", 30)
+        until(lambda: bool(prometheus.samples(firing)), "no alert", 60)
+        with jobs(production, series, port):
+            until(lambda: not prometheus.samples(alert), "the alert does not end", 60)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_SA_15_each_kind_of_process_says_how_it_is(ports: dict[str, list[int]], kind: str) -> None:
     """Probed as a load balancer or an orchestrator would: by address."""
 
     def is_ready() -> bool:
         with contextlib.suppress(httpx.TransportError):
-            told = httpx.get(f"http://127.0.0.1:{ports[kind]}/health/ready", timeout=30)
+            told = httpx.get(f"http://127.0.0.1:{ports[kind][0]}/health/ready", timeout=30)
             return told.is_success and set(told.json()["checks"].values()) == {"ok"}
         return False
 
