@@ -1,11 +1,11 @@
 """Server time of every page over a large amount of data: `python -m benchmarks.pages`.
 
-Fills a private PostgreSQL: one administrator owns all agents, each with five grants, one of them
-pending; the events are real, numbered and signed. Asks for each page of the URL table through
-Django's client in this process, middleware and rendering included, and prints Markdown: median and
-95th percentile, this process's own CPU (which other work on the machine changes least), and
-queries. A page that takes another number of queries than with a tenth of the rows, or whose median
-misses the goal, is named again at the end.
+Fills a private PostgreSQL: an administrator owns `--own` of the agents, a colleague the others;
+each has five grants, one of them pending; the events are real, numbered and signed. Asks for each
+page of the URL table through Django's client in this process, middleware and rendering included,
+and prints Markdown: median and 95th percentile, this process's own CPU (which other work on the
+machine changes least), and queries. A page that takes another number of queries than with a tenth
+of the rows, or whose median misses the goal, is named again at the end.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks.measured_system import ENV, machine
 from tests import postgres
 from tests.live import LiveRegistry
 
-AGENTS, EVENTS, GRANTS_EACH = 1_000, 1_000_000, 5
+AGENTS, OWN, EVENTS, GRANTS_EACH = 1_000, 50, 1_000_000, 5
 GOAL_MS = 100
 OK = 200
 # As the tests' browser sends it (approvals/tests/cast.py).
@@ -46,6 +46,7 @@ AMOUNT = {"value": "12.50", "currency": "EUR"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--agents", type=int, default=AGENTS)
+    parser.add_argument("--own", type=int, default=OWN, help="the agents of the person who looks")
     parser.add_argument("--events", type=int, default=EVENTS)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", default="", help="pages whose route contains this")
@@ -55,7 +56,7 @@ def main() -> None:
     settings = "-c shared_buffers=1GB -c max_wal_size=4GB -c synchronous_commit=off"
     with postgres.server(settings=settings) as server, tempfile.TemporaryDirectory() as folder:
         connect(server.url, Path(folder))
-        crowd = Crowd()
+        crowd = Crowd(given.own)
         crowd.grow(agents=max(given.agents // 10, 3), events=given.events // 10)
         few = {route: queries(crowd, path) for route, path in crowd.pages(given.only)}
         crowd.grow(agents=given.agents, events=given.events)
@@ -73,9 +74,9 @@ def connect(url: str, folder: Path) -> None:
 
 
 class Crowd:
-    """One administrator, what belongs to them so far, and their browser."""
+    """An administrator with a browser, a colleague, and what belongs to both so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: int) -> None:
         from approvals.tests.cast import invited
         from audit.services import Actor
         from kms.services import ensure_key
@@ -85,6 +86,7 @@ class Crowd:
         for purpose in ("token", "receipt", "audit"):
             ensure_key(purpose=purpose, actor=Actor("system", "benchmark"), now=now)
         self.person = invited("ada@example.org", "Ada", now=now, is_staff=True)
+        self.colleague, self.own = invited("bo@example.org", "Bo", now=now).human, own
         wanted = [READ, PAY]
         self.providers = [
             _service_provider(wanted, require_nonce=False)[0] for _ in range(GRANTS_EACH)
@@ -93,7 +95,8 @@ class Crowd:
             self.person.human, self.providers[0], wanted, LIMITS, "EdDSA", pending=False
         )
         self.first = uuid.UUID(made["grant_id"])
-        self.agents: list[tuple[uuid.UUID, uuid.UUID]] = []
+        # Each agent, its approved grant, and its owner.
+        self.agents: list[tuple[uuid.UUID, uuid.UUID, uuid.UUID]] = []
         self.events = 0
 
     def grow(self, *, agents: int, events: int) -> None:
@@ -113,15 +116,16 @@ class Crowd:
         from benchmarks.many_agents import copies_of
         from registry.models import Agent, Grant
 
-        human = self.person.human
+        mine = self.person.human
         grant = Grant.objects.select_related("agent__human", "service_provider").get(pk=self.first)
         agents, grants, receipts = [], [], []
         for _ in range(count):
+            human = mine if len(self.agents) < self.own else self.colleague
             _pem, agent, own, receipt = copies_of(grant, human, "EdDSA")
             agents.append(agent)
             receipts.append(receipt)
             grants += [own, *self._others(own)]
-            self.agents.append((agent.pk, grants[-GRANTS_EACH].pk))
+            self.agents.append((agent.pk, grants[-GRANTS_EACH].pk, human.pk))
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET LOCAL session_replication_role = replica")
             Agent.objects.bulk_create(agents, batch_size=500)
@@ -160,12 +164,12 @@ class Crowd:
         from audit.services import NewEvent, check_data, record_many
 
         now = datetime.now(UTC)
-        human, provider = str(self.person.human.pk), str(self.providers[0].pk)
+        provider = str(self.providers[0].pk)
         paid = check_data({"action": {**PAY, "amount": AMOUNT}, "capability": "transact:payments"})
         asked = check_data({"action": READ, "capability": "read:calendar"})
         batch = []
         for number in range(count):
-            agent, grant = self.agents[(self.events + number) % len(self.agents)]
+            agent, grant, human = self.agents[(self.events + number) % len(self.agents)]
             refused = number % 40 == 0
             batch.append(
                 NewEvent(
@@ -179,7 +183,7 @@ class Crowd:
                     reason="no_capability" if refused else None,
                     data=asked if number % 2 else paid,
                     agent_id=str(agent),
-                    human_id=human,
+                    human_id=str(human),
                     service_provider_id=provider,
                     grant_id=str(grant),
                 )
@@ -205,7 +209,7 @@ class Crowd:
         from registry.rate_limits import limiter
         from tests.endpoints import address, pages
 
-        agent, approved = self.agents[0]
+        agent, approved, _human = self.agents[0]
         waits = Grant.objects.filter(agent_id=agent, status="pending").values_list("pk", flat=True)
         ids = {
             "agent_id": str(agent),
@@ -225,7 +229,7 @@ class Crowd:
         found += [
             (
                 "/endings/<str:kind>/ (several)",
-                "/endings/agent/?" + "&".join(f"id={each}" for each, _grant in self.agents[:3]),
+                "/endings/agent/?" + "&".join(f"id={each}" for each, *_ in self.agents[:3]),
             ),
             ("/activity/ (filtered)", "/activity/?outcome=denied"),
         ]

@@ -9,7 +9,8 @@ from django.http import HttpRequest
 from agentauth.protocol.identifiers import parse_id
 
 Row = TypeVar("Row", bound=Model)
-PAGE = 50
+# Each row takes 1 to 2 ms to render.
+PAGE = 30
 
 
 def page_of(rows: QuerySet[Row], request: HttpRequest) -> tuple[list[Row], dict[str, Any]]:

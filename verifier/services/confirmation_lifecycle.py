@@ -4,6 +4,7 @@ import hmac
 import uuid
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -41,8 +42,10 @@ BATCH = 500
 _CHANGED = "The grant has changed since the agent asked. It must ask again."
 
 
-def pending_for(agents: Collection[uuid.UUID], now: datetime) -> QuerySet[Confirmation]:
-    """What waits for these agents, oldest first: in time, grant version unchanged."""
+def pending_for(
+    agents: Collection[uuid.UUID] | QuerySet[Any, Any], now: datetime
+) -> QuerySet[Confirmation]:
+    """What waits for these agents, or ids of them, oldest first: in time, version unchanged."""
     return _pending(now).filter(grant__agent__in=agents)
 
 
