@@ -46,4 +46,41 @@ def approvers(email: str) -> dict[str, str]:
     }
 
 
-ACTS = {"approvers": approvers}
+def on_call(emails: str) -> dict[str, str]:
+    """A service whose requests go to the first person, who is away, for the second; then the third.
+
+    `emails` are theirs, separated by spaces. Returns the service's slug.
+    """
+    from registry.models import Human
+    from registry.services import approvers as services
+    from tests.browser.stage import Stage
+
+    first, second, third = (Human.objects.get(email=each) for each in emails.split())
+    stage = Stage(first.email)
+    more: dict[str, Any] = {"actor": stage.alice, "now": stage.now}
+    last = services.create_group(name="Night shift", wait_minutes=30, next_group=None, **more)
+    group = services.create_group(name="Day shift", wait_minutes=30, next_group=last, **more)
+    services.add_member(group=last, human=third, **more)
+    services.add_member(group=group, human=first, **more)
+    services.set_absence(
+        human=first, starts_at=stage.now - MINUTE, ends_at=stage.now + DAY, deputy=second, **more
+    )
+    desk = stage.service_provider("Help Desk", "https://desk.example")
+    services.create_rule(name="Help Desk", group=group, service_provider=desk, **more)
+    return {"service": desk.slug}
+
+
+def half_an_hour_passes(grant_id: str) -> dict[str, str]:
+    """The request has waited longer than its group may take."""
+    from registry.models import Grant
+
+    row = Grant.objects.get(pk=grant_id)
+    Grant.objects.filter(pk=row.pk).update(created_at=row.created_at - 31 * MINUTE)
+    return {}
+
+
+ACTS = {
+    "approvers": approvers,
+    "on_call": on_call,
+    "half_an_hour_passes": half_an_hour_passes,
+}

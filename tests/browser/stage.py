@@ -482,7 +482,7 @@ def done(asked: dict[str, list[str]]) -> Any:
         return json.loads(told.getvalue() or "null")
     what, argument = asked["stage"]
     acts = dict(ACTS)
-    for each in ("approvers", "catalogue", "hostile", "log", "recovery", "restore"):
+    for each in ("approvers", "catalogue", "console", "hostile", "log", "recovery", "restore"):
         acts |= import_module(f"tests.browser.{each}_stage").ACTS
     return acts[what](argument)
 

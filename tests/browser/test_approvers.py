@@ -146,3 +146,33 @@ def test_an_administrator_sets_up_approvers_and_a_colleague_decides(
     _expect_said(alice, "Member removed")
     alice.get_by_role("button", name="End rule “Payments over €50”").click()
     expect(alice.get_by_text("No rule yet")).to_be_visible()
+
+
+def test_a_deputy_decides_and_after_half_an_hour_the_next_group(
+    chromium: Browser, registry: BrowserRegistry
+) -> None:
+    owner, away, deputy, night = (_person(chromium) for _ in range(4))
+    names = {"Olga Owner": owner, "Ann Away": away, "Dora Deputy": deputy, "Nina Night": night}
+    emails = [f"{name.split()[0].lower()}@on-call.example.org" for name in names]
+    for (name, page), email in zip(names.items(), emails, strict=True):
+        steps.be_invited(page, registry, name=name, email=email)
+    service = registry.stage("on_call", " ".join(emails[1:]))["service"]
+    agent = steps.Agent(registry)
+    first = agent.request(service, [{"type": "read", "resource": "calendar"}])
+    steps.claim(owner, str(first["approval_url"]), str(first["claim_code"]))
+    second = agent.request(service, [{"type": "read", "resource": "calendar/work"}])
+    for page, asked in ((deputy, first), (night, second)):
+        grant, path = str(asked["grant_id"]), f"{registry.url}/approvals/{asked['grant_id']}/"
+        if page is night:
+            night.goto(path)
+            expect(night.get_by_role("button", name="Approve with passkey")).to_have_count(0)
+            registry.stage("half_an_hour_passes", grant)
+        away.goto(path)
+        expect(away.get_by_role("button", name="Approve with passkey")).to_have_count(0)
+        page.goto(registry.url + "/approvals/")
+        page.locator(f'a.button[href="/approvals/{grant}/"]').click()
+        expect(page.get_by_role("heading", name="You decide for someone else")).to_be_visible()
+        steps.approve(page, second_step=False)
+        assert agent.status(grant)["status"] == "approved"
+    for page in names.values():
+        page.context.close()

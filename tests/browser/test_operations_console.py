@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
 from tests.browser.catalogue_stage import drawn_logo
-from tests.browser.conftest import Device
+from tests.browser.conftest import ALICE, Device
 from tests.browser.test_keyboard import tab_to
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
@@ -238,6 +238,50 @@ def test_administrator_makes_a_code_forgets_an_invitation_and_changes_keys(
     confirm_end(alice, "Disable for good")
 
 
+def test_administrator_stops_resumes_and_revokes_a_grant_and_an_agent(
+    alice: Page, registry: BrowserRegistry
+) -> None:
+    alice.goto(registry.url + "/admin/registry/grant/?status__exact=approved")
+    alice.locator("#result_list tbody").get_by_role("link").first.click()
+    alice.get_by_role("button", name="Suspend grant").click()
+    expect(alice.get_by_text("Done for 1.")).to_be_visible()
+    alice.get_by_role("button", name="Resume grant").click()
+    alice.get_by_role("button", name="Resume with passkey").click()
+    expect(alice).to_have_url(re.compile("/admin/registry/grant/.*/change/"))
+    alice.get_by_role("button", name="Revoke grant").click()
+    confirm_end(alice, "Revoke for good")
+    open_row(alice, registry, "Agents", "Held Helper")
+    alice.get_by_role("button", name="Revoke agent").click()
+    confirm_end(alice, "Revoke for good")
+
+
+def test_administrator_sends_a_dead_message_again_and_revokes_a_certificate(
+    alice: Page, registry: BrowserRegistry
+) -> None:
+    registry.stage("broken", ALICE)
+    alice.goto(registry.url + "/admin/approvals/notification/?state__exact=dead")
+    alice.locator("#result_list tbody").get_by_role("link").first.click()
+    alice.get_by_role("button", name="Send again").click()
+    expect(alice.get_by_text("Done for 1.")).to_be_visible()
+    alice.goto(registry.url + "/admin/kms/keycertificate/")
+    alice.locator("#result_list tbody").get_by_role("link").first.click()
+    alice.get_by_role("button", name="Revoke certificate").click()
+    confirm_end(alice, "Revoke for good")
+
+
+def test_administrator_refuses_the_words_of_a_service(
+    alice: Page, registry: BrowserRegistry
+) -> None:
+    words = '{"actions": {"read:files": {"label": "Harmless", "sentence": "Does nothing."}}}'
+    alice.goto(registry.url + "/admin/new-catalogue/")
+    alice.get_by_label("Service provider").select_option(label="Harbour Files")
+    alice.get_by_label("Its own words, as JSON").fill(words)
+    alice.get_by_role("button", name="Propose a service’s words").click()
+    alice.get_by_role("button", name="Refuse").click()
+    expect(alice.get_by_text("Refused").first).to_be_visible()
+    expect(alice.get_by_role("button", name="Approve with passkey")).to_have_count(0)
+
+
 def test_person_signs_out_another_browser(
     desk: Device, alice: Page, chromium: Browser, registry: BrowserRegistry
 ) -> None:
@@ -276,7 +320,7 @@ def test_all_agents_are_suspended_from_any_page_without_a_mouse(
     expect(alice.get_by_role("heading", name="What “I’m here” means")).to_be_in_viewport()
 
 
-def test_an_administrator_uploads_a_logo_and_signs_for_it(
+def test_an_administrator_uploads_signs_for_and_removes_a_logo(
     alice: Page, registry: BrowserRegistry
 ) -> None:
     open_row(alice, registry, "Service providers", "Acme")
@@ -294,3 +338,5 @@ def test_an_administrator_uploads_a_logo_and_signs_for_it(
     expect(alice.get_by_role("main")).to_contain_text("the service’s logo")
     shown = alice.locator("img.logo")
     assert shown.evaluate("each => each.decode().then(() => each.naturalWidth)") == 128
+    alice.get_by_role("button", name="Remove the logo").click()
+    expect(shown).to_have_count(0)

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
-from tests.browser.conftest import add_authenticator
+from tests.browser.conftest import Device, add_authenticator
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 READ = {"type": "read", "resource": "calendar"}
@@ -314,6 +314,23 @@ def test_WR_15_a_recovery_waits_is_cancelled_in_one_press_and_used_once(
     expect(bob.get_by_role("button", name="Sign in with passkey")).to_be_visible()
     for context in contexts:
         context.close()
+
+
+def test_WR_15_a_second_owner_ends_the_wait_of_a_recovery(
+    alice: Page, registry: BrowserRegistry, chromium: Browser
+) -> None:
+    bob, second = (Device.opened(chromium).page for _ in range(2))
+    steps.be_invited(bob, registry, name="Bob", email="bob.waits@example.org")
+    steps.be_invited(second, registry, name="Zoe", email="zoe@example.org", admin=True)
+    begin_recovery(alice, registry, "bob.waits@example.org")
+    second.goto(alice.url)
+    second.get_by_role("button", name="End the wait with passkey").click()
+    expect(second.get_by_role("button", name="End the wait with passkey")).to_have_count(0)
+    alice.reload()
+    alice.get_by_role("button", name="Create link with passkey").click()
+    expect(alice.locator("#recovery-link")).to_contain_text("/recover/")
+    for page in (bob, second):
+        page.context.close()
 
 
 def begin_recovery(page: Page, registry: BrowserRegistry, email: str) -> None:
