@@ -30,7 +30,7 @@ from registry.services.agent_owners import own_agent_ids
 
 DAYS: Final = 14
 # The newest events of these days that are counted, so that no page counts a million of them.
-COUNTED: Final = 10_000
+COUNTED: Final = 5_000
 # Agents with a colour of their own; the others share one.
 _DRAWN: Final = 4
 _BUDGETS: Final = 20
