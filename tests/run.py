@@ -307,7 +307,7 @@ def stories(absent: dict[str, str]) -> bool:
     flows = (
         *marked("flow", "node", "slow"),
         "-n",
-        "3",
+        "4",
         *BY_FILE,
         "-m",
         "(flow or node or slow) and not faults" + without,

@@ -259,7 +259,7 @@ def event_of(words: str) -> Way:
     """The page of the newest event whose sentence begins so."""
 
     def way(theatre: Theatre) -> Page:
-        page = theatre.open(theatre.alice, "/activity/")
+        page = theatre.open(theatre.alice, "/activity/?kind=transact")
         page.get_by_role("link", name=words).first.click()
         expect(page.get_by_role("heading", level=1)).to_contain_text(words)
         for folded in page.locator("main summary").all():
