@@ -35,7 +35,7 @@ COUNTED: Final = 5_000
 _DRAWN: Final = 4
 _BUDGETS: Final = 20
 # Lines of the table, the newest day and its busiest agents first.
-_LINES: Final = 100
+_LINES: Final = 50
 _SLACK: Final = timedelta(hours=1)
 
 
