@@ -1,8 +1,8 @@
 # One image for every kind of process: the web server (CMD), and as other commands, all in docs/operations.md, the verifier,
 # `python manage.py jobs` or `celery -A agentauth worker` and `celery -A agentauth beat`, and `agentauth …`.
 # Two stages: the second carries no compiler and no pip cache. Its extras are the libraries of every key backend and of the
-# log's store; `sbom.json` (`make audit`) lists them from the lock files, since no engine was there to read an image.
-# It was never built where it was written: tests run its ENV, its files (COPY), its collectstatic and its commands as
+# log's store; `sbom.json` (`make audit`) lists them from the lock files.
+# The image itself was not built yet: tests run its ENV, its files (COPY), its collectstatic and its commands as
 # processes (docs/deploy.md).
 # The base is named by digest, since a tag can be moved. To take its security updates, put the digest that
 # `docker buildx imagetools inspect python:3.13-slim` prints into both lines.

@@ -41,6 +41,17 @@ _NO_RIGHT: Final = "42501"
 _NUMBERED_SECONDS: Final = 30
 
 
+CANNOT_CREATE: Final = (
+    "The role {role} of DATABASE_OWNER_URL cannot create tables: as a superuser, run "
+    "`ALTER DATABASE {database} OWNER TO {role}`."
+)
+
+
+def first_line(error: Exception) -> str:
+    """What the database said, without the hints that follow."""
+    return str(error).partition("\n")[0].rstrip(".")
+
+
 def may_create() -> bool:
     """Whether the owner's role may create tables. Any role may ask, so no owner login is needed."""
     if connection.vendor != "postgresql":
@@ -113,10 +124,7 @@ _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
     (
         "E041",
         may_create,
-        (
-            "The role {role} of DATABASE_OWNER_URL cannot create tables: as a superuser, run "
-            "`ALTER DATABASE {database} OWNER TO {role}`."
-        ),
+        CANNOT_CREATE,
     ),
     (
         "E043",
@@ -173,10 +181,9 @@ def _missing() -> Iterator[CheckMessage]:
     try:
         connection.ensure_connection()
     except (DatabaseError, InterfaceError) as error:
-        said = str(error).partition("\n")[0].rstrip(".")
         yield Error(
-            f"The database does not answer ({said}): check that it runs and that DATABASE_URL is "
-            "correct. The steps in the database can only be checked after that.",
+            f"The database does not answer ({first_line(error)}): check that it runs and that "
+            "DATABASE_URL is correct. The steps in the database can only be checked after that.",
             id="agentauth.E040",
         )
         return

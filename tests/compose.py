@@ -1,4 +1,4 @@
-"""Runs deploy/compose.yaml as processes of this machine, since no container engine can be had.
+"""Runs deploy/compose.yaml as processes of this machine, which needs no container engine.
 
 Commands, environment, secrets, files and start order are what `docker-compose config` prints. What
 a container would give is replaced: host names and ports by free ports of loopback, /run/secrets and
@@ -43,19 +43,6 @@ PORTS: Final = {
     "prometheus": 9090,
 }
 NOT_RUN: Final = {"store", "bucket", "mail", "grafana"}
-_NGINX: Final = """daemon off;
-worker_processes 1;
-{user}
-pid nginx.pid;
-error_log error.log warn;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    client_body_temp_path body; proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-    include {site};
-}}
-"""
 
 
 class Stack:
@@ -266,7 +253,7 @@ class Stack:
         folder = self._folder("proxy", "/work")
         user = "user root;" if os.geteuid() == 0 else ""
         site = self.deploy / "nginx/agentauth.conf"
-        (folder / "nginx.conf").write_text(_NGINX.format(user=user, site=site))
+        (folder / "nginx.conf").write_text(nginx.MAIN.format(user=user, site=f"include {site};"))
         return [
             nginx.program() or "nginx",
             "-p",

@@ -28,7 +28,7 @@ from tests.postgres import free_port
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 20
 # What surrounds a site's configuration; one worker process, so that there is one connection pool.
-_MAIN = """
+MAIN = """
 daemon off;
 worker_processes 1;
 {user}
@@ -116,7 +116,7 @@ def nginx(site: str, directory: Path, *, port: int = 0, tls: bool = False) -> It
         made = "ssl_certificate proxy.crt; ssl_certificate_key proxy.key;\n" + made
     # As root its workers would run as `nobody`, who cannot write into our directory.
     user = "user root;" if os.geteuid() == 0 else ""
-    (directory / "nginx.conf").write_text(_MAIN.format(user=user, site=made))
+    (directory / "nginx.conf").write_text(MAIN.format(user=user, site=made))
     found = program()
     if found is None:
         raise RuntimeError("nginx is not installed")

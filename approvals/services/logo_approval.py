@@ -94,7 +94,7 @@ def waiting_page(provider: ServiceProvider) -> Page:
 
 
 def _warnings(row: ServiceLogo) -> list[str]:
-    """No rule knows whose a picture is. Two services with the same one are told."""
+    """Name each service with the same logo: the administrator decides whose picture it is."""
     return [
         _(
             "It is exactly the logo of service %(name)s at %(audience)s. People could mistake one "

@@ -17,9 +17,9 @@ def store_at(uri: str) -> Store:
 
 
 def require_lock(uri: str) -> None:
-    """Ask the store whether it locks what it holds; of a folder that cannot be known.
+    """Check that the store locks what it holds. A folder cannot tell, so it passes.
 
-    Raises ImmutableError if not, TemporarilyUnavailableError if the store does not answer.
+    Raises ImmutableError if it does not, TemporarilyUnavailableError if the store does not answer.
     """
     store = store_at(uri)
     if uri.startswith("s3:"):

@@ -15,7 +15,14 @@ from django.core.management import call_command
 from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError, connection
 
-from agentauth.installation_steps import is_migrated, may_create, redis_problem, store_problem
+from agentauth.installation_steps import (
+    CANNOT_CREATE,
+    first_line,
+    is_migrated,
+    may_create,
+    redis_problem,
+    store_problem,
+)
 from audit.management.base_commands import JsonCommand
 from kms.models import Key
 
@@ -62,17 +69,14 @@ class Command(JsonCommand):
         try:
             connection.ensure_connection()
         except (DatabaseError, InterfaceError) as error:
-            said = str(error).partition("\n")[0].rstrip(".")
             raise CommandError(
-                f"The database does not accept the owner ({said}): check that it runs, correct "
-                f"DATABASE_OWNER_URL, and run `{settings.OWNER_COMMAND} init_production`."
+                f"The database does not accept the owner ({first_line(error)}): check that it "
+                f"runs, correct DATABASE_OWNER_URL, and run this again, with "
+                f"`{settings.OWNER_COMMAND}`."
             ) from error
         role, database = (connection.settings_dict[each] for each in ("USER", "NAME"))
         if not may_create():
-            raise CommandError(
-                f"The role {role} cannot create tables: as a superuser, run `ALTER DATABASE "
-                f"{database} OWNER TO {role}`."
-            )
+            raise CommandError(CANNOT_CREATE.format(role=role, database=database))
         return f"{role} may create tables in {database}"
 
     def _check_redis(self) -> str:
