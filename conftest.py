@@ -117,9 +117,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item not in left_out]
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if not SECURITY:
         terminalreporter.write_line(f"NOT RUN: tests marked 'vectors', because {ABSENT}")
+    file = os.environ.get("FAILED_TESTS")
+    if file and not hasattr(config, "workerinput"):
+        stats = terminalreporter.stats
+        with Path(file).open("a") as lines:
+            for report in [*stats.get("failed", []), *stats.get("error", [])]:
+                crash = getattr(report.longrepr, "reprcrash", None)
+                why = (crash.message if crash else str(report.longrepr)).replace("\n", " ")
+                lines.write(f"{report.nodeid}: {why[:200]}\n")
 
 
 def _beyond_every_third(items: list[pytest.Item]) -> set[pytest.Item]:

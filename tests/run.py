@@ -47,6 +47,9 @@ SDK = [f"tests/flows/test_{name}.py" for name in ("sdk_client", "sdk_service_pro
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 # Bytes that all files of a run together may take, with some to spare.
 ROOM = 8 * 2**30
+# The file to which every pytest of a run adds a line per failed test (conftest.py). They are shown
+# together at the end, since a log often keeps its last lines only.
+FAILURES = "FAILED_TESTS"
 
 
 def memory() -> str | None:
@@ -125,6 +128,9 @@ def pytest(
     if together:
         print("- pytest", *arguments, "\n" + done.stdout, flush=True)
     print(f"= {time.monotonic() - began:.0f} s", flush=True)
+    if done.returncode and (file := os.environ.get(FAILURES)):
+        with Path(file).open("a") as lines:
+            lines.write(f"exit code {done.returncode}: pytest {' '.join(arguments)[:60]}\n")
     return bool(done.returncode == 0)
 
 
@@ -285,8 +291,11 @@ def production(without: str) -> bool:
             told = marked("production")
             passed = pytest(*told, "-n", "3", "--dist", "worksteal", "-m", "production" + without)
             # No request may cause an error inside the services.
-            print(*errors(home), sep="\n")
-            return passed and not errors(home)
+            if found := errors(home):
+                print(*found, sep="\n")
+                with Path(os.environ[FAILURES]).open("a") as lines:
+                    lines.write(f"an error inside the services: {found[0][:200]}\n")
+            return passed and not found
         finally:
             del os.environ["PRODUCTION"]
 
@@ -383,7 +392,18 @@ def campaign(absent: dict[str, str]) -> bool:
 
 
 def main() -> int:
-    group = sys.argv[1]
+    if FAILURES in os.environ:
+        return run(sys.argv[1])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "failures"
+        os.environ[FAILURES] = str(file)
+        code = run(sys.argv[1])
+        if file.exists():
+            print("FAILED:", file.read_text()[-4000:], sep="\n", flush=True)
+    return code
+
+
+def run(group: str) -> int:
     absent = missing()
     if absent and REQUIRE_ALL:
         print("REQUIRE_ALL=1, but not here:", ", ".join(absent.values()))
