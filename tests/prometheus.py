@@ -36,17 +36,17 @@ def alert_rules() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"] if "alert" in rule]
 
 
-def shortened(rules: str) -> str:
-    """The rules with each `for`, range and offset divided by SHORTER, but at least 1 s.
+def shortened(rules: str, shorter: int = SHORTER) -> str:
+    """The rules with each `for`, range and offset divided by `shorter`, but at least 1 s.
 
     Thresholds stay as they are, and so do names such as `…:ratio_rate5m`.
     """
 
-    def shorter(found: re.Match[str]) -> str:
+    def divided(found: re.Match[str]) -> str:
         before, number, unit = found.groups()
-        return f"{before}{max(1, int(number) * _SECONDS[unit] // SHORTER)}s"
+        return f"{before}{max(1, int(number) * _SECONDS[unit] // shorter)}s"
 
-    return _DURATION.sub(shorter, rules)
+    return _DURATION.sub(divided, rules)
 
 
 def configuration(targets: Mapping[str, Sequence[int]], token_file: Path) -> dict[str, Any]:
@@ -75,16 +75,23 @@ def configuration(targets: Mapping[str, Sequence[int]], token_file: Path) -> dic
 
 
 class Prometheus:
-    """A server for the processes at these ports, by kind; its alerts come SHORTER."""
+    """A server for the processes at these ports, by kind; its alerts come `shorter`."""
 
-    def __init__(self, directory: Path, targets: Mapping[str, Sequence[int]], token: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        targets: Mapping[str, Sequence[int]],
+        token: str,
+        *,
+        shorter: int = SHORTER,
+    ) -> None:
         self.port, self.directory = free_port(), directory
         (directory / "token").write_text(token)
         told = configuration(targets, directory / "token")
         (directory / "prometheus.yml").write_text(yaml.safe_dump(told))
         (directory / "rules").mkdir()
         for path in rule_files():
-            (directory / "rules" / path.name).write_text(shortened(path.read_text()))
+            (directory / "rules" / path.name).write_text(shortened(path.read_text(), shorter))
 
     def __enter__(self) -> Self:
         command = [

@@ -11,6 +11,7 @@ import yaml
 from django.core.management import get_commands, load_command_class
 
 from agentauth.job_table import JOBS
+from tests.faults.alert_faults import ALONE, FAULTS
 from tests.live import ROOT
 from tests.prometheus import DEPLOY, alert_rules, rule_files, shortened
 
@@ -51,6 +52,13 @@ def test_the_rules_pass_their_own_tests() -> None:
         ["promtool", "test", "rules", *TESTS], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_fired_by_a_real_fault() -> None:
+    fired = {alert for fault in FAULTS.values() for alert in fault.alerts}
+    assert fired | ALONE == {rule["alert"] for rule in alert_rules()}
+    # Each alert has one place to look for.
+    assert not fired & ALONE
 
 
 @pytest.mark.prometheus

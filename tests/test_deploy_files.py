@@ -169,3 +169,17 @@ def test_units_differ_in_name_settings_and_command_alone() -> None:
     for name in ("web", "verifier", "jobs"):
         command = " ".join(SERVICES[name]["command"]).replace("0.0.0.0", "127.0.0.1")
         assert f"ExecStart=/opt/agentauth/.venv/bin/{command}\n" in units[f"agentauth-{name}"]
+
+
+def test_both_configurations_of_prometheus_differ_in_addresses_alone() -> None:
+    """The rules and dashboards name the job and the label `process`."""
+
+    def without_addresses(name: str) -> Any:
+        told = yaml.safe_load((DEPLOY / "prometheus" / name).read_text())
+        [job] = told["scrape_configs"]
+        job["authorization"]["credentials_file"] = ""
+        for each in job["static_configs"]:
+            each["targets"] = len(each["targets"])
+        return told
+
+    assert without_addresses("compose.yml") == without_addresses("prometheus.yml")
