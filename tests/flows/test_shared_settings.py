@@ -228,7 +228,10 @@ def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path:
 
     def missing(**changes: str) -> list[str]:
         done = made.manage("check", "--deploy", check=False, **changes)
-        return re.findall(r"agentauth\.([EW]\d+)", done.stderr)
+        found: list[str] = re.findall(r"agentauth\.([EW]\d+)", done.stderr)
+        # `jobs` does not run. This is an error once an event has waited for it for 30 s, which
+        # depends on how busy the machine is.
+        return [each for each in found if each != "E048"]
 
     with psycopg.connect(owner, autocommit=True) as connection:
         connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
