@@ -307,6 +307,7 @@ def test_the_first_call_of_a_new_agent_asks_for_its_grant(
         assert http.get(f"{api.url}/api/events").status_code == 200
 
 
+@pytest.mark.long
 def test_a_year_of_days_needs_a_person_only_when_a_grant_ended(
     place: Place, api: Api, started: Start
 ) -> None:

@@ -58,7 +58,13 @@ def started(place: Place, tmp_path: Path) -> Callable[[], AgentAuthClient]:
     return lambda: AgentAuthClient(place.registry.url, key_file=tmp_path / "agent.json")
 
 
-@pytest.mark.parametrize("restarted", [False, True], ids=["in one process", "restarted each time"])
+@pytest.mark.parametrize(
+    "restarted",
+    [
+        pytest.param(False, id="in one process", marks=pytest.mark.long),
+        pytest.param(True, id="restarted each time"),
+    ],
+)
 def test_an_agent_lives_for_three_years(
     place: Place, started: Callable[[], AgentAuthClient], restarted: bool
 ) -> None:

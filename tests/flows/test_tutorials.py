@@ -115,7 +115,7 @@ def test_the_commands_with_the_key_in_the_environment_act_as_one_agent(
         assert not list(tmp_path.glob(".config/agentauth/*.json"))
 
 
-@pytest.mark.parametrize("framework", ["FastAPI", "Flask"])
+@pytest.mark.parametrize("framework", ["FastAPI", pytest.param("Flask", marks=pytest.mark.long)])
 def test_protect_an_api_in_ten_minutes(
     sqlite_registry: LiveRegistry, wheel: Path, tmp_path: Path, framework: str
 ) -> None:
