@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from tests.faults.breaking import cut_redis, kill_redis, mend, start_jobs, start_redis
+from tests.faults.breaking import cut_database, kill_redis, mend, start_jobs, start_redis
 from tests.faults.stage import Stage
 from tests.faults.test_table import database, keys, no_database, no_jobs, no_keys
 
@@ -106,6 +106,13 @@ def no_such_decisions(held: Stage) -> None:
     start_jobs(held)
 
 
+def no_keys_anywhere(held: Stage) -> None:
+    """No process has the keys: nor does `jobs`, which signs the log with one it holds."""
+    no_keys(held)
+    held.kill(held.jobs[0])
+    start_jobs(held)
+
+
 def nothing_outside(held: Stage) -> None:
     """The store of checkpoints and archive is no folder any more."""
     (held.directory / STORE).rename(held.directory / "store-elsewhere")
@@ -148,9 +155,9 @@ def no_messages(held: Stage) -> None:
     execute(held, f"DELETE FROM approvals_notificationchannel WHERE id = '{CHANNEL}'")  # noqa: S608
 
 
-def slow_redis(held: Stage) -> None:
-    """Each message between the second verifier and Redis takes 0.2 s either way."""
-    cut_redis("delay 0.2")(held, 0)
+def slow_database(held: Stage) -> None:
+    """Each message between the second verifier and PostgreSQL takes 0.05 s either way."""
+    cut_database("delay 0.05")(held, 0)
 
 
 FAULTS = {
@@ -177,8 +184,8 @@ FAULTS = {
         start_redis,
         frozenset({"AgentAuthRedisUnavailable", "AgentAuthVerifyErrorBudgetBurnsFast"}),
     ),
-    "Redis is slow": Fault(
-        slow_redis,
+    "PostgreSQL is slow": Fault(
+        slow_database,
         mend,
         frozenset(
             {"AgentAuthVerifyLatencyBudgetBurnsFast", "AgentAuthVerifyLatencyBudgetBurnsSlowly"}
@@ -186,7 +193,7 @@ FAULTS = {
     ),
     # Nothing is signed for three minutes: this threshold is no duration of a rule.
     "the key backend stops": Fault(
-        no_keys,
+        no_keys_anywhere,
         keys,
         frozenset(
             {
