@@ -1,5 +1,6 @@
 """What makes each alert fire, and how it ends: test_alerts.py has Prometheus look on."""
 
+import subprocess
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ EMPTY = "DELETE FROM audit_queueentry WHERE event_id::text LIKE '01980000-0000-7
 # Of any shard, 70 % of MAX_STREAM (verifier/stores/lua_scripts.py).
 STREAM, ENTRIES = "aa:{07}:events", 70_100
 MARK = {b"alert": b"1"}
-# The folder of AUDIT_STORE.
+# The folder of AUDIT_STORE, a file system of its own.
 STORE = "store"
 # A channel of anybody's, and messages to it that no process sends today.
 CHANNEL = uuid.UUID("01980000-0000-7000-8000-00000000c4a1")
@@ -113,15 +114,18 @@ def no_keys_anywhere(held: Stage) -> None:
     start_jobs(held)
 
 
-def nothing_outside(held: Stage) -> None:
-    """The store of checkpoints and archive is no folder any more."""
-    (held.directory / STORE).rename(held.directory / "store-elsewhere")
-    (held.directory / STORE).touch()
+def store_takes_nothing(held: Stage) -> None:
+    """Checkpoints are read and not written. One that is away altogether leaves the log unsigned."""
+    _remount(held, "ro")
 
 
-def as_before_outside(held: Stage) -> None:
-    (held.directory / STORE).unlink()
-    (held.directory / "store-elsewhere").rename(held.directory / STORE)
+def store_takes_all(held: Stage) -> None:
+    _remount(held, "rw")
+
+
+def _remount(held: Stage, how: str) -> None:
+    command = ["mount", "-o", f"remount,{how}", str(held.directory / STORE)]
+    subprocess.run(command, check=True)
 
 
 def another_event(held: Stage) -> None:
@@ -205,8 +209,8 @@ FAULTS = {
         ),
         within=360,
     ),
-    "the store is away": Fault(
-        nothing_outside, as_before_outside, frozenset({"AgentAuthLogNotCopied"})
+    "the store takes nothing": Fault(
+        store_takes_nothing, store_takes_all, frozenset({"AgentAuthLogNotCopied"})
     ),
     "the queue fills": Fault(
         fill_the_queue,

@@ -21,7 +21,7 @@ import pytest
 
 from tests import gcp_kms, redis_servers
 from tests.actors import Scene, scene
-from tests.faults.alert_faults import FAULTS, STORE, as_before_outside, nothing_outside
+from tests.faults.alert_faults import FAULTS, STORE, store_takes_all, store_takes_nothing
 from tests.faults.cast import budget
 from tests.faults.clients import PAY, READ, question_of
 from tests.faults.stage import Stage, stage, until
@@ -89,7 +89,10 @@ def held(
     """The system, and where its processes report."""
     directory, port = tmp_path_factory.mktemp("alerts"), free_port()
     (directory / STORE).mkdir()
-    with pytest.MonkeyPatch.context() as patch:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(directory / STORE)]
+    subprocess.run(mount, check=True)
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        stack.callback(subprocess.run, ["umount", "-l", str(directory / STORE)], check=True)
         patch.setenv("METRICS_TOKEN", TOKEN)
         patch.setenv("OPERATIONS_BIND", f"127.0.0.1:{port}")
         patch.setenv("AUDIT_STORE", f"file:{directory / STORE}")
@@ -229,11 +232,11 @@ def test_an_archive_that_lags_fires_its_alert(
     try:
         with Prometheus(folder, targets, TOKEN, shorter=DAYS_SHORTER) as running:
             until(lambda: len(running.targets()) == 3, "Prometheus does not start", 60)
-            nothing_outside(made)
+            store_takes_nothing(made)
             try:
                 fired = wait(running, alert.issubset, 240)
             finally:
-                as_before_outside(made)
+                store_takes_all(made)
             note(results, "the archive lags", alert, fired, wait(running, alert.isdisjoint, 240))
     finally:
         ended.set()
@@ -247,6 +250,7 @@ def test_a_key_service_that_throttles_fires_its_alert(
     alert, folder = {"AgentAuthKeyBackendThrottled"}, tmp_path_factory.mktemp("throttled")
     with gcp_kms.service(tmp_path_factory.mktemp("gcp")) as service:
         env = {"KEY_BACKEND": f"gcpkms:{gcp_kms.RING}", "METRICS_TOKEN": TOKEN, **service.env}
+        env |= dict.fromkeys(("AUDIT_STORE", "AUDIT_WITNESSES", "OPERATIONS_BIND"), "")
         registry = LiveRegistry(folder, workers=1, env=env)
         registry.prepare()
         registry.start()
