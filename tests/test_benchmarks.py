@@ -312,6 +312,21 @@ def test_a_part_gets_a_yes_to_every_call(name: str, monkeypatch: pytest.MonkeyPa
             assert rate > 0
 
 
+@pytest.mark.long
+def test_footprint_counts_what_each_act_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    file = tmp_path / "footprint.json"
+    options = ["--calls=40", "--agents=3", "--copies", "4", "--approvals=2", f"--json={file}"]
+    command = [sys.executable, "-m", "benchmarks.footprint", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    acts = json.loads(file.read_text())["figures"]["acts"]
+    assert [acts[name]["events"] for name in ("token", "verification", "payment")] == [1, 1, 1]
+    assert all(acts[name]["table_bytes"]["audit_leaf"] > 0 for name in acts)
+
+
 # Prints each command whose module rejects it; a module without options is recognised by that.
 PARSE = """
 import argparse, importlib, shlex, sys
@@ -364,6 +379,14 @@ def test_every_command_that_is_printed_parses() -> None:
         "peers",
     }
     assert len(measured) > 40
+    results = (
+        json.loads(path.read_text()) for path in (ROOT / "benchmarks/results").glob("*.json")
+    )
+    found |= {
+        told["command"].removeprefix("python -m benchmarks.")
+        for told in results
+        if told["command"].startswith("python")
+    }
     done = subprocess.run(
         [sys.executable, "-c", PARSE],
         input="\n".join(sorted(found | set(measured))),

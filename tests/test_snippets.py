@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # it prints; a block without a language is a file of settings.
 RUN: dict[str, dict[str, tuple[int, str]]] = {
     "agent-frameworks.md": {"python": (1, "tests/frameworks/live_stage.py")},
+    "archive-queries.md": {"sql": (16, "approvals/tests/test_archive_queries.py")},
     "cli.md": {
         "sh": (2, "tests/flows/test_tutorials.py"),
         "text": (1, "tests/flows/test_tutorials.py"),
