@@ -98,7 +98,7 @@ class Stack:
         return subprocess.run(
             [sys.executable, "manage.py", *command],
             cwd=ROOT,
-            env=self._environment(name),
+            env=self.environment(name),
             capture_output=True,
             text=True,
             check=False,
@@ -191,7 +191,7 @@ class Stack:
         told_paths = re.compile(rf"(?<![\w/])(?:{paths})\b")
         return [told_paths.sub(lambda found: str(places[found[0]]), word) for word in words]
 
-    def _environment(self, name: str) -> dict[str, str]:
+    def environment(self, name: str) -> dict[str, str]:
         """What the container has: the image's environment, then the service's."""
         [told] = re.findall(r"^ENV (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
         image = dict(each.split("=", 1) for each in told.split()) | {"PATH": os.environ["PATH"]}
@@ -220,7 +220,7 @@ class Stack:
             self.running[name] = subprocess.Popen(
                 command,
                 cwd=ROOT if command[0] == sys.executable else self._folder(name, "/work"),
-                env=self._environment(name),
+                env=self.environment(name),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -291,9 +291,7 @@ class Stack:
         command = [programs.get(test[0], test[0]), *test[1:]]
         if kind == "CMD-SHELL":
             command = ["sh", "-c", *test]
-        done = subprocess.run(
-            command, env=self._environment(name), check=False, capture_output=True
-        )
+        done = subprocess.run(command, env=self.environment(name), check=False, capture_output=True)
         return done.returncode == 0
 
 

@@ -82,7 +82,11 @@ def missing() -> dict[str, str]:
         absent["production"] = "a Python that the user of the service may run"
     if not faketime.LIBRARY:
         absent["faketime"] = "libfaketime"
-    programs = {"prometheus": ("prometheus", "Prometheus"), "compose": ("docker-compose",) * 2}
+    programs = {
+        "prometheus": ("prometheus", "Prometheus"),
+        "compose": ("docker-compose",) * 2,
+        "kubernetes": ("kubectl",) * 2,
+    }
     absent |= {each: name for each, (file, name) in programs.items() if not shutil.which(file)}
     if not pgbouncer.program():
         absent["pgbouncer"] = "PgBouncer"
@@ -165,7 +169,9 @@ def unit(absent: dict[str, str], *arguments: str, of: str = "embedded") -> bool:
     `of`: which database tests run here too, as --database-tests of conftest.py names them.
     """
     without = "".join(
-        f" and not {each}" for each in ("softhsm", "history", "prometheus") if each in absent
+        f" and not {each}"
+        for each in ("softhsm", "history", "prometheus", "kubernetes")
+        if each in absent
     )
     return pytest(
         *arguments,
