@@ -7,7 +7,7 @@ from typing import Any
 import django
 from celery import Celery
 from celery.apps import worker as worker_program
-from celery.signals import beat_init, setup_logging, worker_init
+from celery.signals import beat_init, setup_logging, worker_init, worker_shutdown
 from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
@@ -15,6 +15,7 @@ django.setup(set_prefix=False)
 
 from agentauth.checks import stop_if_unsafe  # noqa: E402 — all of these read models
 from agentauth.job_table import JOBS, Job  # noqa: E402
+from agentauth.observability import tracing  # noqa: E402
 from agentauth.observability.ops_listener import listen  # noqa: E402
 from agentauth.startup_checks import check_start  # noqa: E402
 
@@ -96,3 +97,14 @@ def _check_start(**_: object) -> None:
         )
     check_start()
     listen()
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _start_traces(**_: object) -> None:
+    """Its threads do the jobs; beat only asks for them."""
+    tracing.start("worker")
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _stop_traces(**_: object) -> None:
+    tracing.stop()

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.checks import Error, register, run_checks
 from django.core.exceptions import ImproperlyConfigured
 
+from agentauth.observability import tracing
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.untrusted_text import check_host
 from audit.archive import parquet
@@ -186,6 +187,7 @@ def packages_are_installed(**_kwargs: Any) -> list[Error]:
         found.append(stores.package_error(settings.AUDIT_STORE, needed_by="AUDIT_STORE=s3"))
         if not settings.DEVELOPMENT:
             found.append(parquet.package_error())
+    found.append(tracing.package_error())
     return [Error(wrong, id="agentauth.E027") for wrong in found if wrong]
 
 

@@ -36,6 +36,16 @@ _OF_SERVICES: Final = re.compile(
 )
 # Variables that the SDK, the tests and this module read, not the settings.
 _KNOWN: Final = {"AGENTAUTH_REGISTRY", "AGENTAUTH_SHARED", "AGENTAUTH_TESTING"}
+# OpenTelemetry's, by name; the last is the default.
+_SAMPLERS: Final = (
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+    "",
+)
 _MAX_FILE_BYTES: Final = 64 * 1024
 _MIN_SUBJECT_KEY_BYTES: Final = 32
 _SUBJECT_KEY: Final = re.compile(r"([a-z0-9-]{1,16}):([A-Za-z0-9_-]+)")
@@ -151,6 +161,45 @@ def mail(host: str, *, development: bool) -> dict[str, Any]:
         "EMAIL_TIMEOUT": 10,
         "DEFAULT_FROM_EMAIL": env("EMAIL_FROM", f"agentauth@{host}"),
     }
+
+
+def traces() -> bool:
+    """Whether to export traces: OpenTelemetry's own variables say so, and where to.
+
+    Its SDK reads them, and more, but would ignore a malformed one.
+    """
+    named = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+    endpoints = [value for name in named if (value := env(name))]
+    protocol = env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env("OTEL_EXPORTER_OTLP_PROTOCOL")
+    sampler, share = env("OTEL_TRACES_SAMPLER"), env("OTEL_TRACES_SAMPLER_ARG")
+    if (
+        not endpoints
+        or env("OTEL_SDK_DISABLED").lower() == "true"
+        or env("OTEL_TRACES_EXPORTER") == "none"
+    ):
+        return False
+    if not all(map(_is_endpoint, endpoints)):
+        refuse(
+            "E028",
+            "OTEL_EXPORTER_OTLP_ENDPOINT must be a URL such as http://collector:4318, without a "
+            "password: put credentials into OTEL_EXPORTER_OTLP_HEADERS.",
+        )
+    if protocol not in {"", "http/protobuf"}:
+        refuse("E028", "OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf.")
+    if sampler.lower() not in _SAMPLERS:
+        refuse("E028", f"OTEL_TRACES_SAMPLER must be one of: {', '.join(filter(None, _SAMPLERS))}.")
+    if share and not re.fullmatch(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", share):
+        refuse("E028", "OTEL_TRACES_SAMPLER_ARG must be a share from 0 to 1, such as 0.01.")
+    return True
+
+
+def _is_endpoint(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        # Reading the port checks it.
+        return parts.scheme in {"http", "https"} and "@" not in url and (parts.port, True)[1]
+    except ValueError:
+        return False
 
 
 def section(prefix: str, *, secrets: Collection[str]) -> dict[str, str]:

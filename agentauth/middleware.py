@@ -21,6 +21,7 @@ from django.utils.cache import patch_vary_headers
 
 from agentauth.http_errors import RequestTooLargeError, domain_error, error_response
 from agentauth.observability.logging_config import request_id
+from agentauth.observability.request_ids import new_request_id
 from agentauth.protocol.errors import (
     CsrfFailedError,
     InvalidRequestError,
@@ -31,7 +32,6 @@ from agentauth.protocol.errors import (
 from agentauth.proxies import address_of
 from agentauth.server.request_bytes import WAITED
 from agentauth.startup_checks import START
-from audit.new_ids import new_id_text
 from registry import rate_limits
 from registry.models import Human
 from verifier.endpoint_paths import LEAN_PATHS
@@ -99,7 +99,8 @@ class RequestIdMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        own = new_id_text()
+        # Set already if the verifier's endpoint handed the request on.
+        own = request_id.get() or new_request_id()
         request.request_id = own  # type: ignore[attr-defined]  # our own attribute
         # Every line logged meanwhile in this thread carries the id.
         token = request_id.set(own)

@@ -20,6 +20,7 @@ from agentauth.environment import (
     secret_key,
     section,
     subject_keys,
+    traces,
 )
 from agentauth.observability.logging_config import logging_config
 from agentauth.postgresql.database_url import read_database_url
@@ -117,6 +118,8 @@ SERVICE_PROVIDER_CALLS_PER_MINUTE = number(
 METRICS_TOKEN = secret("METRICS_TOKEN")
 # Where jobs and Celery answer /metrics and /health/…, as address:port; servers use their own port.
 OPERATIONS_BIND = env("OPERATIONS_BIND")
+# Whether traces are exported (agentauth/observability/tracing.py): by OpenTelemetry's variables.
+TRACING = traces()
 # Host names a manifest may claim as its model's origin; empty: any. Pages show it as a claim.
 TRUSTED_MODEL_ORIGINS = env("TRUSTED_MODEL_ORIGINS").replace(",", " ").split()
 

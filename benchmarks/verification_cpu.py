@@ -4,7 +4,8 @@ From the bytes of the request to those of the answer: all of the verifier's own 
 connections, but no network. The transport discards output, and Redis is a stub that agrees at once
 to a packed command. So the result is the cost of the code, whatever else the machine does. Prints a
 Markdown row: CPU µs of a request, of a bare signature check, and their ratio; medians (lowest to
-highest).
+highest). With OTEL_EXPORTER_OTLP_ENDPOINT set, requests are traced as in a server, and the CPU of
+the exporter's thread counts too.
 """
 
 # ruff: noqa: SLF001 - it puts in place what a server and a database would
@@ -38,7 +39,9 @@ from django.utils import timezone
 from gunicorn.asgi.protocol import ASGIProtocol
 from gunicorn.config import Config
 
+from agentauth.observability import tracing
 from agentauth.observability.metrics_buffer import Tally
+from agentauth.observability.request_ids import begin_request
 from agentauth.protocol.behavioural_envelope import DEFAULT_MAXIMA
 from agentauth.protocol.encoding import b64u_decode, read_object
 from agentauth.protocol.hours_and_periods import DAYS
@@ -105,16 +108,16 @@ class Agreeing(Servers):
     """Replaces Redis: answers OK to everything, with numbers."""
 
     def __init__(self) -> None:
-        self._number = 0
+        self._number, self._expected_runs = 0, frozenset
 
-    async def evaluate(
+    async def _evaluate(
         self,
         script: Script,
         shard: int,
         keys: Sequence[bytes],
         args: Sequence[bytes | str | int],
-        *,
-        deadline: float = 0,
+        deadline: float,
+        expected: frozenset[str],
     ) -> list[int | None]:
         pack((b"EVALSHA", script.sha1, len(keys), *keys, *args))
         self._number += 1
@@ -233,7 +236,11 @@ async def measured(
         )
         headers = verifier_application.standing_headers()
         return verifier, Edge(
-            cast("Any", None), verifier_application.error_response, tally.request, headers
+            cast("Any", None),
+            verifier_application.error_response,
+            begin_request,
+            tally.request,
+            headers,
         )
 
     endpoint = Endpoint(start)
@@ -275,6 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=16, help=f"of {ROUND} requests")
     given = parser.parse_args()
+    tracing.start("verifier")
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     print(
         "| signature | CPU µs of a request | of a bare signature check | ratio |\n|---|---|---|---|"
@@ -304,6 +312,7 @@ def main() -> None:
         ]
         ratio = statistics.median(cost) / statistics.median(unit)
         print(f"| {name} | {shown[0]} | {shown[1]} | {ratio:.2f} |", flush=True)
+    tracing.stop()
 
 
 if __name__ == "__main__":

@@ -45,11 +45,13 @@ _CACHED_KEYS = 64
 class _KeySigner:
     """A backend's signer with its row's `kid`. It raises TemporarilyUnavailableError only."""
 
-    __slots__ = ("_pace", "_signer", "kid")
+    __slots__ = ("_pace", "_signer", "backend", "kid", "purpose")
 
-    def __init__(self, signer: Signer, kid: str, pace: SigningRateLimiter | None) -> None:
+    def __init__(
+        self, signer: Signer, key: Key, purpose: str, pace: SigningRateLimiter | None
+    ) -> None:
         self._signer = signer
-        self.kid = kid
+        self.kid, self.purpose, self.backend = key.kid, purpose, key.uri.partition(":")[0]
         self._pace = pace
 
     @property
@@ -88,7 +90,7 @@ def signer(*, purpose: str, now: datetime) -> Signer:
     try:
         # Pinned to the published key: a signature by any other key never leaves here.
         pace = PACE if purpose == Key.Purpose.TOKEN else None
-        return _KeySigner(_open_signer(key.uri, _public(key)), key.kid, pace)
+        return _KeySigner(_open_signer(key.uri, _public(key)), key, purpose, pace)
     except backends.BackendError as error:
         raise _unavailable(error) from error
 

@@ -28,7 +28,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.json_fields import items, members
-from audit.new_ids import id_text, new_id_text
+from audit.new_ids import id_text
 from audit.services import Actor
 from registry import rate_limits
 from registry.models import ServiceProvider
@@ -108,6 +108,8 @@ class Edge:
     delegate: FallbackApp
     # Renders an error as all our endpoints do, counts it, and logs it if it is a defect.
     failed: Callable[[Exception], Response]
+    # Makes the id of a request that begins here.
+    begin: Callable[[], str]
     # Called with (route, status, seconds) for each answer given here.
     observe: Callable[[str, int, float], None]
     # Added to every answer given here.
@@ -140,7 +142,7 @@ class Endpoint:
             return
         begun = time.perf_counter()
         route = scope["raw_path"]
-        own = new_id_text()
+        own = self._edge.begin()
         if self._in_flight >= _MAX_IN_LONG_TURN and self._is_full(begun) and route not in BESIDE:
             answer = self._edge.failed(_OVERLOADED)
         else:

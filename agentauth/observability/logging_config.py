@@ -9,6 +9,8 @@ from typing import Any
 
 # The request during which a line is written; empty outside one.
 request_id: ContextVar[str] = ContextVar("request_id", default="")
+# The trace of that request, or of a job's run; empty without traces (tracing.py).
+trace_id: ContextVar[str] = ContextVar("trace_id", default="")
 
 # Claim, setup and recovery links: anyone who reads the URL may use it, and Django logs the URL of
 # every refusal. Their patterns, `/setup/<str:code>/`, hold no secret.
@@ -33,7 +35,7 @@ class LineFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 — logging's name
         # Escape the message's own newlines here, before a traceback is appended.
         line = super().formatMessage(record).replace("\n", "\\n")
-        return f"{line} [{current}]" if (current := request_id.get()) else line
+        return f"{line} [{own}]" if (own := request_id.get() or trace_id.get()) else line
 
 
 class JsonFormatter(logging.Formatter):
@@ -48,6 +50,8 @@ class JsonFormatter(logging.Formatter):
         }
         if current := request_id.get():
             line["request_id"] = current
+        if traced := trace_id.get():
+            line["trace_id"] = traced
         # Our own code passes these as `extra={"members": {…}}`.
         line |= getattr(record, "members", {})
         if record.exc_info:
@@ -75,6 +79,8 @@ def logging_config(*, as_json: bool, level: str) -> dict[str, Any]:
         "loggers": {
             # Refusals are audit events: Django need not log each.
             **{name: {"level": "CRITICAL"} for name in ("django.request", "django.security")},
+            # An unreachable collector is one line a batch, not one for each retry.
+            "opentelemetry.exporter": {"level": "ERROR"},
             # gunicorn's own lines hold URLs too, so our formatter must remove their secrets.
             "gunicorn.error": {"handlers": ["stderr"], "propagate": False},
             **(

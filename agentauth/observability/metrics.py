@@ -7,6 +7,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Summary,
 )
 
 from agentauth.protocol.errors import AgentAuthError
@@ -33,6 +34,11 @@ MISSES = Counter(
     "agentauth_verifier_misses",
     "Calls to the verifier whose token or credentials the process had not cached",
     ["what"],
+)
+PAYMENTS = Summary(
+    "agentauth_payment_amount",
+    "Amounts of allowed payments, in units of the currency",
+    ["currency"],
 )
 EVENTS = Counter("agentauth_events", "Events written to the audit log, by kind", ["kind"])
 JOB_SECONDS = Histogram(
@@ -114,6 +120,15 @@ def count_events(kind: str, number: int, event: Event | None) -> None:
         error, reason = (event.data["error"], event.reason or "") if denied else ("", "")
         decision, stands_for = event.kind.rpartition(".")[2], event.data.get("count", 1)
         count_decision(decision, error, "" if reason == error else reason, stands_for)
+        if event.kind == kinds.DECISION_ALLOWED:
+            _count_payment(event.data.get("action", {}).get("amount"))
+
+
+def _count_payment(amount: Mapping[str, str] | None) -> None:
+    """A payment is always decided in the database, so its event comes alone and with its data."""
+    if amount is not None:
+        # A float: for a graph, not for accounts. Verified: a decimal and a code of ISO 4217.
+        PAYMENTS.labels(amount["currency"]).observe(float(amount["value"]))
 
 
 def count_decision(decision: str, error: str, reason: str, number: int = 1) -> None:

@@ -15,6 +15,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from agentauth.http_errors import body_of
 from agentauth.middleware import FOREIGN_HOST
 from agentauth.observability import database_metrics, health, metrics
+from agentauth.observability.server_metrics import ServerCollector
 from agentauth.protocol.errors import NotFoundError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def page(request: HttpRequest) -> HttpResponse:
         # (agentauth/server/web_gunicorn.py).
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library's own
         registry.register(database_metrics.StateCollector())
+        registry.register(ServerCollector())
         return _text(generate_latest(registry))
     registry.register(database_metrics.StateCollector())
     return _text(generate_latest(REGISTRY) + generate_latest(registry))

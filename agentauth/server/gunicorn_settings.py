@@ -22,7 +22,7 @@ __all__ = [
     "limit_request_line",
     "loglevel",
     "metrics_directory",
-    "post_worker_init",
+    "start_worker",
     "worker_connections",
     "workers",
 ]
@@ -67,13 +67,20 @@ def empty(directory: Path) -> None:
         left.unlink()
 
 
-def post_worker_init(worker: Any) -> None:
-    """End this worker with gunicorn's master: it would hold the port that a new master needs.
+def start_worker(worker: Any, process: str) -> None:
+    """In each process of a server, once it has the application: `process` names its kind.
 
-    By SIGKILL: killing the master is meant to end the whole server. Requests in progress are lost,
-    as when a worker is killed.
+    It ends with gunicorn's master, or it would hold the port that a new master needs. By SIGKILL:
+    killing the master is meant to end the whole server. Requests in progress are lost, as when a
+    worker is killed.
     """
+    from agentauth.observability import tracing
+    from agentauth.observability.server_metrics import ServerCollector
+
     end_with_parent(worker.ppid, signal.SIGKILL)
+    ServerCollector.serves, ServerCollector.certificate = True, worker.cfg.certfile or ""
+    # After the fork: it starts a thread.
+    tracing.start(process)
 
 
 def child_exit(_server: Any, worker: Any) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import lru_cache, partial
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from agentauth.http_errors import (
 )
 from agentauth.observability import health, metrics
 from agentauth.observability.metrics_buffer import Tally
+from agentauth.observability.request_ids import begin_request
 from agentauth.protocol.errors import (
     AgentAuthError,
     InvalidStateError,
@@ -95,9 +97,9 @@ class Delegate:
         self._waiting[kind] += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(
-                self._threads[kind], partial(answered_by_django, scope, request.body or b"")
-            )
+            # With the context, which has the ids of the request and of its trace.
+            work = partial(copy_context().run, answered_by_django, scope, request.body or b"")
+            return await loop.run_in_executor(self._threads[kind], work)
         finally:
             self._waiting[kind] -= 1
 
@@ -302,6 +304,7 @@ async def start() -> tuple[VerifierProcess, Edge]:
     return verifier, Edge(
         delegate=Delegate(tally, verifier.cached_state),
         failed=error_response,
+        begin=begin_request,
         observe=tally.request,
         headers=standing_headers(),
     )

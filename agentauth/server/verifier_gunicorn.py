@@ -21,7 +21,7 @@ from agentauth.server.gunicorn_settings import (
     limit_request_line,
     loglevel,
     metrics_directory,
-    post_worker_init,
+    start_worker,
     worker_connections,
     workers,
 )
@@ -39,7 +39,6 @@ __all__ = [
     "limit_request_fields",
     "limit_request_line",
     "loglevel",
-    "post_worker_init",
     "worker_connections",
     "workers",
 ]
@@ -59,12 +58,25 @@ backlog = 512
 asgi_disconnect_grace_period = graceful_timeout
 
 
+def post_worker_init(worker: Any) -> None:
+    """A process of this server is ready to serve."""
+    start_worker(worker, "verifier")
+
+
+def worker_exit(_server: Any, _worker: Any) -> None:
+    """When a process ends: export its last spans."""
+    from agentauth.observability import tracing
+
+    tracing.stop()
+
+
 def on_starting(_server: Any) -> None:
     """The application is loaded, nothing forked: keep what lives for ever out of collections.
 
     A request leaves hardly any reference cycles, and a full collection stops every connection of a
     process for tens of milliseconds: so collect only after 50,000 new objects.
     """
+    from agentauth.observability import tracing
     from agentauth.postgresql.base import use_short_timeouts
     from agentauth.startup_checks import check_start
 
@@ -72,6 +84,7 @@ def on_starting(_server: Any) -> None:
     use_short_timeouts()
     check_start("verifier")
     empty(METRICS_DIRECTORY)
+    tracing.load()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

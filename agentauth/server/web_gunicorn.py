@@ -18,7 +18,7 @@ from agentauth.server.gunicorn_settings import (
     limit_request_line,
     loglevel,
     metrics_directory,
-    post_worker_init,
+    start_worker,
     worker_connections,
     workers,
 )
@@ -36,7 +36,6 @@ __all__ = [
     "limit_request_fields",
     "limit_request_line",
     "loglevel",
-    "post_worker_init",
     "worker_connections",
     "workers",
 ]
@@ -47,6 +46,11 @@ preload_app = True
 worker_class = "agentauth.server.thread_worker.Worker"
 # Threads of each process. Connections wait without one: half may be sending, a quarter idle.
 threads = number("WEB_THREADS", 16, least=1, most=512)
+
+
+def post_worker_init(worker: Any) -> None:
+    """A process of this server is ready to serve."""
+    start_worker(worker, "web")
 
 
 def pre_request(_worker: Any, request: Any) -> None:
@@ -61,16 +65,19 @@ def worker_exit(_server: Any, _worker: Any) -> None:
     """When a process ends: store which decisions in Redis it answered for, for the drainer."""
     from django.db import connections
 
+    from agentauth.observability import tracing
     from verifier.stores.answered_events import ACKNOWLEDGED
 
     try:
         ACKNOWLEDGED.save()
     finally:
         connections.close_all()
+        tracing.stop()
 
 
 def on_starting(_server: Any) -> None:
     """The application is loaded, nothing forked: keep what lives for ever out of collections."""
+    from agentauth.observability import tracing
     from agentauth.postgresql.base import use_short_timeouts
     from agentauth.startup_checks import check_start
 
@@ -78,6 +85,7 @@ def on_starting(_server: Any) -> None:
     use_short_timeouts()
     check_start()
     empty(METRICS_DIRECTORY)
+    tracing.load()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

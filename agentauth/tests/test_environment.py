@@ -16,6 +16,7 @@ from agentauth.environment import (
     secret,
     section,
     subject_keys,
+    traces,
 )
 from agentauth.protocol.encoding import b64u_encode
 
@@ -237,3 +238,50 @@ def test_no_two_settings_of_one_name() -> None:
         "SUBJECT_KEY_FILE",
         "TRUSTED_PROXIES",
     } <= environment._KNOWN
+
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "exported"),
+    [
+        ({}, False),
+        # Of other programs on the host.
+        ({"OTEL_TRACES_SAMPLER": "jaeger_remote", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, False),
+        (ENDPOINT, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://[::1]/v1/traces"}, True),
+        (
+            ENDPOINT | {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.5"},
+            True,
+        ),
+        (ENDPOINT | {"OTEL_SDK_DISABLED": "TRUE"}, False),
+        (ENDPOINT | {"OTEL_TRACES_EXPORTER": "none"}, False),
+    ],
+)
+def test_traces_are_exported_if_opentelemetry_s_variables_say_so(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], exported: bool
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert traces() is exported
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://user:{VALUE}@collector:4318"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:none"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_TRACES_SAMPLER", VALUE),
+        ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
+    ],
+)
+def test_a_malformed_variable_of_opentelemetry_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """Its SDK would ignore it, and trace every request, or none."""
+    for each, given in (ENDPOINT | {name: value}).items():
+        monkeypatch.setenv(each, given)
+    assert refused(traces, name).startswith("agentauth.E028")

@@ -62,6 +62,8 @@ def test_all_modules_but_the_chosen_backends_import_without_extras(tmp_path: Pat
     done = with_only_base(IMPORT_ALL, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(done.stdout.splitlines()) == [
+        "agentauth.observability.trace_export needs opentelemetry",
+        "agentauth.observability.traced_calls needs opentelemetry",
         "audit.stores.s3 needs boto3",
         "kms.backends.awskms needs botocore",
         "kms.backends.gcpkms needs google_crc32c",
@@ -111,6 +113,11 @@ def test_production_without_extras_names_each_missing_package(tmp_path: Path) ->
         ({"KEY_BACKEND": "pkcs11:token"}, "pkcs11", "KEY_BACKEND=pkcs11 needs … python-pkcs11"),
         ({"KEY_BACKEND": "vault"}, "hvac", "KEY_BACKEND=vault needs … hvac"),
         ({"AUDIT_STORE": "s3://bucket/log"}, "boto3", "AUDIT_STORE=s3 needs … boto3"),
+        (
+            {"TRACING": True},
+            "opentelemetry.sdk.trace",
+            "OTEL_EXPORTER_OTLP_ENDPOINT needs … opentelemetry-sdk",
+        ),
         (
             {"AUDIT_STORE": "file:/log", "DEVELOPMENT": False},
             "pyarrow",

@@ -7,6 +7,7 @@ Each server belongs to its test, which counts its series, stops it, or changes i
 import json
 import re
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 
 from tests.actors import scene
 from tests.live import LiveRegistry
+from tests.otlp_receiver import collector
 from tests.time_limits import within
 
 pytestmark = pytest.mark.flow
@@ -112,8 +114,30 @@ def test_OG_25_request_id_is_ours_in_answer_and_log_never_the_clients(
     tmp_path: Path, as_json: bool
 ) -> None:
     log = {"LOG_FORMAT": "json" if as_json else "text", "LOG_LEVEL": "INFO"}
-    registry = LiveRegistry(tmp_path, workers=1, env=log)
-    registry.prepare()
+    with collector() as receiver:
+        # The first registry is traced as well: its process, a fork, exports before it ends.
+        traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url} if as_json else {}
+        registry = LiveRegistry(tmp_path, workers=1, env=log | traced)
+        registry.prepare()
+        ids = ids_answered(registry)
+    written = registry.log.read_text()
+    assert len(set(ids)) == 5
+    assert "second-one" not in written
+    assert "script" not in written
+    assert "xxxxxxxx" not in written
+    assert all(one in written for one in ids)
+    if as_json:
+        lines = [json.loads(line) for line in written.splitlines()]
+        requests = [line for line in lines if line["logger"] == "agentauth.requests"]
+        asked = [line for line in requests if line["route"] == "/v1/agents/me"]
+        assert [line["request_id"] for line in asked] == ids
+        assert [str(uuid.UUID(line["trace_id"])) for line in asked] == ids
+        spans = [span for span in receiver.spans if span.name == "GET /v1/agents/me"]
+        assert [str(uuid.UUID(bytes=span.trace_id)) for span in spans] == ids
+
+
+def ids_answered(registry: LiveRegistry) -> list[str]:
+    """The ids of five refused requests, each of which brought one of its own; stops the server."""
     registry.start()
     try:
         ids = []
@@ -129,16 +153,6 @@ def test_OG_25_request_id_is_ours_in_answer_and_log_never_the_clients(
             assert answer.status_code == 401
             ids.append(answer.headers["X-Request-Id"])
             assert re.fullmatch(r"[0-9a-f-]{36}", ids[-1])
+        return ids
     finally:
         registry.stop()
-    written = registry.log.read_text()
-    assert len(set(ids)) == 5
-    assert "second-one" not in written
-    assert "script" not in written
-    assert "xxxxxxxx" not in written
-    assert all(one in written for one in ids)
-    if as_json:
-        lines = [json.loads(line) for line in written.splitlines()]
-        requests = [line for line in lines if line["logger"] == "agentauth.requests"]
-        found = [line["request_id"] for line in requests if line["route"] == "/v1/agents/me"]
-        assert found == ids

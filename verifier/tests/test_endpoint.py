@@ -51,7 +51,13 @@ def _failed(error: Exception) -> Response:
 def looked_up(scheme: str, *lines: tuple[bytes, bytes]) -> bool:
     """Whether such a request's credentials were looked up, not left to the view to refuse."""
     verifier = _Verifier()
-    edge = Edge(delegate=_View(), failed=_failed, observe=lambda *_: None, headers=())
+    edge = Edge(
+        delegate=_View(),
+        failed=_failed,
+        begin=lambda: "id",
+        observe=lambda *_: None,
+        headers=(),
+    )
 
     async def start() -> tuple[VerifierProcess, Edge]:
         return cast("VerifierProcess", verifier), edge

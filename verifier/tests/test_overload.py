@@ -104,6 +104,7 @@ def served(verifier: _Verifier, observed: list[tuple[str, int]] | None = None) -
     endpoint._edge = Edge(
         delegate=_Delegate(),
         failed=failed,
+        begin=lambda: "id",
         observe=lambda route, status, _: seen.append((route, status)),
         headers=(),
     )

@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from django.db import Error, close_old_connections, connection
 
 from agentauth.job_table import EACH_SECOND, JOBS, Job
+from agentauth.observability import tracing
 from agentauth.observability.ops_listener import listen
 from agentauth.protocol.errors import ChainError, TemporarilyUnavailableError
 from agentauth.startup_checks import check_start
@@ -45,6 +46,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         check_start()
+        tracing.start("jobs")
         listen()
         step_back()
         stop = threading.Event()
@@ -71,6 +73,7 @@ class Command(BaseCommand):
             stop.set()
         for thread in beside:
             thread.join(SECONDS)
+        tracing.stop()
         if options["json"] and not failure:
             self.stdout.write(json.dumps({"turns": turn}))
         if any(thread.is_alive() for thread in beside):
