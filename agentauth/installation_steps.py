@@ -16,7 +16,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.db.role_rights import missing_rights
+from audit.db.role_rights import is_verifier_role, may_change_log, missing_rights
 from audit.models import QueueEntry
 from audit.new_ids import made_at
 from audit.stores import ImmutableError
@@ -27,8 +27,12 @@ from kms.services import may_sign
 from registry.models import Human, Installation
 from registry.services.pairwise_subjects import LEGACY
 from registry.services.settings_agreement import disagreement
+from verifier.models import Home
+from verifier.services import rollback_detection
+from verifier.services.host_clock import clock_problem
 from verifier.stores.epoch_probe import (
     EvictingServersError,
+    OtherRegistryError,
     RedisProbe,
     RefusingServersError,
     ServersAwayError,
@@ -86,21 +90,27 @@ def is_migrated() -> bool:
 
 def _may_serve() -> bool:
     # `missing_rights` reports nothing for tables that do not exist, so check them first.
-    return is_migrated() and not missing_rights("serving")[1]
+    return is_migrated() and (is_verifier_role() or not missing_rights("serving")[1])
+
+
+def _is_no_verifiers() -> bool:
+    return not is_migrated() or not is_verifier_role()
 
 
 def _is_bounded() -> bool:
     """Whether the role of DATABASE_URL cannot change the log, as the owner or a superuser can."""
-    if connection.vendor != "postgresql" or not is_migrated():
-        return True
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT has_table_privilege('public.audit_event', 'UPDATE')")
-        return not cursor.fetchone()[0]
+    return not is_migrated() or not may_change_log()
 
 
-def _is_recorded() -> bool:
-    rows = Installation.objects.filter(pk=Installation.ONLY)
-    return disagreement(rows.values_list("fingerprint", flat=True).first()) is None
+def _unlike_the_record() -> str:
+    """How the settings differ from those recorded, and what to do; empty if they agree."""
+    try:
+        row = Installation.objects.filter(pk=Installation.ONLY).first()
+    except (DatabaseError, InterfaceError):
+        # There is no table yet, or no right to read it: nothing is recorded that we know of.
+        row = None
+    said = disagreement(row.fingerprint if row else None) or ""
+    return said[:1].upper() + said[1:]
 
 
 def _seals_are_pending() -> bool:
@@ -144,6 +154,14 @@ _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
     ),
     (
         "E044",
+        _is_no_verifiers,
+        (
+            "DATABASE_URL names the role of the verifier's processes: name the serving role there, "
+            "as in the environment of the web servers and jobs."
+        ),
+    ),
+    (
+        "E044",
         _is_bounded,
         (
             "The role of DATABASE_URL may change the log, as the owner of the tables or a "
@@ -152,11 +170,8 @@ _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
     ),
     (
         "E045",
-        _is_recorded,
-        (
-            "The settings of this process differ from those recorded for all processes: run "
-            "`{command} record_settings`."
-        ),
+        lambda: not _unlike_the_record(),
+        "{settings}.",
     ),
     ("E047", _has_keys, "A signing key is missing: run `{command} ensure_keys`."),
     (
@@ -187,11 +202,14 @@ def _missing() -> Iterator[CheckMessage]:
             id="agentauth.E040",
         )
         return
+    if wrong := clock_problem():
+        yield Error(wrong, id="agentauth.E038")
     told = {
         "command": settings.COMMAND,
         "owner": settings.OWNER_COMMAND,
         "role": _owner(),
         "database": settings.DATABASES["default"]["NAME"],
+        "settings": _unlike_the_record(),
     }
     for number, holds, message in _STEPS:
         try:
@@ -213,9 +231,11 @@ def redis_problem() -> str:
     if not settings.REDIS_URL:
         return ""
     try:
-        RedisProbe().run_ids()
-    except EvictingServersError as error:
-        return str(error)
+        probe = RedisProbe()
+        probe.check_owner()
+        probe.run_ids()
+    except (EvictingServersError, OtherRegistryError) as error:
+        return f"{str(error).rstrip('.')}."
     except RefusingServersError:
         return "Redis refuses the user or the password: correct REDIS_URL."
     except ServersAwayError as error:
@@ -241,7 +261,10 @@ def store_problem() -> str:
 
 
 def _running() -> Iterator[CheckMessage]:
-    """Check that the key backend signs and that the jobs run: they number the log's events."""
+    """Check that the database is not held, the key backend signs, and the jobs number events."""
+    row = Home.objects.filter(pk=Home.ONLY).first()
+    if hold := row and rollback_detection.hold_of(row):
+        yield Error(f"The database is {hold.reason}.", id="agentauth.E037")
     # Report only the first key: if the backend is unavailable, no key signs.
     if found := next((each for each in inspect_keys() if each.kid and each.problem), None):
         yield Error(

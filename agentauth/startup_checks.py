@@ -12,9 +12,16 @@ from typing import Final
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, ProgrammingError, connection
+from django.db.migrations.exceptions import NodeNotFoundError
+from django.db.migrations.executor import MigrationExecutor
 
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
-from audit.db.role_rights import beyond_verifier, missing_rights
+from audit.db.role_rights import (
+    beyond_verifier,
+    is_verifier_role,
+    may_change_log,
+    missing_rights,
+)
 from registry.models import Installation
 from registry.release_compatibility import RELEASE
 from registry.services.settings_agreement import (
@@ -24,6 +31,7 @@ from registry.services.settings_agreement import (
     release_disagreement,
 )
 from verifier.services import rollback_detection
+from verifier.services.host_clock import clock_problem
 from verifier.services.replay_epochs import contradiction, read_or_create_row, read_row
 
 # Named for operators: its level is set by name (agentauth/observability/logging_config.py).
@@ -47,6 +55,12 @@ class StartRefusedError(Exception):
 def rights_suffice() -> None:
     """The database role has the rights that this process needs (`audit/db/role_rights.py`)."""
     role, missing = missing_rights(START.kind)
+    if missing and START.kind == "serving" and is_verifier_role():
+        # Granting it what it lacks would give the verifiers' processes every right.
+        raise StartRefusedError(
+            f"DATABASE_URL names {role}, the role of the verifier's processes. Name the serving "
+            "role there, as in the environment of the other web servers and jobs"
+        )
     if missing:
         shown = ", ".join(missing[:_SHOWN]) + (
             f" and {len(missing) - _SHOWN} more" * (len(missing) > _SHOWN)
@@ -73,6 +87,12 @@ def verifier_role_is_bounded() -> None:
 def _role_is_bounded() -> None:
     if START.kind == "verifier":
         verifier_role_is_bounded()
+    elif not settings.DEVELOPMENT and may_change_log():
+        raise StartRefusedError(
+            "the role of DATABASE_URL may change the log, as the owner of the tables or a "
+            "superuser can. Name the serving role there, which "
+            f"`{settings.OWNER_COMMAND} grant_serving_role` restricts"
+        )
 
 
 def settings_agree() -> None:
@@ -125,14 +145,13 @@ class Start:
         try:
             _ask()
             _say_started()
+            for wrong in filter(None, (missing_migrations(), clock_problem())):
+                # It starts nevertheless, and is not ready. `jobs` may have no probe to say so.
+                logger.error("%s", wrong)
         except StartRefusedError as error:
             raise SystemExit(f"agentauth: not started: {error}") from None
         except _AWAY as error:
-            logger.warning(
-                "the database is unavailable; answering 503 until the startup checks have passed: "
-                "%s",
-                error,
-            )
+            logger.warning("%s; answering 503 until the startup checks have passed", _why(error))
             self.pending = True
         finally:
             # Processes forked from this one must not share a connection.
@@ -160,6 +179,35 @@ class Start:
             raise TemporarilyUnavailableError(
                 "This process has not started yet. Try again shortly."
             )
+
+
+def missing_migrations() -> str:
+    """Which migrations the database lacks, and what to do; empty if none.
+
+    Raises django.db errors.
+    """
+    try:
+        executor = MigrationExecutor(connection)
+    except NodeNotFoundError:
+        return "the database is too old for this release: see docs/upgrade.md"
+    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if not plan:
+        return ""
+    return (
+        f"the database lacks {len(plan)} migrations of this release, first {plan[0][0]}: run "
+        f"`{settings.OWNER_COMMAND} init_production VERIFIER_ROLE`, then restart"
+    )
+
+
+def _why(error: Exception) -> str:
+    """One line about an error of _AWAY."""
+    said = str(error).partition("\n")[0].rstrip(".")
+    if isinstance(error, ProgrammingError):
+        return (
+            f"the database is not migrated ({said}): run `{settings.OWNER_COMMAND} init_production "
+            "VERIFIER_ROLE`"
+        )
+    return f"the database is unavailable ({said})"
 
 
 def _say_started() -> None:

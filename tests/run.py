@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests import faketime, nginx, pgbouncer, postgres, previous_release, redis_servers, softhsm
+from tests.faults import namespaces
 from tests.production import environment
 from tests.vectors.shared import ABSENT, SECURITY
 
@@ -80,6 +81,8 @@ def missing() -> dict[str, str]:
         absent["production"] = " and ".join(lacking)
     elif not environment.python():
         absent["production"] = "a Python that the user of the service may run"
+    if not namespaces.available():
+        absent["netns"] = "the right to make network namespaces"
     if not faketime.LIBRARY:
         absent["faketime"] = "libfaketime"
     programs = {

@@ -17,6 +17,8 @@ from tests.prometheus import DEPLOY, alert_rules, rule_files, shortened
 
 TESTS = sorted((DEPLOY / "tests").glob("*.yml"))
 PAGES = sorted((ROOT / "docs/runbook").glob("*.md"))
+# A page without an alert explains a procedure.
+PROCEDURES = [page for page in PAGES if "\n\nProcedure.\n\n" in page.read_text()]
 MAX_PAGE_LINES = 60
 # Of the fast and the slow alert on an objective: window and burn rate (docs/operations.md).
 BURN_RATES = [
@@ -126,15 +128,18 @@ def test_the_objectives_of_operations_are_those_of_the_rules() -> None:
     assert ("over 120 s" in rows[2][2], "> bool 120" in rules) == (True, True)
 
 
-def test_a_page_of_the_runbook_is_the_page_of_an_alert() -> None:
-    assert {ROOT / rule["annotations"]["runbook"] for rule in alert_rules()} == set(PAGES)
+def test_a_page_of_the_runbook_is_that_of_an_alert_or_a_procedure() -> None:
+    alerts = {ROOT / rule["annotations"]["runbook"] for rule in alert_rules()}
+    assert alerts.isdisjoint(PROCEDURES)
+    assert alerts | set(PROCEDURES) == set(PAGES)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_a_page_of_the_runbook_fits_one_screen(page: Path) -> None:
     text = page.read_text()
     assert len(text.splitlines()) <= MAX_PAGE_LINES
-    parts = ["**What it means.**", "**Callers see.**", "## Check", "## Do", "**Wake someone**"]
+    first = "**When.**" if page in PROCEDURES else "**What it means.**"
+    parts = [first, "**Callers see.**", "## Check", "## Do", "**Wake someone**"]
     places = [text.find(part) for part in parts]
     assert -1 not in places
     assert places == sorted(places)

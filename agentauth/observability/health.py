@@ -8,7 +8,6 @@ from functools import cache, partial
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connection
-from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
@@ -16,7 +15,7 @@ from django.views.decorators.http import require_safe
 from agentauth.observability import metrics, write_check
 from agentauth.observability.write_check import NotWritableError
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from agentauth.startup_checks import START
+from agentauth.startup_checks import START, missing_migrations
 from audit.log.load_shedding import MAX_WAITING_EVENTS
 from audit.models import QueueEntry
 from kms.backends import TRIAL
@@ -62,9 +61,8 @@ def migrations() -> None:
 @cache
 def _check_migrations() -> None:
     # Only success is cached: migrations are not undone under a running process.
-    executor = MigrationExecutor(connection)
-    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        raise NotReadyError("there are migrations to apply")
+    if missing := missing_migrations():
+        raise NotReadyError(missing)
 
 
 def token_key() -> None:
@@ -84,9 +82,7 @@ def audit_queue() -> None:
 def clock() -> None:
     """This host's clock agrees with the database's; if not, changes and decisions get 503."""
     if off := process_lease.LEASE.clock_off(waits=False):
-        raise NotReadyError(
-            f"the clock of this host is {off.seconds_ahead} s ahead of the database's"
-        )
+        raise NotReadyError(off.text)
 
 
 def configuration() -> None:

@@ -5,11 +5,13 @@ From an empty database it is run by the stage `production`, which installs as do
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from audit.models import Event
@@ -88,6 +90,18 @@ def test_a_redis_that_evicts_keys_stops_the_second_step(settings: Settings) -> N
         settings.REDIS_URL = server.url
         assert "noeviction" in refused()
     assert "Redis does not answer" in refused()
+
+
+def test_one_role_for_both_kinds_of_process_stops_before_the_tables() -> None:
+    assert "serving_of_a_test is the role of DATABASE_URL too" in refused("serving_of_a_test")
+    assert not Event.objects.filter(kind="registry.settings.recorded").exists()
+
+
+def test_a_wrong_clock_stops_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys that follow would begin at a wrong time."""
+    shown = timezone.now() - timedelta(hours=1)
+    monkeypatch.setattr("registry.services.database_time.database_time", lambda: shown)
+    assert refused().startswith("The clock of this host is 3600 s ahead of the database's: repair")
 
 
 def test_a_role_that_does_not_exist_stops_before_the_settings() -> None:

@@ -19,8 +19,12 @@ from audit.services import seal_audit
 from audit.tests.tampering import execute
 from kms.services import ensure_key
 from registry.services.humans import create_human
+from registry.services.settings_agreement import record_settings
 from registry.tests.cast import TESTER
 from tests import ministack, openbao, redis_servers
+from verifier.services import rollback_detection
+from verifier.services.replay_epochs import read_or_create_row
+from verifier.stores import redis_owner
 
 pytestmark = pytest.mark.django_db
 
@@ -49,6 +53,23 @@ def test_unnumbered_events_mean_that_no_jobs_run(now: datetime) -> None:
         assert "start `jobs`" in said("E048")
         seal_audit(now=timezone.now())
         assert not said("E048")
+
+
+def test_a_setting_other_than_the_recorded_one_is_named(settings: Settings, now: datetime) -> None:
+    settings.SUBJECT_KEYS = {"1": b"1" * 32}
+    assert said("E045").startswith("No settings are recorded for this installation; run `")
+    record_settings(actor=TESTER, now=now)
+    assert not said("E045")
+    settings.REDIS_URL = "redis://127.0.0.1:9"
+    assert said("E045").startswith("REDIS_URL of this process differs from what is recorded for a")
+
+
+def test_a_database_that_was_set_back_is_named(now: datetime) -> None:
+    row = read_or_create_row()[0]
+    assert not said("E037")
+    rollback_detection.hold(row, "The external store has 9 events.")
+    assert "held since" in said("E037")
+    assert "has 9 events. Read docs/restore.md, then run `" in said("E037")
 
 
 def test_a_bucket_without_a_lock_is_named(settings: Settings, tmp_path: Path) -> None:
@@ -108,6 +129,16 @@ def test_a_sealed_home_of_keys_is_named(bao: Any, now: datetime) -> None:
     assert "Vault or OpenBao is sealed: unseal it" in said("E046")
 
 
+@pytest.mark.parametrize(("seconds", "way"), [(7, "ahead of"), (-7200, "behind")])
+def test_a_wrong_clock_is_named(monkeypatch: pytest.MonkeyPatch, seconds: int, way: str) -> None:
+    shown = timezone.now() - timedelta(seconds=seconds)
+    monkeypatch.setattr("registry.services.database_time.database_time", lambda: shown)
+    assert said("E038").startswith(f"The clock of this host is {abs(seconds)} s {way} the data")
+    within = timezone.now() - timedelta(seconds=4)
+    monkeypatch.setattr("registry.services.database_time.database_time", lambda: within)
+    assert not said("E038")
+
+
 @pytest.mark.redis
 def test_redis_is_named_with_what_is_wrong_there(settings: Settings) -> None:
     with redis_servers.server(requirepass="right") as server:
@@ -120,4 +151,9 @@ def test_redis_is_named_with_what_is_wrong_there(settings: Settings) -> None:
         server.client().config_set("maxmemory-policy", "allkeys-lru")
         settings.REDIS_URL = server.url.replace("redis://", "redis://:right@")
         assert "noeviction" in said("E042")
+        server.client().config_set("maxmemory-policy", "noeviction")
+        server.client().set(redis_owner.KEY, "https://staging.example.org")
+        assert said("E042").startswith(
+            "Redis belongs to the registry https://staging.example.org: name another Redis"
+        )
     assert "Redis does not answer" in said("E042")

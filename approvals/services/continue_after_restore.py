@@ -148,6 +148,7 @@ def _read_lost_history(row: Home, store: Store | None) -> _LostHistory:
     if settings.REDIS_URL:
         mark, probe = read_mark(), RedisProbe()
         names |= {mark.name} - known if mark else set()
+        probe.claim()
         epoch = probe.latest_mark()
         # Bars a process that still has an epoch of the lost history from writing to any of its
         # shards.

@@ -198,6 +198,18 @@ def may_read_log() -> bool:
         return bool(cursor.fetchone()[0])
 
 
+def may_change_log() -> bool:
+    """Whether this process's role may change events, as an owner of the tables or a superuser can.
+
+    False on SQLite, where only triggers protect the log. Raises django.db errors.
+    """
+    if connection.vendor != "postgresql":
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT has_table_privilege('public.audit_event', 'UPDATE')")
+        return bool(cursor.fetchone()[0])
+
+
 def beyond_verifier(*, known_alone: bool = False) -> list[str]:
     """This process's rights beyond those of a verifier, as `UPDATE (name) on registry_human`.
 
@@ -218,6 +230,18 @@ def beyond_verifier(*, known_alone: bool = False) -> list[str]:
         )
     )
     return [f"{more} on {table}" for table, more in found if more]
+
+
+def is_verifier_role() -> bool:
+    """Whether this process's role is one that `grant_verifier_role` made. Raises django.db errors.
+
+    False on SQLite.
+    """
+    return (
+        connection.vendor == "postgresql"
+        and not missing_rights("verifier")[1]
+        and not beyond_verifier()
+    )
 
 
 def missing_rights(kind: str) -> tuple[str, list[str]]:

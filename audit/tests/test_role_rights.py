@@ -14,7 +14,13 @@ from django.core.management import CommandError, call_command
 from django.db import Error, IntegrityError, connection, transaction
 
 from audit import kinds
-from audit.db.role_rights import RoleError, grant_serving_role, grant_verifier_role, missing_rights
+from audit.db.role_rights import (
+    RoleError,
+    grant_serving_role,
+    grant_verifier_role,
+    is_verifier_role,
+    missing_rights,
+)
 from audit.log.erasure import erase_openings
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Event, Leaf, Opening
@@ -134,6 +140,7 @@ def test_AU_27_the_serving_role_cannot_change_the_log(
 def test_a_right_that_serving_lacks_is_named(serving: None, revoke: str, missing: str) -> None:
     with _as_serving_role():
         assert missing_rights("serving") == (ROLE, [])
+        assert not is_verifier_role()
     execute(f"REVOKE {revoke} FROM {QUOTED}")
     with _as_serving_role():
         assert missing_rights("serving") == (ROLE, [missing])
@@ -146,6 +153,7 @@ def test_a_right_that_a_verifier_lacks_is_named_by_its_columns() -> None:
         assert missing_rights("verifier") == (ROLE, [])
         # The role can do nothing else of the serving role.
         assert "INSERT on registry_grant" in missing_rights("serving")[1]
+        assert is_verifier_role()
     execute(f"REVOKE UPDATE (told) ON verifier_streamcursor FROM {QUOTED}")
     with _as_serving_role():
         assert missing_rights("verifier") == (ROLE, ["UPDATE (told) on verifier_streamcursor"])

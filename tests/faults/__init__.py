@@ -8,5 +8,7 @@ with the log and the counters, and `table` reports.
 `test_kills` and `test_statements` kill a server inside a call (`dying`), at named points and before
 each statement. `test_table` removes each part in turn, as docs/failure-modes.md says. The others
 are named after what fails: archivers, Celery, the log, keys, Redis, replicas, overload, restores,
-two versions. Modules named `…_work` are the processes that those tests start and kill.
+two versions. `chaos` breaks each process and server of a whole installation, by hand; `two_hosts`
+breaks the network between `namespaces`. Modules named `…_work` are the processes that those tests
+start and kill.
 """

@@ -182,7 +182,8 @@ class Load:
     """Callers, a replayer and a revoker in one thread with its own event loop, for the length of
     `with`.
 
-    `endpoints` names the current servers; what must be refused everywhere is sent to each of them.
+    `endpoints` names the current servers; what must be refused everywhere is sent to each of them,
+    tokens of a revoked grant from `bound` seconds after the acknowledgement on.
     """
 
     def __init__(
@@ -192,7 +193,10 @@ class Load:
         endpoints: Callable[[], Mapping[str, str]],
         record: Record,
         rng: random.Random,
+        *,
+        bound: float = BOUND_SECONDS,
     ) -> None:
+        self._bound = bound
         self._callers, self._victims, self._endpoints = callers, list(victims), endpoints
         self._providers = [provider for _, provider in (*callers, *victims)]
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -305,7 +309,7 @@ class Load:
                 await self.revoke_one()
             for since, provider, token in self._gone[-3:]:
                 for name, endpoint in self._endpoints().items():
-                    await asyncio.sleep(max(0.0, since + BOUND_SECONDS - time.monotonic()))
+                    await asyncio.sleep(max(0.0, since + self._bound - time.monotonic()))
                     url = f"{provider.place.audience}/calendar"
                     proof = make_proof(
                         provider.place.signer, method="GET", url=url, iat=int(time.time()),

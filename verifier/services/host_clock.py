@@ -10,15 +10,27 @@ import platform
 import threading
 
 from django.db import transaction
+from django.utils import timezone
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit import kinds
 from audit.services import Actor, record
+from registry.services import database_time
 from verifier.services import process_lease, replay_epochs
 
 logger = logging.getLogger(__name__)
 
 _ACTOR = Actor("system", "clock")
+
+
+def clock_problem() -> str:
+    """What is wrong with this host's clock, and what to do; empty if it may be right.
+
+    Raises django.db errors.
+    """
+    earliest, told = timezone.now(), database_time.database_time()
+    off = told and replay_epochs.host_clock_error(told, earliest, timezone.now())
+    return f"{off.text[0].upper()}{off.text[1:]}." if off else ""
 
 
 class HostClock:
@@ -50,9 +62,7 @@ class HostClock:
         elif not self._told and self._telling.acquire(blocking=False):
             try:
                 if not self._told:
-                    logger.error(
-                        "the clock of this host is %s s ahead of the database's", off.seconds_ahead
-                    )
+                    logger.error("%s", off.text)
                     data = {"host": platform.node(), "seconds_ahead": off.seconds_ahead}
                     with transaction.atomic():
                         record(kind=kinds.CLOCK_OFF, actor=_ACTOR, at=off.database_now, data=data)

@@ -49,6 +49,10 @@ class Probe(Protocol):
         """The time by each server's clock, which decides when a spent proof expires."""
         ...
 
+    def claim(self) -> None:
+        """Write whose Redis it is. Raises OtherRegistryError if it is another registry's."""
+        ...
+
     def mark(self, epoch: int) -> None:
         """Write the epoch's marker into each shard and start its event counter."""
         ...
@@ -111,6 +115,7 @@ class Keeper:
         self, row: Home, probe: Probe, read: tuple[datetime, float, float], now: datetime
     ) -> None:
         """Begin another epoch if Redis may have forgotten proofs spent in this one."""
+        probe.claim()
         try:
             servers = probe.run_ids()
             self._check_clocks(probe, read)
@@ -156,6 +161,7 @@ class Keeper:
             if began_at is None:
                 return
             if probe is not None:
+                probe.claim()
                 probe.mark(following)
             replay_epochs.start_epoch(
                 row,

@@ -83,6 +83,15 @@ class ClockOff:
     seconds_ahead: int
     database_now: datetime
 
+    @property
+    def text(self) -> str:
+        """For operators: what is wrong, where, and what to do."""
+        by, way = abs(self.seconds_ahead), "ahead of" if self.seconds_ahead > 0 else "behind"
+        return (
+            f"the clock of this host is {by} s {way} the database's: repair the time service of "
+            "the host that is wrong; until then this host answers 503"
+        )
+
 
 def host_clock_error(
     database_now: datetime, earliest: datetime, latest: datetime
@@ -186,9 +195,7 @@ def next_epoch_start(seen: Home) -> datetime | None:
     latest = timezone.now()
     off = host_clock_error(row.database_now, earliest, latest)
     if off is not None:
-        logger.error(
-            "not starting an epoch: this host is %s s ahead of the database", off.seconds_ahead
-        )
+        logger.error("not starting an epoch: %s", off.text)
         return None
     # Both are about right. The later one is safe: it only prolongs the careful time.
     began_at: datetime = max(row.database_now, latest)

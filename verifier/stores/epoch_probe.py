@@ -9,6 +9,7 @@ from redis import Redis
 from redis.cluster import RedisCluster
 from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
 
+from verifier.stores import redis_owner
 from verifier.stores.lua_scripts import MARK, MARKER, Code, read_reply
 from verifier.stores.redis_client import IDENTIFY, EvictingServerError, RedisAwayError, identity
 from verifier.stores.redis_for_threads import sync_client
@@ -32,6 +33,12 @@ class EvictingServersError(ServersAwayError):
 
 class RefusingServersError(ServersAwayError):
     """A server refuses the user or the password."""
+
+
+class OtherRegistryError(ServersAwayError):
+    """Redis belongs to another registry."""
+
+    reason = "other_registry"
 
 
 class RedisProbe:
@@ -63,15 +70,29 @@ class RedisProbe:
                 told = [client.time()]
         return [datetime.fromtimestamp(seconds + micros / 1e6, UTC) for seconds, micros in told]
 
+    def claim(self) -> None:
+        with self._asking() as client:
+            wrong = redis_owner.claim(client)
+        if wrong:
+            raise OtherRegistryError(wrong)
+
+    def check_owner(self) -> None:
+        """As `claim`, but writes nothing."""
+        with self._asking() as client:
+            wrong = redis_owner.other_registry(client)
+        if wrong:
+            raise OtherRegistryError(wrong)
+
     def mark(self, epoch: int) -> None:
         with self._asking() as client:
             mark = client.register_script(MARK.source)
             for shard in range(SHARDS):
                 reply = read_reply(mark(keys=[epoch_key(shard), count_key(shard)], args=[epoch]))
                 if reply.code is not Code.OK:
-                    # Another registry's Redis, or ours from before its database was restored.
+                    # Ours, from before its database was restored.
                     raise ServersAwayError(
-                        f"Redis has the mark of a later epoch, {reply.number}: empty it."
+                        f"Redis has the mark of a later epoch, {reply.number}, than this database: "
+                        "empty it, if no other registry uses it"
                     )
 
     def is_marked(self, epoch: int) -> bool:

@@ -16,6 +16,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.checkpoints.rollback_check import Mark
+from verifier.stores import redis_owner
 from verifier.stores.redis_for_threads import sync_client
 
 logger = logging.getLogger(__name__)
@@ -37,16 +38,19 @@ _T = TypeVar("_T")
 
 def read_mark() -> Mark | None:
     """The mark; None if Redis has none of this registry. Raises TemporarilyUnavailableError."""
-    return _parse_mark(_ask(lambda client: client.get(KEY)))
+    return _parse_mark(_ask(_ours))
 
 
 def advance_mark(mark: Mark, *, instead_of: Mark | None = None) -> Mark | None:
     """Move the mark forward and return the previous one.
 
     A mark of another log is kept unless it equals `instead_of`. A value that is no mark of this
-    registry is replaced. Raises TemporarilyUnavailableError.
+    registry is replaced, but nothing is written into another registry's Redis. Raises
+    TemporarilyUnavailableError.
     """
-    there = _ask(lambda client: client.get(KEY))
+    if _ask(redis_owner.other_registry):
+        return None
+    there = _ask(_ours)
     found = _parse_mark(there)
     replaced = there if there is not None and found in (None, instead_of) else b""
     text = f"{mark.text} {_mac(mark.text, settings.SECRET_KEY)}"
@@ -54,6 +58,15 @@ def advance_mark(mark: Mark, *, instead_of: Mark | None = None) -> Mark | None:
     return _parse_mark(
         _ask(lambda client: client.register_script(_ADVANCE)(keys=[KEY], args=arguments))
     )
+
+
+def _ours(client: Any) -> bytes | None:
+    """The value; None in another registry's Redis, whose mark says nothing about this log."""
+    if redis_owner.other_registry(client):
+        # The epoch keeper logs it.
+        return None
+    found: bytes | None = client.get(KEY)
+    return found
 
 
 def _mac(text: str, key: str) -> str:

@@ -16,6 +16,8 @@ All keys of one call carry the hash tag of the grant's shard, so they are on one
                       none), and `f`, the entry's format if that is not 1
                       (decision_stream_reader.py)
     aa:{07}:count     the number of the epoch's last event in that stream: 1, 2, 3 …
+
+Two keys belong to no shard: `aa:registry` (redis_owner.py) and `aa:mark` (log_size_mark.py).
 """
 
 import hashlib

@@ -8,8 +8,9 @@ from pytest_django.fixtures import Settings
 
 from tests import redis_servers
 from tests.time_limits import within
-from verifier.stores.epoch_probe import RedisProbe, ServersAwayError
-from verifier.stores.redis_for_threads import CLIENT_SECONDS
+from verifier.stores.epoch_probe import OtherRegistryError, RedisProbe, ServersAwayError
+from verifier.stores.redis_for_threads import CLIENT_SECONDS, sync_client
+from verifier.stores.redis_owner import KEY
 from verifier.stores.redis_servers import SLOT_OF_SHARD
 
 pytestmark = pytest.mark.redis
@@ -90,6 +91,24 @@ def test_a_later_marker_is_not_written_over(servers: Running) -> None:
     with pytest.raises(ServersAwayError, match="later epoch, 9"):
         probe.mark(8)
     assert probe.is_marked(9)
+
+
+def test_two_registries_on_one_redis_are_told_apart(servers: Running, settings: Settings) -> None:
+    """The first keeps it; the second is refused before it writes anything there."""
+    probe = RedisProbe()
+    probe.claim()
+    probe.mark(1)
+    first, settings.ISSUER = settings.ISSUER, "https://staging.example.org"
+    for ask in (probe.claim, probe.check_owner):
+        with pytest.raises(OtherRegistryError, match=f"registry {first}: name another Redis"):
+            ask()
+    settings.ISSUER = first
+    probe.claim()
+    probe.check_owner()
+    # A Redis that an earlier release used has no name yet.
+    with sync_client() as client:
+        client.delete(KEY)
+    probe.check_owner()
 
 
 def test_RF_5_killed_server_is_away_and_then_a_new_server_without_data(servers: Running) -> None:

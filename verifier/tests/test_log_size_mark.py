@@ -7,6 +7,7 @@ from pytest_django.fixtures import Settings
 
 from audit.checkpoints.rollback_check import Mark
 from tests import redis_servers
+from verifier.stores import redis_owner
 from verifier.stores.log_size_mark import KEY, advance_mark, read_mark
 
 pytestmark = pytest.mark.redis
@@ -37,6 +38,18 @@ def test_a_mark_of_another_log_is_replaced_only_where_that_is_meant() -> None:
     assert read_mark() == NINE
     assert advance_mark(OTHER, instead_of=NINE) == NINE
     assert read_mark() == OTHER
+
+
+def test_the_mark_in_another_registrys_redis_is_neither_read_nor_moved(
+    server: redis_servers.Server,
+) -> None:
+    """With a shared SECRET_KEY its MAC fits, and it would say that this database was set back."""
+    advance_mark(FIVE)
+    server.client().set(redis_owner.KEY, "https://other.example.org")
+    assert read_mark() is None
+    assert advance_mark(NINE) is None
+    server.client().delete(redis_owner.KEY)
+    assert read_mark() == FIVE
 
 
 @pytest.mark.parametrize("how", ["as it was", "another's MAC", "longer", "no text"])

@@ -17,7 +17,12 @@ from verifier.models import GrantLedger, Home
 from verifier.services import process_lease, replay_epoch_keeper, replay_epochs
 from verifier.services.replay_epoch_keeper import EpochKeeperThread, Keeper
 from verifier.services.replay_epochs import LEASE_SECONDS, MARGIN_SECONDS, read_or_create_row
-from verifier.stores.epoch_probe import EvictingServersError, RedisProbe, ServersAwayError
+from verifier.stores.epoch_probe import (
+    EvictingServersError,
+    OtherRegistryError,
+    RedisProbe,
+    ServersAwayError,
+)
 from verifier.tests.epoch_moves import Passing, begin, leave, move
 from verifier.tests.scene import scene
 
@@ -32,6 +37,8 @@ class FakeServers:
     ids: frozenset[str] = frozenset({"one", "two"})
     epoch: int = 0
     trouble: ServersAwayError | None = None
+    # What is wrong if they belong to another registry.
+    owner: str = ""
     # Seconds by which each server's clock is ahead of the database's.
     ahead: list[float] = field(default_factory=lambda: [0.0, 0.0])
     marks: list[int] = field(default_factory=list)
@@ -46,6 +53,10 @@ class FakeServers:
         self._answer()
         _row, database_now = read_or_create_row()
         return [database_now + timedelta(seconds=each) for each in self.ahead]
+
+    def claim(self) -> None:
+        if self.owner:
+            raise OtherRegistryError(self.owner)
 
     def mark(self, epoch: int) -> None:
         if self.trouble:
@@ -172,6 +183,23 @@ def test_servers_of_a_later_epoch_are_not_begun_in(
     assert caplog.text.count("later epoch, 7") == 1
     servers.trouble = None
     assert at(turns(one, servers, time, 0)) == (1, "redis", "")
+
+
+def test_no_epoch_begins_in_another_registrys_redis(
+    one: Keeper, servers: FakeServers, time: Passing, caplog: pytest.LogCaptureFixture
+) -> None:
+    servers.owner = "Redis belongs to the registry https://other.example"
+    assert at(turns(one, servers, time, 60)) == (1, "database", "redis")
+    assert servers.marks == []
+    assert caplog.text.count("belongs to the registry") == 1
+    servers.owner = ""
+    assert at(turns(one, servers, time, 0)) == (1, "redis", "")
+    # In the running epoch too: a Redis that an earlier release used gets its name there.
+    servers.owner = "Redis belongs to the registry https://other.example"
+    turns(one, servers, time, 1)
+    assert caplog.text.count("belongs to the registry") == 2
+    servers.ids = frozenset({"three"})
+    assert at(turns(one, servers, time, 1)) == (1, "redis", "")
 
 
 # ---- Redis that may have forgotten

@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.core.management import call_command
@@ -25,6 +26,7 @@ from agentauth.installation_steps import (
 )
 from audit.management.base_commands import JsonCommand
 from kms.models import Key
+from verifier.services.host_clock import clock_problem
 
 
 class Command(JsonCommand):
@@ -44,6 +46,11 @@ class Command(JsonCommand):
                 "PUBLIC_URL is on localhost, so this is development, where `serve` does all steps."
             )
         self._quiet, role = options["json"], options["verifier_role"]
+        if role == unquote(urlsplit(settings.DATABASE_URL).username or ""):
+            raise CommandError(
+                f"{role} is the role of DATABASE_URL too: the verifier's processes need a role of "
+                "their own, and DATABASE_URL here names the serving role."
+            )
         steps: Mapping[str, Callable[[], str]] = {
             "database": self._check_database,
             "redis": self._check_redis,
@@ -77,6 +84,8 @@ class Command(JsonCommand):
         role, database = (connection.settings_dict[each] for each in ("USER", "NAME"))
         if not may_create():
             raise CommandError(CANNOT_CREATE.format(role=role, database=database))
+        if wrong := clock_problem():
+            raise CommandError(wrong)
         return f"{role} may create tables in {database}"
 
     def _check_redis(self) -> str:

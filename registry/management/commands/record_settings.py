@@ -27,4 +27,9 @@ class Command(JsonCommand):
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         changed = record_settings(change=options["change"], actor=OPERATOR, now=timezone.now())
+        if "PUBLIC_URL" in changed and "SECRET_KEY" not in changed:
+            self.tell(
+                "If this database is a copy of another installation's, give this one a SECRET_KEY "
+                "of its own: with one key, an operator of either can forge sealed rows of both."
+            )
         return {"changed": changed, "settings": fingerprint()}
