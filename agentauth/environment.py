@@ -172,11 +172,8 @@ def traces() -> bool:
     endpoints = [value for name in named if (value := env(name))]
     protocol = env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env("OTEL_EXPORTER_OTLP_PROTOCOL")
     sampler, share = env("OTEL_TRACES_SAMPLER"), env("OTEL_TRACES_SAMPLER_ARG")
-    if (
-        not endpoints
-        or env("OTEL_SDK_DISABLED").lower() == "true"
-        or env("OTEL_TRACES_EXPORTER") == "none"
-    ):
+    disabled, exporter = env("OTEL_SDK_DISABLED"), env("OTEL_TRACES_EXPORTER")
+    if not endpoints or disabled.lower() == "true" or exporter == "none":
         return False
     if not all(map(_is_endpoint, endpoints)):
         refuse(

@@ -73,7 +73,7 @@ def client_us() -> float:
     Fitted: what is left of both cores at the highest rate, at which they are busy.
     """
     full = point("lean", 2, 12)
-    return cores() / full["rate"] * 1e6 - full["server_us"] - redis_us() - log_us()
+    return float(cores() / full["rate"] * 1e6 - full["server_us"] - redis_us() - log_us())
 
 
 def read_costs(measured: dict[str, Any]) -> Costs:

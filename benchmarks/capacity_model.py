@@ -128,7 +128,7 @@ def places_table(_prices: Prices) -> str:
     names = ("verification", "token", "approval", "agent_by_services")
     tables = sorted(
         {table for name in names for table in act(name)["table_bytes"]},
-        key=lambda table: -act("agent_by_services")["table_bytes"].get(table, 0),
+        key=lambda table: (-act("agent_by_services")["table_bytes"].get(table, 0), table),
     )
     return _markdown(
         ("table", *(ACTS[name] for name in names)),

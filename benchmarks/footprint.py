@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 import django
 import psycopg
+from redis import Redis
 
 from benchmarks import issuance, verify
 from benchmarks.cpu_time import check_us, cpu_seconds, machine, pids_of
@@ -30,7 +30,6 @@ from benchmarks.load import Question
 from benchmarks.measured_system import MeasuredSystem, place
 from benchmarks.open_loop import open_loop
 from benchmarks.result_file import RESULTS, write_result
-from tests import redis_servers
 from tests.actors import LivePerson, seeded
 
 TERMS: Final[dict[str, Any]] = {
@@ -38,7 +37,7 @@ TERMS: Final[dict[str, Any]] = {
     "envelope": {"budgets": [verify.BUDGET]},
     "alg": "EdDSA",
 }
-HOW: Final = SimpleNamespace(connections=16, seconds=60, pin=False)
+HOW: Final = argparse.Namespace(connections=16, seconds=60, pin=False)
 TOKENS_PER_SECOND: Final = 50
 # Below this many bytes for each act, a table grew by accident, such as one page of a job's rows.
 NOTICED: Final = 1.0
@@ -159,7 +158,7 @@ def sizes(there: MeasuredSystem) -> Sizes:
 def settle(there: MeasuredSystem) -> None:
     """Wait until Redis holds no event and each event has a number. Raises RuntimeError."""
     deadline = time.monotonic() + 120
-    redis = redis_servers.redis.Redis.from_url(there.registry.env["REDIS_URL"])
+    redis: Any = Redis.from_url(there.registry.env["REDIS_URL"])
     with psycopg.connect(there.registry.env["DATABASE_URL"], autocommit=True) as asking:
         seen = -1
         while time.monotonic() < deadline:
@@ -261,7 +260,7 @@ def in_redis(there: MeasuredSystem) -> dict[str, float]:
     """Bytes of a spent proof, and of an event that waits to be taken over by the jobs."""
     part, calls = verify.Part("postgres", lean=True), 2_000
     files = verify.signed(there, part, calls)
-    client = redis_servers.redis.Redis.from_url(there.registry.env["REDIS_URL"])
+    client: Any = Redis.from_url(there.registry.env["REDIS_URL"])
     before, keys = client.info("memory")["used_memory"], client.dbsize()
     # The jobs stop for a second or two, so that nothing is taken over meanwhile.
     stopped = pids_of(there.others["jobs"])

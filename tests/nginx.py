@@ -145,16 +145,28 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, directory: Path) -> N
             return
 
 
-def self_signed(directory: Path, host: str = "localhost") -> Path:
-    """Write `proxy.crt` (for the host and 127.0.0.1) and `proxy.key`; returns the first path."""
+def self_signed(
+    directory: Path, host: str = "localhost", *, valid: timedelta = timedelta(days=1)
+) -> Path:
+    """Write `proxy.crt` (for the host and 127.0.0.1) and `proxy.key`; returns the first path.
+
+    It ends in `valid`, which may be negative.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    serial = x509.random_serial_number()
+    # Of several in one trust store with the same name, OpenSSL would find only the first.
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, host),
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, str(serial)),
+        ]
+    )
     now = datetime.now(UTC)
     names = [x509.DNSName(host), x509.IPAddress(IPv4Address("127.0.0.1"))]
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(name, name, key.public_key(), serial)
         .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_after(now + valid)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

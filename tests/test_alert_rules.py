@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from agentauth.job_table import JOBS
 from tests.faults.alert_faults import ALONE, FAULTS
 from tests.live import ROOT
 from tests.prometheus import DEPLOY, alert_rules, rule_files, shortened
+from tests.test_cases import REFERENCE, names
 
 TESTS = sorted((DEPLOY / "tests").glob("*.yml"))
 PAGES = sorted((ROOT / "docs/runbook").glob("*.md"))
 # A page without an alert explains a procedure.
 PROCEDURES = [page for page in PAGES if "\n\nProcedure.\n\n" in page.read_text()]
+# Alerts that a real fault fires (tests/faults/test_alerts.py).
+FIRED = {alert for fault in FAULTS.values() for alert in fault.alerts} | ALONE
 MAX_PAGE_LINES = 60
 # Of the fast and the slow alert on an objective: window and burn rate (docs/operations.md).
 BURN_RATES = [
@@ -26,8 +30,13 @@ BURN_RATES = [
     [("1d", "3"), ("2h", "3"), ("3d", "1"), ("6h", "1")],
 ]
 # Programs that install.md installs, or that Debian always has.
-PROGRAMS = {"systemctl", "journalctl", "curl", "redis-cli", "runuser", "df"}
-UNITS = {"agentauth-web", "agentauth-verifier", "agentauth-jobs", "redis-server", "agentauth-*"}
+PROGRAMS = {
+    "systemctl", "journalctl", "curl", "redis-cli", "runuser", "df", "openssl", "timedatectl",
+}  # fmt: skip
+UNITS = {
+    "agentauth-web", "agentauth-verifier", "agentauth-jobs", "agentauth-backup.timer",
+    "redis-server", "agentauth-*",
+}  # fmt: skip
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 PROMQL = re.compile(r"```promql\n(.*?)```", re.DOTALL)
 # The marker is followed by the command's arguments, up to the closing backtick.
@@ -57,10 +66,7 @@ def test_the_rules_pass_their_own_tests() -> None:
 
 
 def test_every_alert_is_fired_by_a_real_fault() -> None:
-    fired = {alert for fault in FAULTS.values() for alert in fault.alerts}
-    assert fired | ALONE == {rule["alert"] for rule in alert_rules()}
-    # Each alert has one place to look for.
-    assert not fired & ALONE
+    assert {rule["alert"] for rule in alert_rules()} == FIRED
 
 
 @pytest.mark.prometheus
@@ -135,6 +141,23 @@ def test_a_page_of_the_runbook_is_that_of_an_alert_or_a_procedure() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_a_page_of_the_runbook_says_when_it_was_drilled(page: Path) -> None:
+    """By which tests, or what was done by hand; and which alerts were not fired."""
+    head, _, end = page.read_text().rpartition("\n\n**Wake someone**")
+    dates = re.findall(r"\d{4}-\d\d-\d\d", end)
+    assert dates
+    assert all(date.fromisoformat(each) <= datetime.now(UTC).date() for each in dates)
+    by_tests, by_hand = REFERENCE.findall(end), " by hand: " in end
+    assert [each for each in by_tests if each[1] not in names(each[0])] == []
+    assert ("\n\nDrilled: " in end) == bool(by_tests or by_hand)
+    assert "\n\nDrilled: " in end or "\n\nNot drilled. " in end
+    if page not in PROCEDURES:
+        alerts, unfired = (set(re.findall(r"`(AgentAuth\w+)`", part)) for part in (head, end))
+        fired = alerts - unfired if by_tests else set()
+        assert fired == alerts & FIRED
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_a_page_of_the_runbook_fits_one_screen(page: Path) -> None:
     text = page.read_text()
     assert len(text.splitlines()) <= MAX_PAGE_LINES
@@ -162,7 +185,7 @@ def test_each_command_of_a_page_exists_with_its_options(page: Path) -> None:
     text = page.read_text()
     lines = [line for block in SHELL.findall(text) for line in block.splitlines()]
     assert lines or PROMQL.findall(text)
-    for line in [*lines, *TYPED.findall(text)]:
+    for line in filter(str.strip, [*lines, *TYPED.findall(text)]):
         program, *arguments = shlex.split(line)
         if program == "agentauth":
             check_command(arguments)

@@ -22,6 +22,8 @@ COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
 # Our own image; each runs as its user.
 OURS = {name for name, each in SERVICES.items() if each["image"] == "agentauth"}
+# The units of the nightly base backup.
+BACKUP = [DEPLOY / f"systemd/agentauth-backup.{kind}" for kind in ("service", "timer")]
 # Prints each variable that the settings read, with its default.
 RECORD = """
 import json
@@ -154,7 +156,8 @@ def test_every_image_is_of_a_named_version() -> None:
 
 
 def test_units_differ_in_name_settings_and_command_alone() -> None:
-    units = {each.stem: each.read_text() for each in (DEPLOY / "systemd").iterdir()}
+    processes = set((DEPLOY / "systemd").iterdir()) - set(BACKUP)
+    units = {each.stem: each.read_text() for each in processes}
     assert sorted(units) == [
         f"agentauth-{each}" for each in ("beat", "jobs", "verifier", "web", "worker")
     ]
@@ -183,3 +186,26 @@ def test_both_configurations_of_prometheus_differ_in_addresses_alone() -> None:
         return told
 
     assert without_addresses("compose.yml") == without_addresses("prometheus.yml")
+
+
+def test_the_timer_starts_the_script_with_settings_that_it_needs() -> None:
+    """tests/faults/test_backup_drill.py runs the script, and restores what it makes."""
+    service, timer = (each.read_text() for each in BACKUP)
+    script = DEPLOY / "backup/base-backup.sh"
+    assert f"ExecStart=/opt/agentauth/{script.relative_to(ROOT)}\n" in service
+    assert script.stat().st_mode & 0o111 == 0o111
+    needs = set(re.findall(r"\$\{(\w+):[?-]", script.read_text())) - {"first"}
+    # PostgreSQL's own user: its connection needs no password.
+    assert "User=postgres\n" in service
+    told = service.partition("# ")[2].partition("\n")[0]
+    assert all(name in told for name in needs), needs
+    [calendar] = re.findall(r"^OnCalendar=(.+)$", timer, re.MULTILINE)
+    assert re.fullmatch(r"\*-\*-\* \d\d:\d\d:\d\d", calendar)
+    without = subprocess.run(
+        ["sh", script],
+        env={"PATH": os.environ["PATH"]},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (without.returncode, "BACKUP_DIR" in without.stderr) == (2, True)

@@ -14,7 +14,6 @@ import pytest
 from tests.forked import manage
 from tests.kubernetes import (
     PROFILES,
-    ROOT,
     SECRETS,
     SITES,
     Object,
@@ -27,6 +26,7 @@ from tests.kubernetes import (
     secret_files,
     selects,
 )
+from tests.live import ROOT
 from tests.test_deploy_files import SERVICES, settings_read
 
 pytestmark = pytest.mark.kubernetes

@@ -16,7 +16,6 @@ from agentauth.server.gunicorn_settings import graceful_timeout
 from tests.kubernetes import (
     FILES,
     PROFILES,
-    ROOT,
     SITES,
     blocks,
     container,
@@ -30,6 +29,7 @@ from tests.kubernetes import (
     section,
     selects,
 )
+from tests.live import ROOT
 from tests.nginx import documented
 
 pytestmark = pytest.mark.kubernetes
@@ -322,5 +322,8 @@ def test_the_job_can_record_a_changed_setting_instead(tmp_path: Path) -> None:
 
 def test_pods_have_the_commands_that_the_page_runs_in_them() -> None:
     image = (ROOT / "Dockerfile").read_text()
-    for command in re.findall(r"exec \S+ -- (\w+)", PAGE):
-        assert f"/usr/local/bin/{command}" in image
+    typed = re.findall(r"exec \S+ -- (\w+) (\w+)", PAGE)
+    assert typed
+    for program, command in typed:
+        assert re.search(rf"/usr/local/bin/{program}\b", image)
+        assert command in get_commands()

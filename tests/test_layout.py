@@ -122,7 +122,7 @@ def test_what_runs_through_the_other_endpoint_is_named_as_it_is() -> None:
 
 
 # Generated.
-UNWRAPPED = {"tests/faults/RESULTS.md", "tests/faults/chaos/CHAOS.md"}
+UNWRAPPED = {f"tests/faults/{name}.md" for name in ("CHANGES", "RESULTS", "chaos/CHAOS")}
 MAX_COLUMNS = 100
 FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2", re.MULTILINE | re.DOTALL)
 # A row of a table, a heading, the target of a reference, or one word, such as an address.

@@ -176,6 +176,8 @@ def _why(failure: Exception) -> str:
     cause: BaseException | None = failure
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
+            if "expired" in cause.verify_message:
+                return "has a certificate that has expired, or the clock here is wrong."
             return (
                 f"has a certificate that is not trusted: {cause.verify_message}. If it is "
                 "yours, name the file of its"

@@ -256,10 +256,16 @@ def test_a_person_s_host_is_in_no_span_and_an_operator_s_is(
 ) -> None:
     def post(may_connect: AddressRule | None) -> Callable[..., None]:
         def run(*, now: datetime) -> None:
-            limits = {"through_proxies": False, "seconds": 5, "max_bytes": 9}
             # Nothing listens there.
             url = "http://localhost:9/a-secret-path?query"
-            bounded_http_post.post(url, b"text", may_connect=may_connect, **limits)
+            bounded_http_post.post(
+                url,
+                b"text",
+                may_connect=may_connect,
+                through_proxies=False,
+                seconds=5,
+                max_bytes=9,
+            )
 
         return run
 

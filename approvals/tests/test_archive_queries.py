@@ -203,8 +203,9 @@ IN_MAY = {"at__gte": MAY, "at__lt": JUNE}
 
 
 def _name(event: Event) -> str | None:
-    found = ServiceProvider.objects.filter(pk=event.service_provider_id).first()
-    return found.name if found else None
+    if event.service_provider_id is None:
+        return None
+    return ServiceProvider.objects.get(pk=event.service_provider_id).name
 
 
 def _text(value: object) -> str | None:
@@ -285,7 +286,7 @@ def approvals(_place: Scene) -> Rows:
 
 
 def never_used(_place: Scene) -> Rows:
-    used = {e.grant_id for e, verdict, *_ in _decisions() if verdict == "allowed"}
+    used = {e.grant_id for e, verdict, *_ in _decisions() if e.grant_id and verdict == "allowed"}
     found = []
     for grant in Grant.objects.exclude(pk__in=used).filter(capabilities__isnull=False):
         events = Event.objects.filter(grant_id=grant.pk)
@@ -417,7 +418,7 @@ def test_segments_lost_by_a_restore_are_in_no_answer(
 
     with time_machine.travel(JUNE + timedelta(days=5), tick=False):
         restored(happens=lose)
-        assert scene(PAY, budgets=[_budget("EUR")]).pay("5.00")["valid"]
+        scene(PAY)
         archive()
     found = list(folder.glob("objects/*.parquet"))
     assert len(found) > Segment.objects.count() > 2

@@ -59,7 +59,9 @@ class Record:
 
     calls: list[Call] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    # Acted on: payments, and light decisions, which Redis may lose with its last second.
     decisions: set[str] = field(default_factory=set)
+    light: set[str] = field(default_factory=set)
     revoked: set[str] = field(default_factory=set)
     # Accepted proofs to replay, newest last, with the audience they were made for.
     spent: deque[tuple[float, "Provider", str, str, str]] = field(
@@ -107,7 +109,8 @@ class Provider:
         return self._acted(allowed, key)
 
     def _acted(self, allowed: Allowed, key: str | None) -> httpx.Response:
-        self.record.decisions.add(allowed.decision_id)
+        acted = self.record.light if key is None else self.record.decisions
+        acted.add(allowed.decision_id)
         self._subject = self._subject or allowed.subject
         if allowed.subject != self._subject:
             self.record.wrong.append("a person has two identities at one provider")
@@ -183,7 +186,8 @@ class Load:
     `with`.
 
     `endpoints` names the current servers; what must be refused everywhere is sent to each of them,
-    tokens of a revoked grant from `bound` seconds after the acknowledgement on.
+    tokens of a revoked grant from `bound` seconds after the acknowledgement on. A proof is replayed
+    at all of them every `replay_every` seconds.
     """
 
     def __init__(
@@ -195,8 +199,10 @@ class Load:
         rng: random.Random,
         *,
         bound: float = BOUND_SECONDS,
+        replay_every: float = 0.1,
     ) -> None:
         self._bound = bound
+        self._replay_every = replay_every
         self._callers, self._victims, self._endpoints = callers, list(victims), endpoints
         self._providers = [provider for _, provider in (*callers, *victims)]
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -275,7 +281,7 @@ class Load:
     async def _replay(self) -> None:
         """Replay an accepted proof at each server of either version in turn."""
         turn = 0
-        while await self._pause(0.1):
+        while await self._pause(self._replay_every):
             if not self.record.spent:
                 continue
             turn += 1

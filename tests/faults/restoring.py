@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,10 +38,11 @@ class RestoreStage(Stage):
         *,
         seed: int,
         store_uri: str,
+        replica: postgres.Server | None = None,
     ) -> None:
         self.store = directory / "outside"
         self.store_uri = store_uri or f"file:{self.store}"
-        super().__init__(database, redis, directory, Random(seed))
+        super().__init__(database, redis, directory, Random(seed), replica)
 
     def new_registry(self, **env: str) -> LiveRegistry:
         return super().new_registry(AUDIT_STORE=self.store_uri, **env)
@@ -58,14 +59,24 @@ class RestoreStage(Stage):
         self.as_printed("restore", BACKUP=str(dump))
 
     def as_printed(
-        self, name: str, *, code: int = 0, beside_server: bool = False, **env: str
+        self,
+        name: str,
+        *,
+        code: int = 0,
+        beside_server: bool = False,
+        instead: Mapping[str, str] | None = None,
+        **env: str,
     ) -> str:
         """Run the block of docs/restore.md that begins with this comment, answer yes, and return
         its output.
 
-        `beside_server`: on the database's machine, as the database's user.
+        `beside_server`: on the database's machine, as the database's user. `instead`: what stands
+        in place of the page's words.
         """
         [block] = re.findall(rf"```sh\n\s*# {name}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        for printed, own in (instead or {}).items():
+            assert printed in block, printed
+            block = block.replace(printed, own)
         server = self.database.url.rpartition("/")[0]
         places = {
             "DATABASE_OWNER_URL": self.database.url,
@@ -94,6 +105,10 @@ class RestoreStage(Stage):
         except httpx.ConnectError:
             return {"status": 0}
         return {"status": answer.status_code, **answer.json()["checks"]}
+
+    def why_held(self) -> str:
+        """What the processes found, as their logs say."""
+        return str(self.sql("SELECT held_because FROM verifier_home")[0][0])
 
     def until_held(self) -> None:
         until(

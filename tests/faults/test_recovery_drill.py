@@ -3,19 +3,16 @@
 Recovery to the end loses nothing; recovery to a point in time must be continued by an operator.
 """
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
 
-from tests import ministack, postgres
-from tests.actors import Scene
+from tests import ministack
 from tests.conftest import CAMPAIGN
+from tests.faults.recovering import RecoveryStage
 from tests.faults.restoring import (
-    RestoreStage,
     Story,
     asks,
     begin_story,
@@ -23,69 +20,8 @@ from tests.faults.restoring import (
     pay,
     restore_stage,
 )
-from tests.faults.stage import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
-
-
-class RecoveryStage(RestoreStage):
-    """A stage that archives its WAL, with a data directory per recovery, as in docs/restore.md."""
-
-    def up(self) -> None:
-        self.beside_server("archive", folder=self.archive)
-        self.database.stop()
-        self.database.start()
-        super().up()
-
-    @property
-    def archive(self) -> Path:
-        return self.database.directory / "archive"
-
-    @property
-    def lost(self) -> Path:
-        """The data directory from before the recovery."""
-        return self.database.directory / "lost"
-
-    def beside_server(self, name: str, *, folder: Path | None = None, target: str = "") -> None:
-        """Run a block of the page as the database's user; `folder` is created first."""
-        if folder:
-            folder.mkdir()
-            if user := postgres.as_server_user():
-                os.chown(folder, user["user"], user["group"])
-        self.as_printed(
-            name,
-            beside_server=True,
-            PGDATA=str(self.database.data),
-            WAL_ARCHIVE=str(self.archive),
-            BASE_BACKUP=str(self.database.directory / "base"),
-            LOST=str(self.lost),
-            TARGET=target,
-        )
-
-    def now(self) -> str:
-        """The database's current time: everything committed so far is earlier."""
-        return str(self.sql("SELECT clock_timestamp()::text")[0][0])
-
-    def archive_all(self) -> None:
-        """Wait until everything committed so far is in the archive."""
-        [(segment,)] = self.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")
-        self.sql("SELECT pg_switch_wal()")
-        until((self.archive / segment).exists, "it is not archived", 60)
-
-    def recover(self, *, target: str = "", last_wal: bool = False) -> None:
-        """Recover the database to `target`, or to the end; `last_wal` adds unarchived WAL."""
-        self.database.stop()
-        shutil.rmtree(self.lost, ignore_errors=True)
-        self.database.data.rename(self.lost)
-        self.beside_server("recover", target=target)
-        if last_wal:
-            self.beside_server("last wal")
-        self.database.start()
-        self.beside_server("recovered")
-
-    def status(self, scene: Scene) -> str:
-        rows = dict(self.sql("SELECT id::text, status FROM registry_grant"))
-        return str(rows[scene.grant_id])
 
 
 @pytest.fixture(params=["bucket", *(["folder"] if CAMPAIGN else [])])
@@ -114,7 +50,7 @@ def place(tmp_path: Path, store_uri: str) -> Iterator[RecoveryStage]:
 @pytest.mark.long
 def test_SA_13_recovered_to_the_end_it_goes_on_to_a_point_in_time_not(place: RecoveryStage) -> None:
     """One base backup, made first, serves both: the second replays the first one's history."""
-    place.beside_server("base backup")
+    place.schedule_backups()
     story = begin_story(place)
     loses_nothing(place, story)
     loses_what_came_later(place, story)

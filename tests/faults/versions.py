@@ -18,7 +18,7 @@ from tests.faults.stage import Jobs, until
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
 
 PAGE = ROOT / "docs/upgrade.md"
-_DATABASE = "registry"
+DATABASE = "registry"
 
 
 class Release:
@@ -104,7 +104,10 @@ class Stage:
     """One installation. `running` are the versions whose processes take connections now."""
 
     def __init__(
-        self, database: postgres.Server, redis: redis_servers.Server, directory: Path
+        self,
+        database: postgres.Server,
+        redis: redis_servers.Server | redis_servers.Watched,
+        directory: Path,
     ) -> None:
         self.database, self.redis, self.directory = database, redis, directory
         self.public, self.questions = Balancer(), Balancer()
@@ -113,14 +116,14 @@ class Stage:
         self.running: list[Release] = []
         for role in ("owner", "serving"):
             database.say(f"CREATE ROLE {role} LOGIN PASSWORD 'p'")
-        database.say(f"CREATE DATABASE {_DATABASE} OWNER owner")
+        database.say(f"CREATE DATABASE {DATABASE} OWNER owner")
 
     def url_of(self, role: str) -> str:
-        return f"postgres://{role}:p@127.0.0.1:{self.database.port}/{_DATABASE}"
+        return f"postgres://{role}:p@127.0.0.1:{self.database.port}/{DATABASE}"
 
     @property
     def superuser_url(self) -> str:
-        return f"postgres://{postgres.ROLE}@127.0.0.1:{self.database.port}/{_DATABASE}"
+        return f"postgres://{postgres.ROLE}@127.0.0.1:{self.database.port}/{DATABASE}"
 
     def endpoints(self) -> Mapping[str, str]:
         return {name: url for release in self.running for name, url in release.endpoints.items()}
@@ -148,13 +151,15 @@ class Stage:
         self.public.stop()
         self.questions.stop()
 
-    def sql(self, query: str) -> list[tuple[object, ...]]:
+    def sql(self, query: str, *given: object) -> list[tuple[object, ...]]:
         with psycopg.connect(self.superuser_url, autocommit=True, connect_timeout=5) as connection:
-            return list(connection.execute(query.encode()).fetchall())
+            return list(connection.execute(query.encode(), given or None).fetchall())
 
     def waiting(self) -> int:
         """Decisions in Redis that are not in the log yet."""
-        client = self.redis.client()
+        redis = self.redis
+        node = redis if isinstance(redis, redis_servers.Server) else redis.primary()
+        client = node.client()
         return sum(client.xlen(key) for key in client.keys("aa:*:events"))
 
     def unnumbered(self) -> int:

@@ -17,6 +17,7 @@ import pytest
 from tests import kubernetes
 from tests.compose import NOT_RUN, Stack, running
 from tests.faults.stage import until
+from tests.live import ROOT
 from tests.postgres import free_port
 
 pytestmark = [
@@ -109,7 +110,7 @@ def test_a_pod_of_kubernetes_serves_with_its_secret_alone(
     port = free_port()
     command, env = pod_here(stack, process, tmp_path, port)
     with (tmp_path / "log").open("wb") as log:
-        running = subprocess.Popen(command, cwd=kubernetes.ROOT, env=env, stdout=log, stderr=log)
+        running = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
 
     def is_ready() -> bool:
         assert running.poll() is None, (tmp_path / "log").read_text()

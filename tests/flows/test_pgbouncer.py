@@ -27,7 +27,11 @@ READ = {"type": "read", "resource": "calendar"}
 PAGE = (ROOT / "docs/operations.md").read_text()
 # The page's settings for the pooler, and for the role in place of what `options` would have set.
 SETTINGS = "\n".join(
-    re.findall(r"^(?:max_prepared_statements|ignore_startup_parameters) = \w+$", PAGE, re.MULTILINE)
+    re.findall(
+        r"^(?:max_prepared_statements|ignore_startup_parameters|server_login_retry) = \w+$",
+        PAGE,
+        re.MULTILINE,
+    )
 )
 ALTER_ROLE = re.findall(r"^ALTER ROLE serving SET .+;$", PAGE, re.MULTILINE)
 CALLERS, CALLS = 16, 20

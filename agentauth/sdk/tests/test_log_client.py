@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
@@ -197,20 +198,28 @@ async def no_pause(*_: object) -> None:
     """The tries follow each other without a wait."""
 
 
+@pytest.mark.parametrize("expired", [False, True])
 def test_a_certificate_that_is_not_trusted_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expired: bool
 ) -> None:
+    certificate = self_signed(tmp_path, valid=timedelta(days=-1 if expired else 1) / 2)
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    if expired:
+        monkeypatch.setattr(
+            "agentauth.sdk.registry_client.ssl_context",
+            lambda: ssl.create_default_context(cafile=certificate),
+        )
     monkeypatch.setattr("agentauth.sdk.registry_client.pause", no_pause)
     monkeypatch.setattr("agentauth.sdk.log_client.pause", no_pause)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(self_signed(tmp_path), tmp_path / "proxy.key")
+    context.load_cert_chain(certificate, tmp_path / "proxy.key")
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        with pytest.raises(TemporarilyUnavailableError, match=r"is not trusted: .*SSL_CERT_FILE"):
+        why = "has expired" if expired else r"is not trusted: .*SSL_CERT_FILE"
+        with pytest.raises(TemporarilyUnavailableError, match=why):
             run(LogClient(f"https://localhost:{server.server_port}", [LOG_KEY.vkey]).checkpoint())
     finally:
         server.shutdown()
