@@ -45,6 +45,8 @@ BY_TEST = ("-n", str(CORES + 1), "--dist", "worksteal")
 BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder")
 # The SDK against a live server, without the demo.
 SDK = [f"tests/flows/test_{name}.py" for name in ("sdk_client", "sdk_service_provider")]
+# Groups that run what CI leaves out.
+BEYOND_CI = ("long", "campaign")
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
 # Bytes that all files of a run together may take, with some to spare.
 ROOM = 8 * 2**30
@@ -64,8 +66,8 @@ def memory() -> str | None:
     return str(folder) if shutil.disk_usage(folder).free > ROOM else None
 
 
-def missing() -> dict[str, str]:
-    """Marker → the program this machine lacks."""
+def missing(group: str) -> dict[str, str]:
+    """Marker → the program this machine lacks for this group of tests."""
     absent = {}
     if not (shutil.which("chromium") or shutil.which("chromium-browser")):
         absent["browser"] = "Chromium"
@@ -81,7 +83,7 @@ def missing() -> dict[str, str]:
         absent["production"] = " and ".join(lacking)
     elif not environment.python():
         absent["production"] = "a Python that the user of the service may run"
-    if not namespaces.available():
+    if group in BEYOND_CI and not namespaces.available():
         absent["netns"] = "the right to make network namespaces"
     if not faketime.LIBRARY:
         absent["faketime"] = "libfaketime"
@@ -412,7 +414,7 @@ def main() -> int:
 
 
 def run(group: str) -> int:
-    absent = missing()
+    absent = missing(group)
     if absent and REQUIRE_ALL:
         print("REQUIRE_ALL=1, but not here:", ", ".join(absent.values()))
         return 1
