@@ -120,11 +120,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if not SECURITY:
         terminalreporter.write_line(f"NOT RUN: tests marked 'vectors', because {ABSENT}")
-    file = os.environ.get("FAILED_TESTS")
-    if file and not hasattr(config, "workerinput"):
-        stats = terminalreporter.stats
+    file, stats = os.environ.get("FAILED_TESTS"), terminalreporter.stats
+    failed = [*stats.get("failed", []), *stats.get("error", [])]
+    if file and failed and not hasattr(config, "workerinput"):
         with Path(file).open("a") as lines:
-            for report in [*stats.get("failed", []), *stats.get("error", [])]:
+            for report in failed:
                 crash = getattr(report.longrepr, "reprcrash", None)
                 why = (crash.message if crash else str(report.longrepr)).replace("\n", " ")
                 lines.write(f"{report.nodeid}: {why[:200]}\n")
