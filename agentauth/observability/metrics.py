@@ -121,7 +121,7 @@ def count_events(kind: str, number: int, event: Event | None) -> None:
         decision, stands_for = event.kind.rpartition(".")[2], event.data.get("count", 1)
         count_decision(decision, error, "" if reason == error else reason, stands_for)
         if event.kind == kinds.DECISION_ALLOWED:
-            _count_payment(event.data.get("action", {}).get("amount"))
+            _count_payment((event.data.get("action") or {}).get("amount"))
 
 
 def _count_payment(amount: Mapping[str, str] | None) -> None:

@@ -11,7 +11,10 @@ from prometheus_client import REGISTRY
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from agentauth.observability import server_metrics
+from agentauth.observability.metrics import count_events
 from agentauth.observability.server_metrics import ServerCollector
+from audit import kinds
+from audit.models import Event
 from tests.nginx import self_signed
 from verifier.tests.scene import PAY, Scene, key, scene
 
@@ -77,6 +80,12 @@ def test_allowed_payments_are_summed_by_currency(
         for value, operation in (("12.50", again), ("12.50", again), ("9000.00", key())):
             place.pay(value, operation)
     assert read() == [count + 1, total + 12.5]
+
+
+def test_a_call_without_an_action_is_no_payment() -> None:
+    """The service asked whether the token is good, and named no action."""
+    for data in ({"action": None}, {}, {"action": {"type": "read"}}):
+        count_events(kinds.DECISION_ALLOWED, 1, Event(kind=kinds.DECISION_ALLOWED, data=data))
 
 
 def test_a_process_that_ended_has_no_memory() -> None:
