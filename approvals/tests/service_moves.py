@@ -30,10 +30,11 @@ def other_approved() -> None:
     waiting.save(force_insert=True)
 
 
-def service_named_in_words() -> None:
-    create_service_provider(
-        name="Your calendar", audience="http://127.0.0.1:8099", actor=TESTER, now=timezone.now()
-    )
+def similar_service() -> None:
+    """Another service: its name is in the words that wait, and its logo is the one that waits."""
+    name, now = "Your calendar", timezone.now()
+    create_service_provider(name=name, audience="http://127.0.0.1:8099", actor=TESTER, now=now)
+    logos.shown(ServiceProvider.objects.get(name=name), now)
 
 
 def other_logo() -> None:
@@ -42,7 +43,8 @@ def other_logo() -> None:
 
 def other_logo_approved() -> None:
     """An administrator approved another one, while this one waits."""
-    waiting = ServiceLogo.objects.get()
-    waiting.delete()
-    logos.shown(ServiceProvider.objects.get(), timezone.now(), (1, 2, 3))
-    waiting.save(force_insert=True)
+    provider, now = ServiceProvider.objects.get(), timezone.now()
+    ServiceLogo.objects.all().delete()
+    logos.shown(provider, now, (1, 2, 3))
+    # The same picture as before.
+    logos.logo(provider, now)

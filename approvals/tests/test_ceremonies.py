@@ -341,7 +341,7 @@ MOVES: dict[str, tuple[Callable[[], Any], str]] = {
         service_moves.other_logo_approved,
         "The logo that people see now is another one.",
     ),
-    "warnings": (service_moves.service_named_in_words, "The warnings have changed."),
+    "warnings": (service_moves.similar_service, "The warnings have changed."),
     "text": (
         lambda: Human.objects.update(time_zone="Asia/Tokyo"),
         "The text to sign is not the one",
@@ -364,7 +364,7 @@ SHOWN = {
     Purpose.CATALOGUE: {
         "service_name", "audience", "catalogue", "replaces", "warnings", "text",
     },
-    Purpose.LOGO: {"service_name", "audience", "logo", "replaced_logo", "text"},
+    Purpose.LOGO: {"service_name", "audience", "logo", "replaced_logo", "warnings", "text"},
 }  # fmt: skip
 SHOWN[Purpose.SECOND_STEP] = SHOWN[Purpose.APPROVAL]
 # These never change alone: the text follows other rows, a new link has another address, break rows
