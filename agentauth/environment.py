@@ -193,10 +193,11 @@ def traces() -> bool:
 def _is_endpoint(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        # Reading the port checks it.
-        return parts.scheme in {"http", "https"} and "@" not in url and (parts.port, True)[1]
+        # Reading it raises ValueError if it is no port.
+        port = parts.port
     except ValueError:
         return False
+    return parts.scheme in {"http", "https"} and "@" not in url and port != 0
 
 
 def section(prefix: str, *, secrets: Collection[str]) -> dict[str, str]:

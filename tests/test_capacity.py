@@ -56,7 +56,7 @@ def test_simulated_rates_obey_the_laws_of_queues() -> None:
     found = simulate(costs, workers=1, connections=8, cores=4)
     assert found.rate == pytest.approx(10_000, rel=0.03)
     assert found.p50_ms == pytest.approx(8 / found.rate * 1000, rel=0.1)
-    # One caller waits for nobody; two cores are shared by all.
+    # A single caller never waits; all share two cores.
     assert simulate(costs, workers=1, connections=1, cores=4).rate == pytest.approx(8_333, rel=0.03)
     busy = simulate(costs, workers=8, connections=64, cores=2)
     assert busy.rate == pytest.approx(2e6 / 120, rel=0.03)

@@ -9,7 +9,7 @@ __all__ = ["begin_request", "new_request_id"]
 
 
 def new_request_id() -> str:
-    """A new id. In a trace it is the trace's id, written as a UUID: whoever has one has both."""
+    """A new id. In a trace it is the trace's id, written as a UUID."""
     traced = trace_id.get()
     return str(uuid.UUID(traced)) if traced else new_id_text()
 

@@ -32,8 +32,8 @@ def waiting_for(human: Human, now: datetime, routed: Routed = NOTHING) -> Waitin
     """Items that wait for this human, with the `routed` ones of others, in two queries.
 
     Checks the seals of the agents that ask, not of all: a person with a thousand agents would wait
-    40 ms on every page. An attacker who can write rows may so push items out of the newest MOST;
-    the inbox checks all agents. `routed` took queries of its own (`routed_requests`).
+    40 ms on every page. An attacker who can write rows can push items out of the newest MOST; the
+    inbox checks all agents. `routed` took queries of its own (`routed_requests`).
     """
     rows = _open_rows(human, now)
     newest = list(rows[0].union(*rows[1:], all=True).order_by("-created_at", "pk")[:MOST])

@@ -1,6 +1,7 @@
 """Which releases may run on which database, and that the database records its release."""
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
@@ -66,6 +67,20 @@ def test_settings_are_recorded_without_a_word_of_the_release(
     monkeypatch.setattr(settings_agreement, "fingerprint", lambda: elsewhere)
     record_settings(change=["PUBLIC_URL"], actor=OPERATOR, now=timezone.now())
     assert Installation.objects.get().release == RELEASE + 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("changed", ["PUBLIC_URL", "REDIS_URL"])
+def test_another_public_url_with_the_same_secret_key_is_warned_of(
+    changed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a copy of another installation: both would accept each other's sealed rows."""
+    record_settings(actor=OPERATOR, now=timezone.now())
+    elsewhere = settings_agreement.fingerprint() | {changed: "elsewhere"}
+    monkeypatch.setattr(settings_agreement, "fingerprint", lambda: elsewhere)
+    call_command("record_settings", change=[changed])
+    said = "give this one a SECRET_KEY of its own" in capsys.readouterr().err
+    assert said == (changed == "PUBLIC_URL")
 
 
 @pytest.mark.django_db

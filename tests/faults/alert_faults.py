@@ -129,7 +129,7 @@ def _remount(held: Stage, how: str) -> None:
 
 
 def another_event(held: Stage) -> None:
-    """Somebody with all rights in the database replaces a signed event."""
+    """An attacker with all rights in the database replaces a signed event."""
     execute(held, "CREATE TABLE leaf_before AS SELECT leaf_index, leaf_hash FROM audit_leaf")
     execute(held, SPOIL)
 

@@ -98,7 +98,7 @@ class Network:
             _ip("link", "set", link, "up", inside=space)
 
     def _know_each_other(self) -> None:
-        """Fixed hardware addresses: otherwise a sender soon learns that nobody answers ARP."""
+        """Fixed hardware addresses: otherwise a sender soon learns that no host answers ARP."""
         links = {}
         for host in self.hosts:
             with self.inside(host):

@@ -50,7 +50,7 @@ def advance_mark(mark: Mark, *, instead_of: Mark | None = None) -> Mark | None:
     """
     if _ask(redis_owner.other_registry):
         return None
-    there = _ask(_ours)
+    there = _ask(lambda client: client.get(KEY))
     found = _parse_mark(there)
     replaced = there if there is not None and found in (None, instead_of) else b""
     text = f"{mark.text} {_mac(mark.text, settings.SECRET_KEY)}"
