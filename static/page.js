@@ -39,6 +39,8 @@ if (here) {
   };
   setInterval(renew, RENEW);
   document.addEventListener("visibilitychange", renew);
+  // The interval begins anew with each page: without this, presence ends for a person who moves from page to page.
+  void renew();
 }
 
 // How much waits: in the navigation and in the title of every page, and the list itself in the inbox.

@@ -41,7 +41,7 @@ class Heard:
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type in {"error", "warning"}:
-            self.lines.append(message.text)
+            self.lines.append(f"{message.text} {message.location.get('url', '')}".strip())
 
     def _request(self, request: Request) -> None:
         where = urlsplit(request.url)

@@ -236,6 +236,21 @@ def test_i_am_here_is_a_switch_begun_by_passkey(alice: Page, registry: BrowserRe
     expect(switch).not_to_be_checked()
 
 
+def test_presence_is_renewed_on_each_page_that_is_opened(
+    alice: Page, registry: BrowserRegistry
+) -> None:
+    """A minute of moving from page to page, none of them open for the 20 s of the interval."""
+    alice.goto(registry.url + "/agents/")
+    here = alice.get_by_role("switch", name="I'm here")
+    here.click()
+    expect(here).to_be_checked()
+    with alice.expect_response("**/presence/renew", timeout=5_000) as renewed:
+        alice.goto(registry.url + "/approvals/")
+    assert renewed.value.status == 200
+    here.click()
+    expect(here).not_to_be_checked()
+
+
 def test_WR_7_a_passkey_is_added_and_removed_only_with_a_signature(
     alice: Page, chromium: Browser, registry: BrowserRegistry
 ) -> None:
