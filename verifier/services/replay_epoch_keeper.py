@@ -133,10 +133,11 @@ class Keeper:
             self._begin(row, probe, servers, "forgotten")
 
     def _arrive(self, row: Home, probe: Probe | None, read: tuple[datetime, float, float]) -> None:
-        """Begin the next epoch once all leases have expired, by the database's clock and by ours.
+        """Begin the next epoch once all leases have expired.
 
-        Ours counts from when we saw the row: `leaving_at` is written before its commit, and a lease
-        may be renewed in between.
+        Our clock counts from when we saw the row. `leaving_at` only says which leaving it is: it is
+        written before its commit, in between a lease may be renewed, and the database's clock may
+        have been hours ahead when it was written.
         """
         if row.leaving_at is None:
             return

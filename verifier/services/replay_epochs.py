@@ -45,7 +45,6 @@ LEASE_SECONDS = 5
 MARGIN_SECONDS = 1
 # A proof's `iat` is at most a window ahead and valid for a window; add clock error and old leases.
 CAREFUL_SECONDS = SPEND_SECONDS + WINDOW_SECONDS + LEASE_SECONDS + MARGIN_SECONDS
-_WAIT = timedelta(seconds=LEASE_SECONDS + MARGIN_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +175,10 @@ def end_epoch(*, epoch: int, for_kind: str, reason: str, actor: Actor, now: date
 def next_epoch_start(seen: Home) -> datetime | None:
     """The start time of the next epoch; None if it may not begin now.
 
-    It may begin if the row is still as `seen` and no lease under another cache can hold. It may not
-    while this host's clock and the database's differ: a start time in the past would let spent
-    proofs pass again once the wrong clock is corrected, and hosts with a right clock do not decide
-    meanwhile.
+    It may begin if the row is still as `seen`. The caller has waited until no lease under another
+    cache can hold. It may not begin while this host's clock and the database's differ: a start time
+    in the past would let spent proofs pass again once the wrong clock is corrected, and hosts with
+    a right clock do not decide meanwhile.
 
     Call it inside a transaction. It locks the row, so that only one process begins the next epoch.
     """
@@ -189,8 +188,6 @@ def next_epoch_start(seen: Home) -> datetime | None:
     )
     row = same.annotate(database_now=database_clock()).first()
     if row is None or row.servers != seen.servers:
-        return None
-    if row.leaving_at is not None and row.leaving_at + _WAIT > row.database_now:
         return None
     latest = timezone.now()
     off = host_clock_error(row.database_now, earliest, latest)

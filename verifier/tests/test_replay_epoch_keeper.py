@@ -314,6 +314,17 @@ def test_a_keeper_waits_from_when_it_saw_the_cache_being_left(one: Keeper, time:
     assert reasons() == ["test", "as_planned"]
 
 
+def test_RF_5_a_database_that_was_hours_ahead_delays_no_epoch(one: Keeper, time: Passing) -> None:
+    """What it wrote as the time of leaving is in the future once its clock is right."""
+    used()
+    assert leave()
+    Home.objects.update(leaving_at=timezone.now() + timedelta(hours=3))
+    assert at(turns(one, None, time, WAIT - 1)) == (1, "database", "database")
+    row = turns(one, None, time, 1)
+    assert at(row) == (2, "database", "")
+    assert row.began_at == timezone.now()
+
+
 def test_the_row_is_held_for_the_marks_alone(
     one: Keeper, servers: FakeServers, time: Passing
 ) -> None:

@@ -15,7 +15,16 @@ import psycopg
 from tests import ministack, postgres, redis_servers
 from tests.fault_proxy import ProxyProcess
 from tests.faults.chaos.disks import Disk
-from tests.faults.chaos.servers import Clock, KeyService, Process, answers, folder, pooler, proxy
+from tests.faults.chaos.servers import (
+    Clock,
+    KeyService,
+    Process,
+    RedisClock,
+    answers,
+    folder,
+    pooler,
+    proxy,
+)
 from tests.faults.stage import Jobs, until
 from tests.live import LiveRegistry, LiveServer, LiveVerifier
 from tests.postgres import free_port
@@ -24,7 +33,7 @@ from tests.prometheus import Prometheus
 TOKEN = "only-for-the-collector-of-this-test"
 VERIFIER_ROLE = "verifier"
 # Whose clock can be stepped.
-_CLOCKED = ("web", "verifier", "jobs", "postgresql", "redis")
+_CLOCKED = ("web", "verifier", "jobs", "postgresql")
 # docs/operations.md, "A connection pooler in between".
 _ROLE_SETTINGS = (
     "statement_timeout = '2s'", "lock_timeout = '1600ms'",
@@ -68,6 +77,7 @@ class System:
         self.keys = KeyService(directory / "openbao")
         self.store = Store(directory / "store")
         self.clocks = {name: Clock(directory / f"clock-{name}") for name in _CLOCKED}
+        self.clocks["redis"] = RedisClock(directory / "clock-redis")
         self._var = disks["hosts"].path
 
     def up(self) -> None:
