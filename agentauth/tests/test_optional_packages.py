@@ -62,8 +62,10 @@ def test_all_modules_but_the_chosen_backends_import_without_extras(tmp_path: Pat
     done = with_only_base(IMPORT_ALL, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(done.stdout.splitlines()) == [
+        "agentauth.observability.spans needs opentelemetry",
         "agentauth.observability.trace_export needs opentelemetry",
         "agentauth.observability.traced_calls needs opentelemetry",
+        "agentauth.observability.traced_requests needs opentelemetry",
         "audit.stores.s3 needs boto3",
         "kms.backends.awskms needs botocore",
         "kms.backends.gcpkms needs google_crc32c",
