@@ -175,6 +175,8 @@ def test_a_trace_leads_from_a_request_to_sql_and_signatures(read: Read, story: S
     assert attributes(denied)["agentauth.decision"] == "denied"
     assert attributes(denied)["agentauth.error"] == "insufficient_scope"
     assert attributes(refused)["error.type"] == "invalid_client"
+    told = [attributes(span) for span in named(spans, "GET /v1/agents/me")]
+    assert [each.get("agentauth.reason") for each in told] == ["malformed"]
 
 
 def test_a_failed_request_names_the_class_of_its_error_alone(
@@ -234,21 +236,26 @@ def test_log_lines_and_answers_carry_the_ids_of_the_trace(
 
 
 def test_a_run_of_a_job_is_a_trace_of_its_own(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a request too, wherever it is answered. What is outside a trace is not traced."""
+
     def look(*, now: datetime) -> None:
         Grant.objects.count()
         assert trace_id.get()
+        Client().get("/health/live")
 
     def fails(*, now: datetime) -> None:
         raise OSError("a path")
 
     monkeypatch.setattr("agentauth.job_table.may_act", lambda: True)
     Job(look, 1.0).do()
+    Grant.objects.count()
     with pytest.raises(OSError, match="a path"):
         Job(fails, 1.0).do()
-    query, ran, failed = read()
+    query, request, ran, failed = read()
     assert (ran.name, failed.name) == ("job agentauth.look", "job agentauth.fails")
     assert (query.name, query.parent_span_id) == ("SELECT registry_grant", ran.span_id)
-    assert attributes(failed)["error.type"] == "OSError"
+    assert (request.name, request.parent_span_id) == ("GET /health/live", b"")
+    assert (attributes(failed)["error.type"], failed.status.code) == ("OSError", 2)
 
 
 def test_a_person_s_host_is_in_no_span_and_an_operator_s_is(
