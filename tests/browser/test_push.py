@@ -18,13 +18,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, CDPSession, Error, Page, ViewportSize, Worker, expect
+from playwright.sync_api import (
+    Browser,
+    CDPSession,
+    Error,
+    Page,
+    Playwright,
+    ViewportSize,
+    Worker,
+    expect,
+)
 
 from approvals.tests.push_service import SubscribedBrowser, push_service
 from approvals.tests.smtp_server import Mailbox, smtp_server
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
-from tests.browser.conftest import add_authenticator
+from tests.browser.conftest import PROGRAMS, add_authenticator, launched
 from tests.browser.terminal import Terminal, approve_words
 from tests.live import ROOT
 
@@ -130,6 +139,13 @@ class Phone:
                 self.page.wait_for_timeout(100)
             self.push(self.pushed)
         raise AssertionError("the worker showed nothing")
+
+
+@pytest.fixture(scope="module")
+def chromium(playwright: Playwright) -> Iterator[Browser]:
+    """The headless shell has no push."""
+    with launched(playwright, *PROGRAMS) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
