@@ -123,8 +123,12 @@ def shop(
     admin.sign_in()
     assert admin.deny_as_admin(reading).status_code == 200
     alice.sign_in()
+    fields = {"permission.0": "on", "permission.1": "on", "days": "4"}
+    assert alice.approve(paying, **fields).status_code == 200
+    assert alice.client.post(f"/approvals/{paying.pk}/renew").status_code == 302
     assert alice.approve(paying).status_code == 200
-    with time_machine.travel(MAY + timedelta(days=12), tick=False):
+    # Where days begin earlier, it is the next one.
+    with time_machine.travel(MAY + timedelta(days=12, hours=23), tick=False):
         _spend_in_yen()
         place = _pay_and_be_refused(monkeypatch)
     archive()
@@ -281,7 +285,7 @@ def approvals(_place: Scene) -> Rows:
     ]  # fmt: skip
     # An administrator who denied, an owner who approved.
     assert {row[2] for row in found if row[3] != row[4]} == {"denied"}
-    assert any(row[3] == row[4] for row in found)
+    assert {row[2] for row in found if row[3] == row[4]} == {"approved", "renewed"}
     return found
 
 
