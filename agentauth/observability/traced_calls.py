@@ -182,14 +182,6 @@ def _traced_command(execute: Any) -> Any:
     return traced
 
 
-def _traced_commands(execute: Any) -> Any:
-    def traced(self: Any, *given: Any, **options: Any) -> Any:
-        with child("pipeline", {"db.system.name": "redis", "db.operation.name": "pipeline"}):
-            return execute(self, *given, **options)
-
-    return traced
-
-
 def _traced_signature(sign: Any) -> Any:
     def traced(self: _KeySigner, message: bytes) -> Any:
         what = {"agentauth.key.backend": self.backend, "agentauth.key.purpose": str(self.purpose)}
@@ -235,12 +227,11 @@ def _trace_sending() -> None:
 
     _replace(bounded_http_post, "post", _traced_post)
     if settings.REDIS_URL:
-        from redis.client import Pipeline, Redis
+        from redis.client import Redis
         from redis.cluster import RedisCluster
 
         _replace(Redis, "execute_command", _traced_command)
         _replace(RedisCluster, "execute_command", _traced_command)
-        _replace(Pipeline, "execute", _traced_commands)
     if settings.AUDIT_STORE.startswith("s3:"):
         from botocore.client import BaseClient
 
