@@ -103,9 +103,6 @@ def acts_table(prices: Prices) -> str:
             server = cpu.get("server", cpu.get("web"))
             used = (server, cpu.get("postgres"), cpu.get("redis"), cpu.get("jobs"))
             cells = ["-" if each is None else f"{each:,.0f}" for each in used]
-            if name not in footprint()["acts"]:
-                yield (title, *cells, "-", "-", "-", "-", "-")
-                continue
             told = act(name)
             cost = f"{act_cost(name, prices):,.2f}" if cpu else "-"
             yield (
@@ -125,7 +122,7 @@ def acts_table(prices: Prices) -> str:
 
 def places_table(_prices: Prices) -> str:
     """Database bytes by table."""
-    names = ("verification", "token", "approval", "agent_by_services")
+    names = ("verification", "payment", "token", "approval", "agent_by_services")
     tables = sorted(
         {table for name in names for table in act(name)["table_bytes"]},
         key=lambda table: (-act("agent_by_services")["table_bytes"].get(table, 0), table),
@@ -144,9 +141,37 @@ def cell(number: float) -> str:
     return f"{number:,.1f}" if number < SMALL else f"{number:,.0f}"
 
 
+def memory_table(_prices: Prices) -> str:
+    """Memory of each group of processes, shared pages counted once."""
+    idle, after = footprint()["memory_bytes_idle"], footprint()["memory_bytes_after"]
+    return _markdown(
+        ("processes", "how many", "MB at the start", "MB after all acts", "the largest one, MB"),
+        (
+            (
+                name, f"{len(after[name])}", f"{sum(idle[name]) / 1e6:,.0f}",
+                f"{sum(after[name]) / 1e6:,.0f}", f"{after[name][0] / 1e6:,.0f}",
+            )
+            for name in ("verifier", "web", "jobs", "postgres", "redis")
+        ),
+    )  # fmt: skip
+
+
+def growth_table(_prices: Prices) -> str:
+    """Bytes of one more agent with its grant and receipt, as there are more of them."""
+    first, copies = act("agent_by_services"), footprint()["copies"]
+    steps = [(first["number"], first["table_bytes"])]
+    steps += [(each["count"], each["table_bytes"]) for each in copies]
+    return _markdown(
+        ("table", *(f"of the {'first' if not at else 'next'} {count:,}"
+                    for at, (count, _) in enumerate(steps))),
+        ((f"`{table}`", *(f"{found.get(table, 0):,.0f}" for _, found in steps))
+         for table in copies[-1]["table_bytes"]),
+    )  # fmt: skip
+
+
 def rates_table(_prices: Prices) -> str:
     """What each rate of verifications needs."""
-    spent = spent_us("verification")
+    spent, proofs = spent_us("verification"), footprint()["redis"]
 
     lines: list[tuple[str, Callable[[float], str]]] = [
         ("verifier processes, one core each",
@@ -162,6 +187,10 @@ def rates_table(_prices: Prices) -> str:
          lambda rate: cell(rate * MONTH * KEPT_MONTHS * table_bytes("verification") / 1e12)),
         ("archive, GB a day",
          lambda rate: cell(rate * DAY * archive_bytes("verification") / 1e9)),
+        ("Redis: MB of spent proofs",
+         lambda rate: cell(rate * proofs["proof_seconds"] * proofs["bytes_per_proof"] / 1e6)),
+        ("Redis: MB of events for each minute that the jobs are away",
+         lambda rate: cell(rate * 60 * proofs["bytes_per_waiting_event"] / 1e6)),
     ]  # fmt: skip
     head = ("verifications a second, all day", *(f"{rate:,}" for rate in RATES))
     return _markdown(head, ((name, *map(line, RATES)) for name, line in lines))
@@ -227,6 +256,8 @@ TABLES: Final[dict[str, Callable[[Prices], str]]] = {
     "model": model_table,
     "acts": acts_table,
     "places": places_table,
+    "growth": growth_table,
+    "memory": memory_table,
     "rates": rates_table,
     "bottlenecks": bottleneck_table,
     "agents": agents_table,

@@ -11,6 +11,7 @@ Left out is what no verifier reads: the events of these acts, and manifests by t
 """
 
 import json
+import os
 import secrets
 import sys
 import uuid
@@ -23,6 +24,7 @@ import django
 from django.db import connection, models, transaction
 
 if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")
     django.setup()
 
 from django.conf import settings  # isort: split
