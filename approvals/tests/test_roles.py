@@ -244,6 +244,29 @@ def test_pages_offer_a_role_only_what_it_may_open_and_do(
     assert own == set()
 
 
+@pytest.mark.parametrize(
+    ("role", "path"),
+    [
+        (Role.APPROVER, "/admin/audit/event/"),
+        (Role.OPERATOR, "/admin/registry/grant/export.csv"),
+        (Role.APPROVER, "/admin/registry/grant/export.csv"),
+        (Role.AUDITOR, "/denials/"),
+        (Role.OPERATOR, "/denials/"),
+    ],
+)
+def test_DJ_17_a_role_opens_by_address_nothing_that_it_is_not_offered(
+    now: datetime, role: Role, path: str
+) -> None:
+    person = invited("role@example.org", "Ro Le", now=now, role=role)
+    assert_refused(person.get(path), 403, "permission_denied")
+
+
+def test_DJ_17_a_suspended_administrator_has_no_permission(admin: Person) -> None:
+    human = admin.human
+    human.status = Human.Status.SUSPENDED
+    assert (human.role, human.permissions) == (Role.OWNER, frozenset())
+
+
 # Enough for every list and a page of each kind of row.
 LINKS = 120
 OFFERED: dict[Role, set[str]] = {
