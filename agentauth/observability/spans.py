@@ -1,4 +1,4 @@
-"""Spans: how a trace begins and what is below it. They hold names, codes and numbers of ours only.
+"""Begins and closes spans. They hold names, codes and numbers of ours only.
 
 `traced_requests` and `traced_calls` say of what. docs/adr/0081-spans-hold-names-and-no-values.md
 """
@@ -39,7 +39,7 @@ def use(provider: TracerProvider) -> None:
 
 
 @contextmanager
-def root(
+def begin_trace(
     name: str, kind: SpanKind, *, links: Sequence[Link] = (), answers: bool = False
 ) -> Iterator[Span]:
     """A new trace, whose id log lines carry. `answers`: it is of a request."""
@@ -49,7 +49,7 @@ def root(
     traced = trace_id.set(format_trace_id(span.get_span_context().trace_id))
     request = request_span.set(span if answers else None)
     try:
-        with ended(span):
+        with close_span(span):
             yield span
     finally:
         request_span.reset(request)
@@ -58,7 +58,7 @@ def root(
 
 
 @contextmanager
-def ended(span: Span) -> Iterator[None]:
+def close_span(span: Span) -> Iterator[None]:
     """End the span; of an exception only the class: its text may hold values."""
     try:
         yield
@@ -77,9 +77,9 @@ def start_child(name: str, attributes: Mapping[str, Any]) -> Span | None:
     return _tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
 
 
-def child(name: str, attributes: Mapping[str, Any]) -> AbstractContextManager[None]:
+def child_span(name: str, attributes: Mapping[str, Any]) -> AbstractContextManager[None]:
     span = start_child(name, attributes)
-    return nullcontext() if span is None else ended(span)
+    return nullcontext() if span is None else close_span(span)
 
 
 def links_to(traceparent: str | None) -> list[Link]:
@@ -88,7 +88,7 @@ def links_to(traceparent: str | None) -> list[Link]:
     return [Link(SpanContext(*found, is_remote=True))] if found else []
 
 
-def shared(name: str, waiting: Sequence[Span]) -> Span:
+def start_shared(name: str, waiting: Sequence[Span]) -> Span:
     """A span below the first of `waiting`, with links to the others it works for."""
     parent = set_span_in_context(waiting[0], Context())
     return _tracer.start_span(

@@ -18,7 +18,7 @@ from opentelemetry.trace import Span, TracerProvider, get_current_span, set_span
 
 from agentauth.observability import spans, traced_requests
 from agentauth.observability.span_names import command_name, pipeline_name, statement_name
-from agentauth.observability.spans import child, ended, start_child
+from agentauth.observability.spans import child_span, close_span, start_child
 from agentauth.postgresql.base import DatabaseWrapper
 from kms.services import _KeySigner
 from verifier.stores import group_commit, lua_scripts
@@ -66,7 +66,7 @@ def _sql(vendor: str, sql: object) -> AbstractContextManager[None]:
     attributes = {"db.system.name": vendor, "db.operation.name": operation}
     if table:
         attributes["db.collection.name"] = table
-    return child(f"{operation} {table}".rstrip(), attributes)
+    return child_span(f"{operation} {table}".rstrip(), attributes)
 
 
 def _traced_execute(execute: Any) -> Any:
@@ -92,7 +92,7 @@ def _traced_pipeline(run: Any) -> Any:
             return run(self, statements)
         name = pipeline_name(tuple(sql for sql, _ in statements))
         attributes = {"db.system.name": self.vendor, "db.operation.batch.size": len(statements)}
-        with child(name, attributes):
+        with child_span(name, attributes):
             return run(self, statements)
 
     return traced
@@ -101,7 +101,7 @@ def _traced_pipeline(run: Any) -> Any:
 def _traced_connection(name: str) -> Callable[[Any], Any]:
     def made(call: Any) -> Any:
         def traced(self: Any) -> Any:
-            with child(name, {"db.system.name": self.vendor, "db.operation.name": name}):
+            with child_span(name, {"db.system.name": self.vendor, "db.operation.name": name}):
                 return call(self)
 
         return traced
@@ -116,7 +116,7 @@ def _traced_wait(decide: Any) -> Any:
             return await decide(self, asked)
         _waiting[id(asked)] = span
         try:
-            with ended(span):
+            with close_span(span):
                 return await decide(self, asked)
         finally:
             del _waiting[id(asked)]
@@ -131,11 +131,11 @@ def _traced_commit(decide: Any) -> Any:
         waiting = [span for each in asked if (span := _waiting.get(id(each)))]
         if not waiting:
             return decide(asked, **how)
-        span = spans.shared("transaction", waiting)
+        span = spans.start_shared("transaction", waiting)
         span.set_attribute("agentauth.decisions", len(asked))
         token = attach(set_span_in_context(span, Context()))
         try:
-            with ended(span):
+            with close_span(span):
                 return decide(asked, **how)
         finally:
             detach(token)
@@ -169,14 +169,14 @@ def _traced_script(evaluate: Any) -> Any:
 
 
 async def _awaited(work: Awaitable[Any], span: Span) -> Any:
-    with ended(span):
+    with close_span(span):
         return await work
 
 
 def _traced_command(execute: Any) -> Any:
     def traced(self: Any, *given: Any, **options: Any) -> Any:
         name = command_name(given[0])
-        with child(name, {"db.system.name": "redis", "db.operation.name": name}):
+        with child_span(name, {"db.system.name": "redis", "db.operation.name": name}):
             return execute(self, *given, **options)
 
     return traced
@@ -185,7 +185,7 @@ def _traced_command(execute: Any) -> Any:
 def _traced_signature(sign: Any) -> Any:
     def traced(self: _KeySigner, message: bytes) -> Any:
         what = {"agentauth.key.backend": self.backend, "agentauth.key.purpose": str(self.purpose)}
-        with child("sign", what):
+        with child_span("sign", what):
             return sign(self, message)
 
     return traced
@@ -200,7 +200,7 @@ def _traced_post(post: Any) -> Any:
         span = start_child("POST", attributes)
         if span is None:
             return post(url, *given, **how)
-        with ended(span):
+        with close_span(span):
             answer = post(url, *given, **how)
             if answer is not None:
                 span.set_attribute("http.response.status_code", answer.status)
@@ -213,7 +213,7 @@ def _traced_store(call: Any) -> Any:
     def traced(self: Any, operation: str, parameters: Any) -> Any:
         service = self.meta.service_model.service_name
         host = urlsplit(self.meta.endpoint_url).hostname or ""
-        with child(f"{service} {operation}", {"server.address": host}):
+        with child_span(f"{service} {operation}", {"server.address": host}):
             return call(self, operation, parameters)
 
     return traced

@@ -12,7 +12,7 @@ from agentauth.job_table import Job
 from agentauth.middleware import RequestIdMiddleware
 from agentauth.observability import metrics
 from agentauth.observability.request_observation import route_of
-from agentauth.observability.spans import FAILED, links_to, request_span, root
+from agentauth.observability.spans import FAILED, begin_trace, links_to, request_span
 from agentauth.protocol.errors import AgentAuthError
 from registry.refusal_recording import METHODS, method_of
 from verifier import api
@@ -30,7 +30,7 @@ def _traced_request(call: Any) -> Any:
             # Handed on by the verifier's endpoint, which describes the span.
             return call(self, request)  # type: ignore[no-any-return]
         links = links_to(request.META.get("HTTP_TRACEPARENT"))
-        with root("request", SpanKind.SERVER, links=links, answers=True) as span:
+        with begin_trace("request", SpanKind.SERVER, links=links, answers=True) as span:
             response: HttpResponseBase = call(self, request)
             _describe(span, request, response)
         return response
@@ -65,7 +65,7 @@ def _traced_endpoint(call: Any) -> Any:
             return
         sent = next((value for name, value in scope["headers"] if name == b"traceparent"), b"")
         links = links_to(sent.decode("latin-1"))
-        with root("request", SpanKind.SERVER, links=links, answers=True) as span:
+        with begin_trace("request", SpanKind.SERVER, links=links, answers=True) as span:
             if span.is_recording():
                 send = functools.partial(_send, span, scope, send)
             await call(self, scope, receive, send)
@@ -128,7 +128,7 @@ def _noted_loop_verify(verify: Any) -> Any:
 
 def _traced_job(run: Any) -> Any:
     def traced(self: Job) -> None:
-        with root(f"job {self.name}", SpanKind.INTERNAL) as span:
+        with begin_trace(f"job {self.name}", SpanKind.INTERNAL) as span:
             span.set_attribute("agentauth.job", self.name)
             run(self)
 

@@ -108,7 +108,7 @@ def test_a_shared_transaction_is_linked_to_each_call_that_waits_for_it(receiver:
         wait = traced_calls._traced_wait(decide)
 
         async def call(each: object) -> None:
-            with traced_spans.root("request", SpanKind.SERVER):
+            with traced_spans.begin_trace("request", SpanKind.SERVER):
                 await wait(None, each)
 
         await asyncio.gather(*map(call, asked))
@@ -128,7 +128,7 @@ def test_what_runs_in_a_committing_thread_belongs_to_its_request(receiver: Colle
     committer.start()
 
     async def story() -> None:
-        with traced_spans.root("request", SpanKind.SERVER):
+        with traced_spans.begin_trace("request", SpanKind.SERVER):
             await committer.run(Grant.objects.count)
 
     try:
