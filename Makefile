@@ -45,8 +45,9 @@ unit: $(VENV)/dev.stamp
 # `rest` runs the database tests of the approvals on PostgreSQL, so they are left out here. Its
 # browser tests go through their pages on SQLite.
 test: lint ## everything: check, then PostgreSQL, flows, browser, faults, interop, vectors
-	$(MAKE) -j2 static unit UNIT=unit-before-rest
-	$(BIN)/python -m tests.run rest
+	@# All of it, whatever fails: a run in CI should name every failure.
+	status=0; $(MAKE) -k -j2 static unit UNIT=unit-before-rest || status=$$?; \
+	  $(BIN)/python -m tests.run rest || status=$$?; exit $$status
 
 coverage: $(VENV)/dev.stamp ## branches and lines the unit tests take, per package; 95 % of the branches at least
 	$(BIN)/python -m tests.run coverage

@@ -248,10 +248,12 @@ def test_a_forked_process_opens_connections_of_its_own(server: Server) -> None:
 
 
 def test_nothing_listens(ask_in_turn: Turn) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with pytest.raises(UnknownOutcomeError, match="cannot be reached") as unknown:
-        ask_in_turn(url, ["a"])
+    # Held meanwhile, or a server of another test could take it.
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{held.getsockname()[1]}"
+        with pytest.raises(UnknownOutcomeError, match="cannot be reached") as unknown:
+            ask_in_turn(url, ["a"])
     assert isinstance(unknown.value, TemporarilyUnavailableError)
 
 
