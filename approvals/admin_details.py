@@ -24,6 +24,7 @@ from approvals.templatetags.display_filters import exact
 from approvals.views.activity_search import NO_ONE
 from approvals.views.event_sentences import describe_events
 from approvals.views.page_requests import human_of
+from approvals.views.paging import newest_events
 from audit.admin import acts_on_key, acts_on_service_provider
 from audit.models import Event
 from kms.models import Key, KeyCertificate
@@ -240,11 +241,11 @@ _RELATED: Final[dict[type[Model], Callable[[Any], list[Link]]]] = {
 
 
 _ABOUT: Final[dict[type[Model], Callable[[Any], QuerySet[Event]]]] = {
-    Agent: lambda row: Event.objects.filter(agent_id=row.pk),
-    Grant: lambda row: Event.objects.filter(grant_id=row.pk),
-    Human: lambda row: Event.objects.filter(human_id=row.pk),
-    ServiceProvider: lambda row: acts_on_service_provider(row.pk),
-    Key: lambda row: acts_on_key(row.kid),
+    Agent: lambda row: newest_events("agent_id", row.pk),
+    Grant: lambda row: newest_events("grant_id", row.pk),
+    Human: lambda row: newest_events("human_id", row.pk),
+    ServiceProvider: lambda row: acts_on_service_provider(row.pk).order_by("-pk"),
+    Key: lambda row: acts_on_key(row.kid).order_by("-pk"),
 }
 
 
@@ -294,7 +295,7 @@ class DetailPages(_ModelAdmin):
 
     def _about(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         about = _ABOUT.get(type(row))
-        events = None if about is None else list(about(row).order_by("-pk")[:EVENTS_SHOWN])
+        events = None if about is None else list(about(row)[:EVENTS_SHOWN])
         words: Sequence[Event] = [row] if isinstance(row, Event) else []
         return {
             "title": legible(_title(row)),

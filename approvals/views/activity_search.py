@@ -22,7 +22,7 @@ from django.utils.translation import gettext_lazy
 
 from agentauth.protocol.capability import PAYEE
 from approvals.views.act_sentences import ACTS, DETAILS
-from approvals.views.paging import id_or_none_of_ours
+from approvals.views.paging import id_or_none_of_ours, newest_events
 from audit.models import Event, Opening
 from audit.new_ids import first_id_at
 from registry.models import Agent, Human, ServiceProvider
@@ -119,18 +119,19 @@ class ActivitySearch:
 
     def page(self, after: uuid.UUID | None, size: int) -> Page:
         """At most `size` matching events before the id `after`, in at most seven queries."""
-        led = self._led()
+        column, value = self._whose()
+        led = self._between(Event.objects.filter(**{column: value}), after).order_by("-pk")
         rest = self._rest()
-        if after is not None:
-            led = led.filter(pk__lt=after)
         floor = None
         if rest:
-            ids = led.order_by("-pk").values_list("pk", flat=True)
+            ids = led.values_list("pk", flat=True)
             floor = ids[EXAMINED - 1 : EXAMINED].first()
             led = led.filter(rest) if floor is None else led.filter(rest, pk__gte=floor)
         if self._seeks_payments:
-            led = Event.objects.filter(pk__in=self._payments(led))
-        found = list(led.order_by("-pk")[: size + 1])
+            led = Event.objects.filter(pk__in=self._payments(led)).order_by("-pk")
+        elif not rest:
+            led = self._between(newest_events(column, value), after)
+        found = list(led[: size + 1])
         if len(found) > size:
             return Page(found[:size], found[size - 1].pk, None)
         reached = (
@@ -138,15 +139,20 @@ class ActivitySearch:
         )
         return Page(found, floor, reached)
 
-    def _led(self) -> QuerySet[Event]:
-        """By the columns of an index."""
-        rows = Event.objects.filter(human_id=self.human.pk)
+    def _whose(self) -> tuple[str, uuid.UUID]:
+        """The column of an index, and its value."""
         if agent := self.given["agent"]:
             # Another person's agent may have many events, none of which would match.
             own = own_agents(self.human).filter(pk=id_or_none_of_ours(agent))
             # The agent alone: with the person, the planner may choose the index of the person's
             # events and read those of all their agents.
-            rows = Event.objects.filter(agent_id=own.values_list("pk", flat=True).first() or NO_ONE)
+            return "agent_id", own.values_list("pk", flat=True).first() or NO_ONE
+        return "human_id", self.human.pk
+
+    def _between(self, rows: QuerySet[Event], after: uuid.UUID | None) -> QuerySet[Event]:
+        """Those of the chosen days that are older than the id `after`."""
+        if after is not None:
+            rows = rows.filter(pk__lt=after)
         if self.start is not None:
             rows = rows.filter(pk__gte=first_id_at(self.start - _SLACK))
         if self.end is not None:
