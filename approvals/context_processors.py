@@ -8,6 +8,7 @@ from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
 from approvals.models import Recovery
+from approvals.services.setup_and_sign_in import session_key_of
 from approvals.services.waiting import waiting_for
 from approvals.views.routed import routed_of
 from registry.models import Human
@@ -26,11 +27,14 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
     if not isinstance(human, Human):
         return {"me": None, "command": settings.COMMAND}
     now = timezone.now()
+    present_in = presence_leases.session_of(human.pk, now)
     return {
         "me": human,
         "command": settings.COMMAND,
         "waits": waiting_for(human, now, routed_of(request)),
-        "is_here": presence_leases.is_online(human.pk, now),
+        "is_here": bool(present_in),
+        # Only the session that began it may renew it.
+        "is_here_by_this_session": present_in == session_key_of(request),
         "my_recovery": Recovery.objects.open(now).filter(human=human).first(),
         # Read by the first mark of a service on the page, if there is one.
         "logos": SimpleLazyObject(shown_logos),

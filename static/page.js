@@ -16,7 +16,10 @@ const BACKGROUND = { "X-Background": "1" };
 const here = document.getElementById("presence");
 
 if (here) {
-  const show = (on) => here.setAttribute("aria-checked", String(on));
+  const show = (on) => {
+    here.setAttribute("aria-checked", String(on));
+    here.toggleAttribute("data-own", on);
+  };
   here.addEventListener("click", () =>
     busy([here], async () => {
       if (here.getAttribute("aria-checked") === "true") {
@@ -30,11 +33,12 @@ if (here) {
     }),
   );
   const renew = async () => {
-    if (document.visibilityState !== "visible" || here.getAttribute("aria-checked") !== "true") return;
+    // Another browser of the same person shows the switch too, but only the session that began presence renews it.
+    if (document.visibilityState !== "visible" || !here.hasAttribute("data-own")) return;
     try {
       await post("/presence/renew", {}, BACKGROUND);
-    } catch {
-      show(false);
+    } catch (error) {
+      if (!["offline", "temporarily_unavailable"].includes(error.code)) show(false);
     }
   };
   setInterval(renew, RENEW);

@@ -349,6 +349,14 @@ def test_presence_begins_with_a_passkey_and_ends_with_the_session(alice: Person)
     at = datetime.now(tz=human.created_at.tzinfo)
     assert is_online(human.pk, at)
     assert alice.post("/presence/renew").status_code == 200
+    switch = 'id="presence" aria-checked="true"'
+    assert f"{switch} data-own>" in alice.get("/agents/").content.decode()
+    # Only the session that began presence may renew it: a script of another would be refused.
+    here = alice.client
+    alice.sign_in(browser())
+    assert f"{switch}>" in alice.get("/agents/").content.decode()
+    assert_refused(alice.post("/presence/renew"), 409, "invalid_state")
+    alice.client = here
     alice.client.post("/sign-out/")
     assert not is_online(human.pk, datetime.now(tz=human.created_at.tzinfo))
 

@@ -66,6 +66,12 @@ def end(*, human: Human, actor: Actor, now: datetime) -> None:
             record(kind=kinds.PRESENCE_ENDED, actor=actor, at=now, human_id=human.pk)
 
 
+def session_of(human_id: uuid.UUID, now: datetime) -> str | None:
+    """The session that holds this human's current lease at `now`; None if there is none."""
+    current = PresenceLease.objects.current(now).filter(human_id=human_id)
+    return current.values_list("session_id", flat=True).first()
+
+
 def is_online(human_id: uuid.UUID, now: datetime) -> bool:
     """Whether this human has a current lease at `now`. Never cached."""
     return PresenceLease.objects.current(now).filter(human_id=human_id).exists()
