@@ -145,11 +145,11 @@ def memory_table(_prices: Prices) -> str:
     """Memory of each group of processes, shared pages counted once."""
     idle, after = footprint()["memory_bytes_idle"], footprint()["memory_bytes_after"]
     return _markdown(
-        ("processes", "how many", "MB at the start", "MB after all acts", "the largest one, MB"),
+        ("processes", "MB at the start", "MB after all acts", "how many then", "the largest, MB"),
         (
             (
-                name, f"{len(after[name])}", f"{sum(idle[name]) / 1e6:,.0f}",
-                f"{sum(after[name]) / 1e6:,.0f}", f"{after[name][0] / 1e6:,.0f}",
+                name, f"{sum(idle[name]) / 1e6:,.0f}", f"{sum(after[name]) / 1e6:,.0f}",
+                f"{len(after[name])}", f"{after[name][0] / 1e6:,.0f}",
             )
             for name in ("verifier", "web", "jobs", "postgres", "redis")
         ),

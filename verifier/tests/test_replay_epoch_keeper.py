@@ -314,6 +314,20 @@ def test_a_keeper_waits_from_when_it_saw_the_cache_being_left(one: Keeper, time:
     assert reasons() == ["test", "as_planned"]
 
 
+def test_a_keeper_waits_anew_for_each_leaving(
+    one: Keeper, servers: FakeServers, time: Passing
+) -> None:
+    """Also for one of the same epoch: an unused epoch 1 begins again, and may then be left."""
+    assert at(turns(one, servers, time, WAIT)) == (1, "redis", "")
+    time.shift(30)
+    assert leave("redis")
+    assert at(turns(one, servers, time, WAIT // 2)) == (1, "redis", "redis")
+    time.shift(1)
+    Home.objects.update(leaving_at=timezone.now())
+    assert at(turns(one, servers, time, WAIT - 1)) == (1, "redis", "redis")
+    assert at(turns(one, servers, time, 1)) == (2, "redis", "")
+
+
 def test_RF_5_a_database_that_was_hours_ahead_delays_no_epoch(one: Keeper, time: Passing) -> None:
     """What it wrote as the time of leaving is in the future once its clock is right."""
     used()
