@@ -43,7 +43,7 @@ if (here) {
   };
   setInterval(renew, RENEW);
   document.addEventListener("visibilitychange", renew);
-  // The interval begins anew with each page: without this, presence ends for a person who moves from page to page.
+  // Each page starts its own 20 s, so opening pages faster than that would renew nothing, and the lease would run out.
   void renew();
 }
 

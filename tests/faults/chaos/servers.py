@@ -179,11 +179,17 @@ class RedisClock(Clock):
 
     def __init__(self, file: Path) -> None:
         super().__init__(file)
-        library, source = file.with_suffix(".so"), Path(__file__).with_name("redis_clock.c")
-        subprocess.run(
-            ["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(source)], check=True
-        )
-        self.env = {"LD_PRELOAD": str(library), "CLOCK_FILE": str(file)}
+        self._library = file.with_suffix(".so")
+        self.env = {"LD_PRELOAD": str(self._library), "CLOCK_FILE": str(file)}
+
+    @contextlib.contextmanager
+    def inherited(self) -> Iterator[None]:
+        """As `Clock.inherited`. Compiles only here, for the runs that step this clock."""
+        source = Path(__file__).with_name("redis_clock.c")
+        command = ["cc", "-shared", "-fPIC", "-O1", "-o", str(self._library), str(source)]
+        subprocess.run(command, check=True)
+        with super().inherited():
+            yield
 
 
 @contextlib.contextmanager
