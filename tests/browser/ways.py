@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
@@ -214,16 +214,24 @@ def made(theatre: Theatre) -> Page:
     return page
 
 
+def follow(page: Page, link: Locator) -> None:
+    """Click and wait for the next page. A click alone returns before it, so what comes after
+    might still look at the old page, or at none.
+    """
+    with page.expect_navigation():
+        link.click()
+
+
 def row_of(rows: str, then: str = "") -> Way:
     """The control room's page of the first row of a list, and a page of its acts."""
 
     def way(theatre: Theatre) -> Page:
         page = theatre.open(theatre.alice, f"/admin/{rows}/")
-        page.locator("#result_list tbody th a").first.click()
+        follow(page, page.locator("#result_list tbody th a").first)
         for folded in page.locator("main summary").all():
             folded.click()
         if then:
-            page.get_by_role("link", name=then).click()
+            follow(page, page.get_by_role("link", name=then))
         return page
 
     return way

@@ -90,11 +90,16 @@ class Pods:
         """End them at once, or as Kubernetes does: its hook first."""
         for name in names:
             if leaving:
-                script = ["sh", str(SCRIPTS / "leave.sh")]
-                subprocess.run(script, env=self._environment(name), check=True, timeout=20)
+                with self.leave(name) as hook:
+                    assert hook.wait(25) == 0
             for each in self.running.pop(name):
                 each.kill()
                 each.wait()
+
+    def leave(self, name: str) -> subprocess.Popen[bytes]:
+        """Begin the hook."""
+        script = ["sh", str(SCRIPTS / "leave.sh")]
+        return subprocess.Popen(script, env=self._environment(name))
 
     def lose_volume(self, name: str) -> None:
         shutil.rmtree(self.root / name)
@@ -154,10 +159,24 @@ def test_a_primary_that_leaves_hands_over_first(pods: Pods) -> None:
     [takes] = {"redis-a-0", "redis-a-1"} - {leaves}
     pods.end(leaves, leaving=True)
     # At once, without waiting for cluster-node-timeout.
-    assert pods.role(takes) == "master"
+    role = pods.role(takes)
     pods.start(leaves)
+    assert role == "master"
     wait_until_whole(pods)
     assert pods.primary("a") == takes
+
+
+def test_a_primary_that_leaves_waits_for_a_replica_that_returns(pods: Pods) -> None:
+    wait_until_whole(pods)
+    leaves = pods.primary("a")
+    [takes] = {"redis-a-0", "redis-a-1"} - {leaves}
+    pods.end(takes)
+    until(lambda: "disconnected" in pods.ask(leaves, "cluster", "nodes"), "it is not missed", 20)
+    with pods.leave(leaves) as hook:
+        pods.start(takes)
+        assert hook.wait(25) == 0
+    assert pods.role(takes) == "master"
+    wait_until_whole(pods)
 
 
 @pytest.mark.parametrize(
