@@ -152,7 +152,7 @@ def key_service(limit: int, latency_ms: float) -> Iterator[tuple[str, int]]:
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 _read(f"{url}/counts")

@@ -83,24 +83,28 @@ function showWrong(wrong) {
   }
 }
 
+// Reviews may be answered in another order than they were asked: only the last one's answer is shown.
+let reviews = 0;
+
 async function review() {
-  try {
-    const found = await post(`${base}review`, asked());
-    showWrong([]);
-    // The token of the page as it now reads: nothing else of it can be signed.
-    form.elements.drawn.value = found.drawn;
-    showStatement(found.lines);
-    showTotals(found.totals);
-    list(document.getElementById("changes"), found.changes);
-    document.getElementById("changes-box").hidden = found.changes.length === 0;
-    document.getElementById("alert").replaceChildren();
-    return found;
-  } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
-    if (error.body.choices) showWrong(error.body.choices);
-    else complain(error.message, error.body.changes);
+  const number = ++reviews;
+  const found = await post(`${base}review`, asked()).catch((error) => {
+    if (number === reviews && error instanceof Refusal) {
+      if (error.body.choices) showWrong(error.body.choices);
+      else complain(error.message, error.body.changes);
+    }
     throw error;
-  }
+  });
+  if (number !== reviews) throw new Refusal({ error: "renewed", error_description: form.dataset.renewed });
+  showWrong([]);
+  // The token of the page as it now reads: nothing else of it can be signed.
+  form.elements.drawn.value = found.drawn;
+  showStatement(found.lines);
+  showTotals(found.totals);
+  list(document.getElementById("changes"), found.changes);
+  document.getElementById("changes-box").hidden = found.changes.length === 0;
+  document.getElementById("alert").replaceChildren();
+  return found;
 }
 
 // There is none where the grant was approved before.
@@ -162,6 +166,7 @@ function secondStep(dangerous) {
 // Refuses while a field is wrong, where the text on the page was not yet that of the choices, and where the page showed
 // another total: a request may have been approved in another tab.
 async function confirmStatement() {
+  clearTimeout(timer);
   const before = signedWords(text);
   const total = totalsBody.textContent;
   const found = await review().catch((error) => {

@@ -15,6 +15,7 @@ import httpx
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from approvals.tests.authenticator import Authenticator
+from tests.asking import answered
 from tests.live import LiveRegistry
 
 
@@ -61,7 +62,7 @@ class Scene:
         )
 
     def token(self) -> str:
-        answer = self.api("POST", "/v1/tokens", {"grant_id": self.grant_id})
+        answer = answered(lambda: self.api("POST", "/v1/tokens", {"grant_id": self.grant_id}))
         assert answer.status_code == 201, answer.text
         return str(answer.json()["access_token"])
 

@@ -118,7 +118,7 @@ def fault_proxy(target_port: int) -> Iterator[FaultProxy]:
     proxy, ready = FaultProxy(target_port), threading.Event()
     thread = threading.Thread(target=proxy.run, args=(ready,), daemon=True)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     try:
         yield proxy
     finally:

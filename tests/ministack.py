@@ -18,7 +18,7 @@ from tests import pinned
 from tests.postgres import free_port
 
 LOCK = Path(__file__).with_name("ministack.txt")
-START_SECONDS = 30
+START_SECONDS = 120
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def server(home: Path) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def client(url: str) -> Any:

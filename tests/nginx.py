@@ -26,7 +26,7 @@ from cryptography.x509.oid import NameOID
 from tests.postgres import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 120
 # What surrounds a site's configuration; one worker process, so that there is one connection pool.
 MAIN = """
 daemon off;

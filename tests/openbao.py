@@ -15,7 +15,7 @@ from tests.postgres import free_port
 
 ROOT_TOKEN = "root-token-of-a-test-server"
 AUTHORITY = "vault-ca.pem"
-START_SECONDS = 20
+START_SECONDS = 120
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ def server(home: Path, *, tls: bool = False) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
 
 
 def _wait(url: str, trusted: Path | None) -> None:

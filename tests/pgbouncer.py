@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests import postgres
 
-START_SECONDS = 20
+START_SECONDS = 120
 # Server connections per role and database: fewer than the tests have clients.
 POOL_SIZE = 4
 
@@ -54,7 +54,7 @@ class Pooler:
     def restart(self) -> None:
         """As `systemctl restart pgbouncer`: Debian's unit ends it with SIGINT."""
         self._process.send_signal(signal.SIGINT)
-        self._process.wait(20)
+        self._process.wait(START_SECONDS)
         self.start()
 
     def lead_to(self, server_port: int) -> None:
@@ -64,7 +64,7 @@ class Pooler:
 
     def remove(self) -> None:
         self._process.kill()
-        self._process.wait(20)
+        self._process.wait(START_SECONDS)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _configure(self, server_port: int) -> None:

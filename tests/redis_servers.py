@@ -37,7 +37,7 @@ CONFIG = {
     "appendonly": "no",
     "repl-diskless-sync-delay": "0",
 }
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 120
 # The Sentinels' name for the primary, and how soon they consider it down.
 NAME, DOWN_AFTER_MS = "agentauth", 1000
 

@@ -157,7 +157,8 @@ def paced() -> list[str]:
         r"^from (?:tests\.time_limits|tests\.conftest|verifier\.tests\.calls) import .*$",
         re.MULTILINE,
     )
-    files = (each for folder in [*APPS, "tests/flows"] for each in Path(folder).rglob("test_*.py"))
+    folders = (*APPS, "tests/flows", "tests/browser")
+    files = (each for folder in folders for each in Path(folder).rglob("test_*.py"))
     words = ("within", "CAMPAIGN", "fails")
     found = {
         str(each)

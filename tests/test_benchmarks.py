@@ -138,7 +138,8 @@ def test_KM_3_the_fake_key_service_is_one_to_the_registry_s_own_client(settings:
         home = vault.VaultBackend()
         key = home.open(home.create(place="", purpose="token", algorithm="EdDSA"))
         key.public().verify(message, key.sign(message, "EdDSA"), alg="EdDSA")
-        assert httpx.get(f"{url}/counts").json() == {"token read": 1, "token signed": 1}
+        counts = httpx.get(f"{url}/counts", timeout=30).json()
+        assert counts == {"token read": 1, "token signed": 1}
 
 
 def test_KM_3_fake_key_service_refuses_calls_above_its_rate() -> None:

@@ -17,6 +17,7 @@ from audit.new_ids import new_id
 from registry.models import Agent
 from registry.services import agents
 from registry.tests.cast import TESTER, AgentClient, enrolled
+from tests.time_limits import within
 
 pytestmark = pytest.mark.django_db
 PAGE, ACT = "/agents/suspend-all/", "/agents/suspend-all/suspend"
@@ -126,7 +127,7 @@ def test_a_thousand_agents_stop_within_a_pages_time(
     began = time.monotonic()
     assert alice.client.post(ACT).status_code == 302
     # About 2 s. The bound only catches work that grows faster than the number of agents.
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < within(20)
     assert Agent.objects.filter(human=alice.human, status="suspended").count() == 1000
     assert Event.objects.filter(kind=kinds.AGENT_SUSPENDED).count() == 1000
     with django_assert_max_num_queries(30):

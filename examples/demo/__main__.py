@@ -27,7 +27,7 @@ from examples.demo.story import NAME, Story
 from examples.demo.words import publish_words
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-START_SECONDS = 20
+START_SECONDS = 60
 # Where the demo service listens, unless that is taken.
 USUAL_PORT = 8001
 
@@ -190,7 +190,7 @@ def _answers(url: str) -> bool:
     """Whether `url` answers, with the CAs of agent and service: SSL_CERT_FILE or the system's."""
     try:
         return httpx.get(
-            url, verify=ssl_context(), trust_env=not is_loopback(url), timeout=5
+            url, verify=ssl_context(), trust_env=not is_loopback(url), timeout=15
         ).is_success
     except httpx.HTTPError:
         return False

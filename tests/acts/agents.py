@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 from django.db.models import DateTimeField, Value
 from django.test import override_settings
+from django.utils import timezone
 
 from audit import kinds
 from kms.token_signer import ProcessKeys
@@ -230,10 +231,13 @@ def nobody_claims_an_agent_for_a_week(world: World) -> Act:
 def an_agent_asks_a_host_whose_clock_is_off_for_a_token(world: World) -> Act:
     client, grant = world.agent, world.grant
 
+    def later() -> Value:
+        # Of each look: a scene that took seconds would bring a fixed time close to this host's.
+        return Value(timezone.now() + timedelta(seconds=10), output_field=DateTimeField())
+
     def ask() -> Any:
-        later = Value(world.now + timedelta(seconds=10), output_field=DateTimeField())
         with (
-            patch("verifier.services.replay_epochs.database_clock", lambda: later),
+            patch("verifier.services.replay_epochs.database_clock", later),
             patch("verifier.services.process_lease.LEASE", Lease()),
         ):
             return issue(client, grant)

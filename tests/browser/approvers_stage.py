@@ -70,6 +70,18 @@ def on_call(emails: str) -> dict[str, str]:
     return {"service": desk.slug}
 
 
+def end_rules(email: str) -> dict[str, str]:
+    """No request is routed any more; `email` is an administrator's."""
+    from registry.models import ApprovalRule
+    from registry.services.approvers import end_rule
+    from tests.browser.stage import Stage
+
+    stage = Stage(email)
+    for rule in ApprovalRule.objects.filter(ended_at=None):
+        end_rule(rule=rule, actor=stage.alice, now=stage.now)
+    return {}
+
+
 def half_an_hour_passes(grant_id: str) -> dict[str, str]:
     """The request has waited longer than its group may take."""
     from registry.models import Grant
@@ -82,5 +94,6 @@ def half_an_hour_passes(grant_id: str) -> dict[str, str]:
 ACTS = {
     "approvers": approvers,
     "on_call": on_call,
+    "end_rules": end_rules,
     "half_an_hour_passes": half_an_hour_passes,
 }

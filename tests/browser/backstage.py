@@ -1,12 +1,14 @@
 """A registry for browser tests whose commands and scenes run in one process: Django starts once."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tests.live import ROOT, LiveRegistry
+from tests.live import ROOT, SQLITE, LiveRegistry
 
 
 class BrowserRegistry(LiveRegistry):
@@ -30,6 +32,12 @@ class BrowserRegistry(LiveRegistry):
         """Set up a scene behind the pages (tests/browser/stage.py): name → path."""
         found: dict[str, str] = self._ask({"stage": [what, argument]})
         return found
+
+    def write(self, statement: str, *values: str) -> int:
+        """Change rows behind the pages; returns how many."""
+        path = self.directory / SQLITE
+        with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as database:
+            return database.execute(statement, values).rowcount
 
     def _ask(self, what: dict[str, Any]) -> Any:
         assert self._hands.stdin

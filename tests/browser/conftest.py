@@ -51,7 +51,9 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
 def launched(playwright: Playwright, *programs: str) -> Iterator[Browser]:
     """The first of these programs that is installed."""
     path = next(filter(None, map(shutil.which, programs)), None)
-    browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+    browser = playwright.chromium.launch(
+        executable_path=path, args=FLAGS, timeout=3 * steps.PATIENCE
+    )
     yield browser
     browser.close()
 
@@ -79,7 +81,7 @@ class Device:
     @classmethod
     def opened(cls, chromium: Browser, **options: object) -> Self:
         context = chromium.new_context(locale="en-GB", timezone_id="Europe/Berlin", **options)  # type: ignore[arg-type]
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(steps.PATIENCE)
         page = context.new_page()
         session = context.new_cdp_session(page)
         return cls(page, session, add_authenticator(page, session))

@@ -2,13 +2,18 @@
 
 import os
 import re
+import time
 from typing import Any
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.agent import call
 from tests.browser.backstage import BrowserRegistry
 from tests.live import LiveRegistry
+
+# In ms: only a hang takes longer. On a busy machine a process can stand still for seconds.
+PATIENCE = 60_000
+expect.set_options(timeout=PATIENCE)
 
 
 def become_admin(page: Page, registry: LiveRegistry) -> None:
@@ -37,13 +42,29 @@ def sign_in(page: Page, registry: LiveRegistry) -> None:
     expect(page.get_by_role("link", name="Approvals")).to_be_visible()
 
 
+def be_signed_in(page: Page, registry: LiveRegistry) -> None:
+    page.goto(registry.url + "/agents/")
+    if page.get_by_role("button", name="Sign in with passkey").is_visible():
+        sign_in(page, registry)
+
+
+def follow(page: Page, target: Locator) -> None:
+    """Click and wait for the next page. A click alone returns before it, so what comes after
+    might still look at the old page, or at none.
+    """
+    with page.expect_navigation():
+        target.click()
+
+
 def sign_out(page: Page) -> None:
-    page.get_by_role("button", name="Sign out").click()
+    follow(page, page.get_by_role("button", name="Sign out"))
     expect(page.get_by_role("button", name="I'm here")).to_have_count(0)
 
 
 def read(page: Page) -> None:
     """Scroll through each text to sign, one screen at a time, as a reader does."""
+    # What is read before the page's script runs does not count.
+    page.wait_for_load_state()
     page.evaluate(
         """async () => {
           for (const text of document.querySelectorAll('.signed-text')) {
@@ -71,10 +92,13 @@ def claim(page: Page, url: str, code: str) -> None:
 
 
 def approve(page: Page, *, second_step: bool = True) -> None:
+    """Ends on the page that follows: the one before says "Approved" too, just before it goes."""
     read(page)
-    page.get_by_role("button", name="Approve with passkey").click()
+    press = page.get_by_role("button", name="Approve with passkey")
     if second_step:
-        page.get_by_role("dialog").get_by_role("button", name="Continue").click()
+        press.click()
+        press = page.get_by_role("dialog").get_by_role("button", name="Continue")
+    follow(page, press)
     expect(page.get_by_role("status")).to_contain_text("Approved")
 
 
@@ -84,6 +108,32 @@ def deny(page: Page, reason: str) -> None:
     expect(page.locator("#sign-deny")).to_contain_text(reason)
     read(page)
     page.get_by_role("button", name="Deny").click()
+
+
+def press_twice(page: Page, button: Locator) -> float:
+    """Returns the seconds between the two taps, at most."""
+    # Not with `tap`, which scrolls before it taps.
+    box = button.bounding_box()
+    assert box
+    began = time.monotonic()
+    for pause in (150, 0):
+        page.touchscreen.tap(box["x"] + 20, box["y"] + 20)
+        page.wait_for_timeout(pause)
+    return time.monotonic() - began
+
+
+def hold_enter(page: Page, button: Locator) -> float:
+    """Returns the most seconds between one press and the next."""
+    button.focus()
+    longest, before = 0.0, time.monotonic()
+    for _ in range(20):
+        began = time.monotonic()
+        page.keyboard.down("Enter")
+        longest = max(longest, time.monotonic() - before)
+        before = began
+        page.wait_for_timeout(50)
+    page.keyboard.up("Enter")
+    return longest
 
 
 class Agent:

@@ -26,7 +26,8 @@ def paths(scenes: dict[str, str]) -> dict[str, str]:
 
 
 def tab_to(page: Page, target: Locator) -> None:
-    """Press Tab until `target` has the focus."""
+    """Press Tab until `target` has the focus. Some have none until the page's scripts have run."""
+    page.wait_for_load_state()
     for _ in range(MOST_STOPS):
         page.keyboard.press("Tab")
         if target.evaluate("element => element === document.activeElement"):

@@ -36,13 +36,15 @@ from tests.browser.backstage import BrowserRegistry
 from tests.browser.conftest import PROGRAMS, add_authenticator, launched
 from tests.browser.terminal import Terminal, approve_words
 from tests.live import ROOT
+from tests.time_limits import within
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 READ = {"type": "read", "resource": "calendar"}
 WORK = {"type": "read", "resource": "calendar/work"}
 GENERIC = "Open AgentAuth to see what is waiting for you."
 PHONE: ViewportSize = {"width": 390, "height": 844}
-SECONDS = 30
+# A hang, on a busy machine too.
+SECONDS = 180
 DELIVERIES = 5
 # Of navigation and of what the page loads and asks: a person's own time is not counted.
 PAGE_SECONDS = 5
@@ -154,7 +156,7 @@ def phone(chromium: Browser, own_registry: BrowserRegistry) -> Iterator[Phone]:
     context = chromium.new_context(
         locale="en-GB", timezone_id="Europe/Berlin", viewport=PHONE, has_touch=True
     )
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(steps.PATIENCE)
     context.grant_permissions(["notifications"], origin=own_registry.url)
     context.add_init_script(ADD_UP)
     page = context.new_page()
@@ -243,10 +245,15 @@ def decide(phone: Phone, url: str, *presses: str, said: str) -> int:
         expect(button).to_be_visible()
         if name in {"Approve with passkey", "Confirm with passkey"}:
             steps.read(page)
-        button.tap()
+        if name != presses[-1]:
+            button.tap()
+            continue
+        # The next page says what this one says just before it goes.
+        with page.expect_navigation():
+            button.tap()
     expect(page.get_by_role("status")).to_contain_text(said)
     taps, seconds = evaluate(page, f"[Number(sessionStorage.getItem('taps')), {SPENT}]")
-    assert seconds < PAGE_SECONDS
+    assert seconds < within(PAGE_SECONDS)
     return int(taps) + len(phone.touched)
 
 
@@ -337,6 +344,9 @@ def test_the_demo_from_end_to_end_by_push_and_mail_on_a_phone(
     assert phone.registry.manage("verify_audit")["ok"]
 
 
+OURS = {"text": "Ours", "page": "/approvals/x/", "tag": "t"}
+# Seconds. A push that arrives after its end shows the general text, whatever is in it.
+ENDLESS = 3_600
 GARBAGE = {
     "nothing": "",
     "no JSON": "garbage",
@@ -359,7 +369,7 @@ GARBAGE = {
 def test_a_push_that_is_not_ours_shows_the_general_text(
     changes: str | dict[str, Any], phone: Phone, subscribed: SubscribedBrowser
 ) -> None:
-    ours = {"text": "Ours", "page": "/approvals/x/", "tag": "t", "until": time.time() + 60}
+    ours = OURS | {"until": time.time() + ENDLESS}
     phone.worker.evaluate(CLEAR)
     phone.push(changes if isinstance(changes, str) else json.dumps(ours | changes))
     assert phone.shown() == [{"title": "AgentAuth", "body": GENERIC}]
@@ -369,7 +379,7 @@ def test_a_push_that_is_not_ours_shows_the_general_text(
 def test_the_same_push_again_shows_one_notification(
     phone: Phone, subscribed: SubscribedBrowser
 ) -> None:
-    ours = {"text": "Ours", "page": "/approvals/x/", "tag": "t", "until": time.time() + 60}
+    ours = OURS | {"until": time.time() + ENDLESS}
     phone.worker.evaluate(CLEAR)
     for _ in range(2):
         phone.push(json.dumps(ours))

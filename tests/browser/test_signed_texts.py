@@ -158,6 +158,7 @@ def test_AP_22_a_button_without_passkeys_or_scripts_never_works(
     context = chromium.new_context(
         java_script_enabled=False, storage_state=alice.context.storage_state()
     )
+    context.set_default_timeout(steps.PATIENCE)
     page = opened(context.new_page(), paths["claim"], (1440, 900))
     assert page.locator("button[data-signs]").all()
     for button in page.locator("button[data-signs]").all():

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
@@ -214,24 +214,16 @@ def made(theatre: Theatre) -> Page:
     return page
 
 
-def follow(page: Page, link: Locator) -> None:
-    """Click and wait for the next page. A click alone returns before it, so what comes after
-    might still look at the old page, or at none.
-    """
-    with page.expect_navigation():
-        link.click()
-
-
 def row_of(rows: str, then: str = "") -> Way:
     """The control room's page of the first row of a list, and a page of its acts."""
 
     def way(theatre: Theatre) -> Page:
         page = theatre.open(theatre.alice, f"/admin/{rows}/")
-        follow(page, page.locator("#result_list tbody th a").first)
+        steps.follow(page, page.locator("#result_list tbody th a").first)
         for folded in page.locator("main summary").all():
             folded.click()
         if then:
-            follow(page, page.get_by_role("link", name=then))
+            steps.follow(page, page.get_by_role("link", name=then))
         return page
 
     return way
@@ -240,8 +232,8 @@ def row_of(rows: str, then: str = "") -> Way:
 def role_form(theatre: Theatre) -> Page:
     """Of the other person: no one changes their own."""
     page = theatre.open(theatre.alice, "/admin/registry/human/?q=bob")
-    page.locator("#result_list tbody").get_by_role("link").first.click()
-    page.get_by_role("link", name="Change role").click()
+    steps.follow(page, page.locator("#result_list tbody").get_by_role("link").first)
+    steps.follow(page, page.get_by_role("link", name="Change role"))
     expect(page.get_by_role("radio")).to_have_count(5)
     return page
 
@@ -268,7 +260,7 @@ def event_of(words: str) -> Way:
 
     def way(theatre: Theatre) -> Page:
         page = theatre.open(theatre.alice, "/activity/?kind=transact")
-        page.get_by_role("link", name=words).first.click()
+        steps.follow(page, page.get_by_role("link", name=words).first)
         expect(page.get_by_role("heading", level=1)).to_contain_text(words)
         for folded in page.locator("main summary").all():
             folded.click()

@@ -8,7 +8,7 @@ import httpx
 
 from tests.actors import LivePerson, Scene, scenes
 from tests.faults.clients import LIMITS, PAY, READ, Agent
-from tests.faults.stage import Stage
+from tests.faults.stage import SETTLE_SECONDS, Stage
 
 CAP = "40.00"
 
@@ -89,8 +89,8 @@ def cast(stage: Stage, person: LivePerson, *, victims: int, pending: int) -> Cas
     )
 
 
-def token_of(place: Scene, seconds: float = 20) -> str:
-    """A token of `place`; right after a fault the registry may need a few seconds to recover."""
+def token_of(place: Scene, seconds: float = SETTLE_SECONDS) -> str:
+    """A token of `place`; right after a fault the registry may need a while to recover."""
     end = time.monotonic() + seconds
     while True:
         try:

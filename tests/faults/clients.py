@@ -71,6 +71,10 @@ class Answer:
     delivery: str = ""
 
     @property
+    def seconds(self) -> float:
+        return self.ended - self.began
+
+    @property
     def decided(self) -> bool:
         return self.status == 200
 

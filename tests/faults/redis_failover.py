@@ -2,10 +2,8 @@
 
 import time
 
-from tests.faults.stage import Stage, until
+from tests.faults.stage import SETTLE_SECONDS, Stage, until
 from tests.redis_servers import Server, Watched
-
-PROMOTED_SECONDS = 60
 
 
 def kill_the_primary(watched: Watched) -> Server:
@@ -14,7 +12,8 @@ def kill_the_primary(watched: Watched) -> Server:
     [replica] = [node for node in watched.nodes if node is not lost]
     client = replica.client()
     lost.kill()
-    end = time.monotonic() + PROMOTED_SECONDS
+    # A Sentinel that found itself stalled does nothing for half a minute.
+    end = time.monotonic() + SETTLE_SECONDS
     while client.info("replication")["role"] != "master":
         assert time.monotonic() < end, "no replica took over"
         time.sleep(0.01)

@@ -165,14 +165,14 @@ class Stage:
         self.kills += 1
         # A starting worker holds the port until it checks for its parent; a supervisor retries
         # until then.
-        until(lambda: is_free(server.port), "orphans go on listening", 30)
+        until(lambda: is_free(server.port), "orphans go on listening")
         server.start()
 
     def restart_gently(self, server: LiveServer) -> None:
         """SIGTERM to the main process, as a supervisor does, and a start once it has ended."""
         assert server.process
         server.process.send_signal(signal.SIGTERM)
-        server.process.wait(30)
+        server.process.wait(SETTLE_SECONDS)
         server.start()
 
     def kill(self, server: LiveServer) -> None:
@@ -182,9 +182,15 @@ class Stage:
 
     def die_at(self, point: str) -> None:
         """Some verifier process kills itself on reaching this point; others may follow."""
-        alive = {pid for server in self.verifiers for pid in self.workers_of(server)}
+
+        def living(server: LiveServer) -> set[int]:
+            return set(filter(is_alive, self.workers_of(server)))
+
+        # Those that died at the point before may not have been replaced yet.
+        until(lambda: all(map(living, self.verifiers)), "nobody takes their place")
+        alive = set[int]().union(*map(living, self.verifiers))
         self.fault_at(point)
-        until(lambda: not all(map(is_alive, alive)), f"nobody came to {point}", 30)
+        until(lambda: not all(map(is_alive, alive)), f"nobody came to {point}")
         self.fault_at("")
         self.kills += sum(not is_alive(pid) for pid in alive)
 

@@ -118,9 +118,8 @@ def test_RF_1_a_process_in_the_place_of_one_that_died_loads_nothing(
         until(
             lambda: not is_alive(old) and children(server) not in ([], [old]),
             "nobody takes its place",
-            10,
         )
-        assert httpx.get(f"{live.url}/health/live", timeout=20).status_code == 200
+        assert httpx.get(f"{live.url}/health/live", timeout=60).status_code == 200
         [new] = children(server)
         assert seconds_of(new) < seconds_of(server) / 3
     finally:

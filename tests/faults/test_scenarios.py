@@ -34,7 +34,7 @@ from tests.conftest import CAMPAIGN
 from tests.faults import people
 from tests.faults.breaking import clock_right
 from tests.faults.cast import cast
-from tests.faults.clients import Load, Log
+from tests.faults.clients import PATIENCE_SECONDS, Answer, Load, Log
 from tests.faults.outcome_checks import CUT_OFF_SECONDS, Count, reckon
 from tests.faults.scenarios import (
     OF_A_CLUSTER,
@@ -132,7 +132,12 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
         time.sleep(WARM_SECONDS)
         broke = time.monotonic()
         try:
-            scenario.inject(held, scenario.campaign_seconds if CAMPAIGN else scenario.seconds)
+            seconds = scenario.campaign_seconds if CAMPAIGN else scenario.seconds
+            scenario.inject(held, seconds)
+            # At the latest then the fault was in force: how long that took depends on the machine.
+            stale = time.monotonic() - seconds + CUT_OFF_SECONDS
+            if scenario.stale_at:
+                until(lambda: bool(asked_late(load.log, scenario, stale)), "nobody asks")
         finally:
             healing = time.monotonic()
             scenario.heal(held)
@@ -143,6 +148,7 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
             scenario.within if CAMPAIGN else max(scenario.within, BESIDE_OTHERS_SECONDS),
         )
         time.sleep(AFTER_SECONDS)
+        until(lambda: goes_forward(load.log), "users and agents make no progress")
         ended = time.monotonic()
     unfinished = load.finish()
     load.replay_all()
@@ -171,11 +177,6 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
     print(row.line(), *worst(load.log, broke, ended), sep="\n")
     assert broken == []
     assert unfinished == [], "operations that were asked about again and came to no good end"
-    # Users and agents at the registry made progress too.
-    assert load.log.registry
-    assert load.log.approved
-    assert load.log.tokens
-    assert any(each.yes and each.kind == "confirmed" for each in load.log.answers)
     for since, to in ((broke, healed), (healed, ended)):
         assert any(since <= began <= to for began, *_ in load.log.calls)
     assert recovered is not None, f"no recovery within {scenario.within} s: {Path(held.directory)}"
@@ -183,20 +184,15 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
         assert after >= scenario.good
         assert during >= scenario.good_during
     if scenario.stale_at:
-        heard = [
-            each
-            for each in (*load.log.answers, *load.log.watched)
-            if each.where in scenario.stale_at
-        ]
-        late = [
-            each for each in heard if each.began > broke + CUT_OFF_SECONDS and each.ended < healing
-        ]
+        late = [each for each in asked_late(load.log, scenario, stale) if each.ended < healing]
         assert late
         assert {each.status for each in late} <= {503, 0}
     if scenario.none_lost:
-        assert [each for each in load.log.answers if each.status == 0] == []
+        lost = [each for each in load.log.answers if each.status == 0]
+        # On a busy machine a client may lose its patience: that is no broken connection.
+        assert [each for each in lost if CAMPAIGN or each.seconds < PATIENCE_SECONDS] == []
     if scenario.told_within:
-        took = [each.ended - each.began for each in load.log.answers if each.status == 503]
+        took = [each.seconds for each in load.log.answers if each.status == 503]
         assert took
         assert max(took) < within(scenario.told_within)
     if scenario.b_refuses:
@@ -206,7 +202,19 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
         told = {each.status for each in of_b if down < each.began and each.ended < healing}
         assert 503 in told
         assert told <= {503, -1, 0}
-    until(lambda: calm(held, at_start), "processes or files are left over", 30)
+    until(lambda: calm(held, at_start), "processes or files are left over")
+
+
+def goes_forward(log: Log) -> bool:
+    """Whether users and agents at the registry made progress too."""
+    confirmed = any(each.yes and each.kind == "confirmed" for each in list(log.answers))
+    return confirmed and all((log.registry, log.approved, log.tokens))
+
+
+def asked_late(log: Log, scenario: Scenario, since: float) -> list[Answer]:
+    """What servers answered that can know nothing new since then."""
+    heard = (*log.answers, *log.watched)
+    return [each for each in heard if each.where in scenario.stale_at and each.began > since]
 
 
 def recovery(log: Log, healed: float, patience: float) -> float | None:

@@ -62,7 +62,10 @@ class Place:
             client.authenticate_headers(self.slug, "POST", "/api/events", action=action)
         )
         with VerifierClient(
-            self.registry.url, self.provider["client_id"], self.provider["client_secret"]
+            self.registry.url,
+            self.provider["client_id"],
+            self.provider["client_secret"],
+            timeout=60,
         ) as verifier:
             allowed = verifier.verify(
                 token=headers["Authorization"].removeprefix("DPoP "),

@@ -54,8 +54,12 @@ class Pair:
         return web, lean
 
     def same(self, sent: bytes) -> tuple[int, bytes]:
-        """The status and body that both answered."""
-        web, lean = self.both(sent)
+        """The status and body that both answered. Sent again while a busy machine answers 503."""
+        for _ in range(60):
+            web, lean = self.both(sent)
+            if not any(first.endswith(b"503") for first, *_ in web + lean):
+                break
+            time.sleep(0.5)
         assert lean == web
         first, _, body = web[-1]
         return int(first.split(b" ")[1]), body

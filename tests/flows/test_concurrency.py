@@ -18,7 +18,8 @@ from tests.live import LiveRegistry
 pytestmark = [pytest.mark.flow, pytest.mark.production]
 
 ROUNDS = 10 if CAMPAIGN else 3
-RETRIES = 10
+# For half a minute: the proofs are good for one.
+RETRIES = 60
 PAY = {
     "type": "transact",
     "resource": "payments",
@@ -92,10 +93,8 @@ def test_EN_3_budget_of_100_allows_exactly_33_of_40_payments_of_3(
         answers = in_parallel(place, bodies)
         assert Counter(verdict(answer) for answer in answers) == {"valid": 33, "budget": 7}
         # The counter (what remains) and the log agree to the cent.
-        last = place.ask(
-            place.question(token, action, idempotency_key=str(uuid.uuid4()), dry_run=True)
-        ).json()
-        assert last["reason"] == "budget"
+        rehearsed = place.question(token, action, idempotency_key=str(uuid.uuid4()), dry_run=True)
+        assert [verdict(answer) for answer in in_parallel(place, [rehearsed])] == ["budget"]
         lowest = min(
             Decimal(answer.json()["limits"]["budgets"][0]["remaining"])
             for answer in answers
@@ -117,8 +116,13 @@ def test_EN_1_a_burst_of_three_lets_three_pass_at_once(live_registry: LiveRegist
     )
     token = place.token()
     bodies = [place.question(token, {"type": "read", "resource": "calendar"}) for _ in range(20)]
+    begun = time.monotonic()
     answers = in_parallel(place, bodies)
-    assert Counter(verdict(answer) for answer in answers) == {"valid": 3, "rate": 17}
+    # One more for each 6 s that a busy machine took.
+    most = 3 + int((time.monotonic() - begun) / 6)
+    verdicts = Counter(verdict(answer) for answer in answers)
+    assert 3 <= verdicts["valid"] <= most, (verdicts, most)
+    assert verdicts["valid"] + verdicts["rate"] == 20, verdicts
     waits = [answer.json()["retry_after"] for answer in answers if not answer.json()["valid"]]
     # One per 6 s, in whole seconds; one more if this request's clock was read before the first
     # one's.

@@ -156,7 +156,10 @@ def test_KM_10_each_process_signs_with_its_own_key_until_it_is_killed(
     delegated.later(PUBLISHED_BEFORE_USE.total_seconds())
     at_first = delegated.certified()
     tokens = delegated.issued_by(set(at_first.values()))
-    assert set(tokens) == set(at_first.values())
+    # A process may publish its key a moment before it holds it, and until then the token key signs;
+    # but once both have signed by themselves, nothing else does.
+    assert set(tokens) - {root} == set(at_first.values())
+    assert set(delegated.issued()) <= set(at_first.values())
     for token in tokens.values():
         delegated.assert_good(token)
 

@@ -120,7 +120,7 @@ def running(command: list[str], log: Path, port: int, cwd: Path = ROOT) -> Itera
         yield process
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def wait_for(process: subprocess.Popen[bytes], port: int) -> None:
@@ -165,7 +165,7 @@ def proxied(kind: str, directory: Path, port: int, check: int, behind: int) -> I
     with running(command, directory / "traefik.log", port):
         url, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
         # It listens before it has read its routes.
-        while httpx.get(f"{url}/health", trust_env=False).status_code == 404:
+        while httpx.get(f"{url}/health", trust_env=False, timeout=30).status_code == 404:
             assert time.monotonic() < until
             time.sleep(0.05)
         yield url
@@ -273,7 +273,7 @@ def test_fragment_leads_to_no_other_path(place: Place) -> None:
     """As sent on the wire: HTTP clients cut a fragment off."""
     for target in ("/health#/../calendar/work", "/calendar/work#/../home"):
         with socket.create_connection(("127.0.0.1", int(place.url.rsplit(":", 1)[1]))) as line:
-            line.settimeout(20)
+            line.settimeout(60)
             line.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             told = b"".join(iter(lambda: line.recv(65_536), b""))
         assert told.split(b" ", 2)[1] in {b"400", b"403"}, told
@@ -290,7 +290,7 @@ def test_revoked_grant_is_refused_at_once(place: Place) -> None:
 def test_nothing_passes_without_the_check(place: Place) -> None:
     """Runs last: it stops the check."""
     place.check.terminate()
-    place.check.wait(20)
+    place.check.wait(60)
     answer = place.ask("/health")
     assert answer.status_code >= 500
     assert "path" not in answer.text

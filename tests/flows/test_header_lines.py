@@ -37,7 +37,7 @@ class Raw:
         there = urlsplit(self.registry.url)
         lines = [*head, f"Host: {there.netloc}", "Connection: close"]
         lines += [f"Content-Length: {len(body)}"] if length else []
-        connection = socket.create_connection((there.hostname, there.port), timeout=10)
+        connection = socket.create_connection((there.hostname, there.port), timeout=60)
         if there.scheme == "https":
             connection = ssl.create_default_context().wrap_socket(
                 connection, server_hostname=there.hostname

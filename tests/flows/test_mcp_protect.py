@@ -87,11 +87,12 @@ def place(sqlite_registry: LiveRegistry) -> Iterator[Place]:
     for name in credentials:
         del os.environ[name]
     running = uvicorn.Server(uvicorn.Config(names["app"], port=port, log_level="warning"))
-    thread = threading.Thread(target=running.run)
+    thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + START_SECONDS
     while not running.started and time.monotonic() < deadline:
         time.sleep(0.05)
+    assert running.started
     yield Place(sqlite_registry, f"{audience}/mcp", made["slug"])
     running.should_exit = True
     thread.join()
@@ -110,7 +111,8 @@ def called(
     """The tool's result, or the error that the client got."""
 
     async def story() -> Any:
-        async with httpx2.AsyncClient(transport=SigningTransport(agent, place.slug)) as http:
+        signing = SigningTransport(agent, place.slug)
+        async with httpx2.AsyncClient(transport=signing, timeout=START_SECONDS) as http:
             transport = streamable_http_client(place.endpoint, http_client=http)
             async with Client(transport, elicitation_callback=person) as session:
                 meta: Any = {OPERATION_KEY: key} if key else None
@@ -175,7 +177,8 @@ def test_a_stock_check_takes_our_bound_token_for_a_bearer_token(
     """What the page warns of: the claim `cnf` means nothing to it."""
     agent, _ = place.approved(tmp_path / "agent.json")
     token = asyncio.run(agent.get_token(place.slug))
-    keys = jwt.PyJWKSet(httpx.get(f"{place.registry.url}/.well-known/jwks.json").json()["keys"])
+    told = httpx.get(f"{place.registry.url}/.well-known/jwks.json", timeout=START_SECONDS).json()
+    keys = jwt.PyJWKSet(told["keys"])
     key = keys[jwt.get_unverified_header(token)["kid"]]
     claims = jwt.decode(
         token,
@@ -198,6 +201,7 @@ def test_our_token_under_bearer_is_refused_by_a_protected_server(
         "method": "tools/call",
         "params": {"name": "add_event", "arguments": EVENT},
     }
-    answer = httpx.post(place.endpoint, json=message, headers={"Authorization": f"Bearer {token}"})
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = httpx.post(place.endpoint, json=message, headers=headers, timeout=START_SECONDS)
     assert (answer.status_code, answer.json()["error"]) == (401, "invalid_token")
     assert answer.headers["WWW-Authenticate"].startswith("DPoP ")

@@ -27,7 +27,7 @@ READ = {"type": "read", "resource": "calendar"}
 CONNECTIONS = 30
 # A second at most for a connection, two for a read; the rest is for the machine.
 TOLD_SECONDS = 3
-BACK_SECONDS = 30
+BACK_SECONDS = within(30)
 # More than the registry has threads.
 CALLERS = 12
 
@@ -65,21 +65,35 @@ def verifier(registry: LiveRegistry) -> Iterator[LiveVerifier]:
 
 def admin(server: postgres.Server, statement: str) -> list[tuple[Any, ...]]:
     """The superuser's query on a new connection."""
-    with psycopg.connect(server.url, autocommit=True, connect_timeout=5) as connection:
+    with psycopg.connect(server.url, autocommit=True, connect_timeout=30) as connection:
         cursor = connection.execute(statement)
         return cursor.fetchall() if cursor.description else []
 
 
 def take_all(server: postgres.Server, held: contextlib.ExitStack) -> bool:
-    """Take every free connection and those the servers lose; whether they have none left."""
+    """Take every free connection and those the servers lose; whether the stranger has them all.
+
+    A session that was ended holds its connection for a moment after it left the view.
+    """
     with contextlib.suppress(psycopg.OperationalError):
         while True:
             url = f"postgres://stranger@127.0.0.1:{server.port}/postgres"
-            held.callback(psycopg.connect(url, connect_timeout=5).close)
-    ended = admin(
+            held.callback(psycopg.connect(url, connect_timeout=30).close)
+    admin(
         server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'serving'"
     )
-    return ended == []
+    return holders(server) == (CONNECTIONS - 3, 0)
+
+
+def holders(server: postgres.Server) -> tuple[Any, ...]:
+    """How many connections the stranger and the servers hold, as an administrator sees it."""
+    [found] = admin(
+        server,
+        "SELECT count(*) FILTER (WHERE usename = 'stranger'), count(*) FILTER (WHERE "
+        "usename = 'serving')"
+        " FROM pg_stat_activity",
+    )
+    return found
 
 
 def asked(server: LiveServer, place: Scene, token: str) -> tuple[int, bool, float]:
@@ -106,9 +120,17 @@ def test_RF_12_no_free_connection_fails_calls_fast_and_admits_an_admin(
         [{"capabilities": [READ], "envelope": each} for each in ({}, {}, {"max_uses": 1000})],
     )
     tokens = {place.grant_id: place.token() for place in (warm, cold, counted)}
-    assert asked(verifier, warm, tokens[warm.grant_id])[:2] == (200, True)
+    until(
+        lambda: asked(verifier, warm, tokens[warm.grant_id])[:2] == (200, True),
+        "it does not begin",
+        BACK_SECONDS,
+    )
     with contextlib.ExitStack() as held, ThreadPoolExecutor(CALLERS) as callers:
-        until(lambda: take_all(database, held), "those who serve still have a connection", 30)
+        until(
+            lambda: take_all(database, held),
+            "those who serve still have a connection",
+            BACK_SECONDS,
+        )
         # A token not in memory must be read, a counted use must be written.
         places = [cold, counted] * (CALLERS // 2)
         told = list(
@@ -126,13 +148,12 @@ def test_RF_12_no_free_connection_fails_calls_fast_and_admits_an_admin(
         assert {each.status_code for each in issuing} == {503}
         assert took < within(2 * TOLD_SECONDS)
         # The outsider held them all the while, and an administrator able to end that got in.
-        [(strangers, serving)] = admin(
-            database,
-            "SELECT count(*) FILTER (WHERE usename = 'stranger'), count(*) FILTER (WHERE "
-            "usename = 'serving')"
-            " FROM pg_stat_activity",
+        # The servers' own attempts may hold a reserved connection until they are refused.
+        until(
+            lambda: holders(database) == (CONNECTIONS - 3, 0),
+            "the outsider lost one, or no administrator gets in",
+            BACK_SECONDS,
         )
-        assert (strangers, serving) == (CONNECTIONS - 3, 0)
     for place in (cold, counted):
         until(
             lambda place=place: asked(verifier, place, tokens[place.grant_id])[:2] == (200, True),  # type: ignore[misc]

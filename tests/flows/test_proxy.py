@@ -6,6 +6,7 @@ us. That it forwards calls at all is tested throughout tests/production.
 """
 
 import itertools
+import socket
 import threading
 import time
 from collections import Counter
@@ -18,7 +19,6 @@ import pytest
 
 from tests.live import LiveRegistry
 from tests.nginx import Nginx, documented, nginx
-from tests.postgres import free_port
 
 pytestmark = [pytest.mark.flow, pytest.mark.nginx]
 
@@ -39,11 +39,14 @@ def proxy(registry: LiveRegistry, tmp_path: Path) -> Iterator[Nginx]:
 
 
 def test_the_printed_site_answers_for_a_server_that_is_away(tmp_path: Path) -> None:
-    with nginx(documented(web=free_port()), tmp_path / "nginx") as made:
-        answers = [
-            httpx.get(f"{made.url}/health/ready"),
-            httpx.post(f"{made.url}/v1/verify", json={}),
-        ]
+    # A port that is held, so that no other test's server takes it, but where nothing listens.
+    with socket.socket() as away:
+        away.bind(("127.0.0.1", 0))
+        with nginx(documented(web=away.getsockname()[1]), tmp_path / "nginx") as made:
+            answers = [
+                httpx.get(f"{made.url}/health/ready", timeout=30),
+                httpx.post(f"{made.url}/v1/verify", json={}, timeout=30),
+            ]
     for answer in answers:
         assert answer.status_code == 503
         assert answer.headers["Content-Type"] == "application/json"

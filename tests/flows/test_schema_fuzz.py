@@ -22,6 +22,7 @@ from schemathesis.specs.openapi.checks import (
 from agentauth.openapi.document import openapi
 from tests import conformance
 from tests.actors import scenes, seeded
+from tests.asking import answered
 from tests.conftest import CAMPAIGN
 from tests.endpoints import BODIES, OPERATIONS
 from tests.flows.fuzzing import LIMITS, PAY, READ, Known
@@ -101,12 +102,15 @@ def asked(key: str, mine: Known, caller: str, mode: GenerationMode, examples: in
     @given(SCHEMA[path][method].as_strategy(generation_mode=mode), st.data())
     def ask(case: Case[Any], data: st.DataObject) -> None:
         varied(case, data, key, mine)
-        answer = case.call(
-            base_url=mine.scene.registry.url,
-            session=connections,
-            verify=os.environ.get("SSL_CERT_FILE"),
-            auth=mine.auth(caller, key),
-            allow_redirects=False,
+        answer = answered(
+            lambda: case.call(
+                base_url=mine.scene.registry.url,
+                session=connections,
+                verify=os.environ.get("SSL_CERT_FILE"),
+                auth=mine.auth(caller, key),
+                allow_redirects=False,
+                timeout=60,
+            )
         )
         statuses.add(answer.status_code)
         assert answer.status_code < 500, case.as_curl_command()

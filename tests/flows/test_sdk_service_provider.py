@@ -20,13 +20,14 @@ from agentauth.protocol.dpop import make_proof
 from agentauth.sdk.registry_client import ssl_context
 from examples.demo.__main__ import listen, service_provider
 from tests.flows.test_sdk_client import decide
-from tests.live import LiveRegistry
+from tests.live import START_SECONDS, LiveRegistry
 from tests.nginx import self_signed
-from tests.postgres import free_port
 from tests.production.registry import ProductionRegistry
 
 pytestmark = [pytest.mark.flow, pytest.mark.production]
 
+# Longer is a hang, on a busy machine too.
+HANGS_SECONDS = 60
 CHALLENGE = 'DPoP error="{}", algs="EdDSA Ed25519 ES256"'
 
 
@@ -39,7 +40,10 @@ class Place:
     certificate: Path | None = None
 
     def __init__(self, registry: LiveRegistry, directory: Path, *options: str) -> None:
-        self.registry, self.port, self.host = registry, free_port(), "127.0.0.1"
+        self.registry, self.host = registry, "127.0.0.1"
+        # From now on, so that nothing else takes the port meanwhile.
+        self._listening = listen("127.0.0.1", 0)
+        self.port = self._listening.getsockname()[1]
         tls: dict[str, str] = {}
         if isinstance(registry, ProductionRegistry):
             self.host = f"shop-{secrets.token_hex(4)}.example.org"
@@ -88,7 +92,9 @@ class Place:
                 patch.setattr(socket, "getaddrinfo", resolved)
                 # It is cached for the process.
                 ssl_context.cache_clear()
-            with service_provider(self.file, listen("127.0.0.1", self.port)):
+            # A busy machine takes longer to start it than a person would wait.
+            patch.setattr("examples.demo.__main__.START_SECONDS", START_SECONDS)
+            with service_provider(self.file, self._listening):
                 yield
         ssl_context.cache_clear()
 
@@ -98,7 +104,13 @@ class Place:
     def ask(self, method: str, path: str, headers: dict[str, str], **more: Any) -> httpx.Response:
         verify = httpx.create_ssl_context()
         return httpx.request(
-            method, self.audience + path, headers=headers, trust_env=False, verify=verify, **more
+            method,
+            self.audience + path,
+            headers=headers,
+            trust_env=False,
+            verify=verify,
+            timeout=HANGS_SECONDS,
+            **more,
         )
 
     def raw(
@@ -106,7 +118,7 @@ class Place:
     ) -> tuple[int, str, dict[str, Any]]:
         """GET with these exact headers, duplicates included; status, challenge and body."""
         kind = http.client.HTTPSConnection if self.certificate else http.client.HTTPConnection
-        connection = kind(self.host, self.port, timeout=20)
+        connection = kind(self.host, self.port, timeout=HANGS_SECONDS)
         connection.putrequest("GET", path, skip_host=bool(host))
         for name, value in ([("Host", host)] if host else []) + lines:
             connection.putheader(name, value)
@@ -229,14 +241,22 @@ def test_a_registry_that_is_away_is_503_for_the_agent(place: Place, tmp_path: Pa
     listening = listen("127.0.0.1", 0)
     audience = f"http://127.0.0.1:{listening.getsockname()[1]}"
     file = tmp_path / "service_provider.json"
-    away = {"audience": audience, "registry_url": f"http://127.0.0.1:{free_port()}"}
-    credentials = place.credentials | away
-    # The agent asks it without TLS.
-    credentials.pop("certificate", None)
-    file.write_text(json.dumps(credentials))
     headers = place.headers("GET", "/calendar/work")
-    with service_provider(file, listening):
-        answer = httpx.get(f"{audience}/calendar/work", headers=headers, trust_env=False)
+    # A port that is held, so that no other test's server takes it, but where nothing listens.
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        registry_url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        credentials = place.credentials | {"audience": audience, "registry_url": registry_url}
+        # The agent asks it without TLS.
+        credentials.pop("certificate", None)
+        file.write_text(json.dumps(credentials))
+        with service_provider(file, listening):
+            answer = httpx.get(
+                f"{audience}/calendar/work",
+                headers=headers,
+                trust_env=False,
+                timeout=HANGS_SECONDS,
+            )
     assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
     assert answer.headers["Retry-After"] == "1"
     assert "WWW-Authenticate" not in answer.headers

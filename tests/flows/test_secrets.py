@@ -176,12 +176,14 @@ def wrong_and_refused(agent: "Kept", human: Browser, token: str) -> None:
         f"{agent.registry.url}/v1/verify",
         json={},
         auth=(agent.client_id, "wrong-" + agent.client_secret),
+        timeout=30,
     )
     httpx.get(
         f"{agent.registry.url}/v1/agents/me",
         headers={"Authorization": f"DPoP {token}", "DPoP": proof},
+        timeout=30,
     )
-    httpx.get(f"{agent.registry.url}/v1/agents/me?token={token}")
+    httpx.get(f"{agent.registry.url}/v1/agents/me?token={token}", timeout=30)
     human.page("/settings/")
     path = "/settings/enrolment-codes"
     options = human.post("/verify/options", {"act": path})["publicKey"]
@@ -246,7 +248,7 @@ def test_AU_24_OG_24_DJ_28_U6_database_log_and_metrics_hold_no_secret(
     """Only digests. Tokens and proofs are searched by signature: without it the rest is useless."""
     sqlite_registry = talkative
     kept = run(sqlite_registry)
-    metrics = httpx.get(f"{sqlite_registry.url}/metrics").text
+    metrics = httpx.get(f"{sqlite_registry.url}/metrics", timeout=30).text
     assert "agentauth_decisions_total" in metrics
     kept += [secret.rsplit(".", 1)[1] for secret in kept if secret.count(".") == 2]
     registry = sqlite_registry

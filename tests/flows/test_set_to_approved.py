@@ -5,7 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -98,21 +98,31 @@ class Stage:
     ) -> list[tuple[bool, str | None, bool]]:
         """Valid, reason and active of both servers."""
         found = []
+        named = {"idempotency_key": "k"} if "amount" in action else {}
         for server in (self.web, self.lean):
-            asked = place.question(
-                token, action, **({"idempotency_key": "k"} if "amount" in action else {})
+            # A fresh proof each time: a call that was answered 503 may have spent its own.
+            verdict = self.ask(
+                server,
+                place,
+                "/v1/verify",
+                lambda: {"json": place.question(token, action, **named)},
             )
-            verdict = self.ask(server, place, "/v1/verify", json=asked)
-            introspected = self.ask(server, place, "/v1/introspect", data={"token": token})
+            introspected = self.ask(
+                server, place, "/v1/introspect", lambda: {"data": {"token": token}}
+            )
             found.append((verdict["valid"], verdict.get("reason"), introspected["active"]))
         return found
 
     def ask(
-        self, server: LiveRegistry | LiveVerifier, place: Scene, path: str, **content: Any
+        self,
+        server: LiveRegistry | LiveVerifier,
+        place: Scene,
+        path: str,
+        content: Callable[[], dict[str, Any]],
     ) -> Any:
         whose = (place.client_id, place.client_secret)
         for _ in range(10):
-            answer = httpx.post(server.url + path, auth=whose, timeout=30, **content)
+            answer = httpx.post(server.url + path, auth=whose, timeout=30, **content())
             if answer.status_code != 503:
                 break
             # A process that got no CPU for a moment cannot tell whether its state is fresh.

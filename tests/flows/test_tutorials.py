@@ -29,11 +29,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def api(registry: LiveRegistry, name: str) -> Iterator[tuple[str, str]]:
     """An API that asks verify: its slug and its address."""
-    address = f"http://localhost:{free_port()}"
-    made = registry.manage(
-        "create_service_provider", name, "--audience", address, "--allow", *ALLOW
-    )
-    verifier = VerifierClient(registry.url, made["client_id"], made["client_secret"])
 
     class Api(BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -59,16 +54,21 @@ def api(registry: LiveRegistry, name: str) -> Iterator[tuple[str, str]]:
         def log_message(self, *_: object) -> None:
             """Nothing on the test's output."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", int(address.rpartition(":")[2])), Api)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield made["slug"], address
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        verifier.close()
+    # First of all, so that nothing else takes the port meanwhile.
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        address = f"http://localhost:{server.server_port}"
+        made = registry.manage(
+            "create_service_provider", name, "--audience", address, "--allow", *ALLOW
+        )
+        verifier = VerifierClient(registry.url, made["client_id"], made["client_secret"])
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield made["slug"], address
+        finally:
+            server.shutdown()
+            thread.join()
+            verifier.close()
 
 
 def test_an_agent_in_ten_minutes(

@@ -20,11 +20,13 @@ import httpx
 import pytest
 
 from agentauth.server import request_bytes
+from tests.conftest import CAMPAIGN
+from tests.faults.stage import until as wait_until
 from tests.flows.test_slow_senders import LIVE, has_ended, rest, until
 from tests.flows.test_verifier_http import END, POST, Verifier, line, read_echo, statuses
 from tests.flows.test_verifier_http import verifier as verifier  # noqa: PLC0414 — a fixture
 from tests.flows.test_web_server import exchange, memory
-from tests.live import LiveServer
+from tests.live import START_SECONDS, LiveServer
 from tests.time_limits import within
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
@@ -34,6 +36,8 @@ with patch.dict(os.environ):
 pytestmark = pytest.mark.flow
 Connect = Callable[..., socket.socket]
 SLOW = b"GET /v1/verify/slowly HTTP/1.1\r\nHost: localhost\r\n\r\n"
+# Longer is a hang, on a busy machine too.
+HANGS_SECONDS = 60
 
 
 @pytest.fixture
@@ -42,9 +46,8 @@ def connect(verifier: LiveServer) -> Iterator[Connect]:
     with ExitStack() as opened:
 
         def connected(sent: bytes = b"") -> socket.socket:
-            made = opened.enter_context(
-                socket.create_connection(("127.0.0.1", verifier.port), timeout=10)
-            )
+            address = ("127.0.0.1", verifier.port)
+            made = opened.enter_context(socket.create_connection(address, timeout=HANGS_SECONDS))
             made.sendall(sent)
             return made
 
@@ -56,7 +59,9 @@ def longest_wait(verifier: LiveServer, times: int = 20) -> float:
     longest = 0.0
     for _ in range(times):
         begun = time.monotonic()
-        answer = httpx.post(verifier.url + "/v1/verify", json={"a": "x" * 3000}, timeout=10)
+        answer = httpx.post(
+            verifier.url + "/v1/verify", json={"a": "x" * 3000}, timeout=HANGS_SECONDS
+        )
         longest = max(longest, time.monotonic() - begun)
         assert answer.status_code == 401
     return longest
@@ -101,7 +106,6 @@ def test_RF_20_DJ_7_a_thousand_slow_senders_delay_none_and_are_cut_off(
 
 def test_DJ_7_client_that_is_cut_off_gets_408(connect: Connect) -> None:
     connection = connect(POST + b"X-A: ")
-    connection.settimeout(15)
     assert statuses(rest(connection)) == [408]
 
 
@@ -114,7 +118,7 @@ def test_DJ_7_unfinished_bodies_have_a_bound_together(
     for _ in range(150):
         opened.append(connect(sent))
         assert memory(verifier) - before < 2 * request_bytes.MAX_HELD_BYTES
-    assert longest_wait(verifier) < 5
+    assert longest_wait(verifier) < within(5)
     assert sum(not has_ended(each) for each in opened) <= request_bytes.MAX_HELD_BYTES // size
 
 
@@ -132,7 +136,7 @@ def test_DJ_7_what_never_ends_is_refused_and_not_kept(
 ) -> None:
     before = memory(verifier)
     end = b"" if lines.endswith(b" ") else b"\r\n\r\n"
-    answer = exchange(verifier, POST + lines + end, more=more, seconds=15)
+    answer = exchange(verifier, POST + lines + end, more=more)
     assert statuses(answer) == [status]
     assert memory(verifier) - before < 20_000_000
 
@@ -234,7 +238,7 @@ def test_DJ_7_client_that_does_not_read_the_answer_is_dropped(
     before = memory(verifier)
     asking = b"GET /v1/verify/long HTTP/1.1\r\nHost: localhost\r\n\r\n"
     opened = [connect(asking) for _ in range(5)]
-    assert longest_wait(verifier) < 5
+    assert longest_wait(verifier) < within(5)
     time.sleep(request_bytes.REQUEST_SECONDS + 3)
     assert memory(verifier) - before < 20_000_000
     for each in opened:
@@ -244,9 +248,15 @@ def test_DJ_7_client_that_does_not_read_the_answer_is_dropped(
 def test_DJ_7_connections_that_ended_leave_nothing_behind(verifier: LiveServer) -> None:
     before, sent = memory(verifier), POST + b"Content-Length: 1000000\r\n\r\n" + b"x" * 999_999
     for _ in range(100):
-        with socket.create_connection(("127.0.0.1", verifier.port), timeout=10) as connection:
+        address = ("127.0.0.1", verifier.port)
+        with socket.create_connection(address, timeout=HANGS_SECONDS) as connection:
             connection.sendall(sent)
-    assert memory(verifier) - before < 20_000_000
+    # The last of them may still be in the kernel; a deadline that ends them comes later.
+    wait_until(
+        lambda: memory(verifier) - before < 20_000_000,
+        "something is left behind",
+        request_bytes.REQUEST_SECONDS / 2,
+    )
 
 
 def test_DJ_7_a_slow_reader_has_all_of_the_answer(connect: Connect) -> None:
@@ -272,7 +282,8 @@ class Caller(threading.Thread):
     def run(self) -> None:
         while not self.ends.is_set():
             try:
-                connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+                address = ("127.0.0.1", self.port)
+                connection = socket.create_connection(address, timeout=HANGS_SECONDS)
             except OSError:
                 # The server does not listen: nothing was asked.
                 return
@@ -303,21 +314,24 @@ def test_RF_18_no_request_is_lost_while_processes_come_and_go(
     assert made.process
     callers = [Caller(made.port) for _ in range(8)]
     with ExitStack() as opened:
-        idle, half, slow = (
-            opened.enter_context(socket.create_connection(("127.0.0.1", made.port), timeout=10))
-            for _ in range(3)
-        )
-        idle.sendall(LIVE)
-        until(idle, b'"ok"}')
-        half.sendall(LIVE[:20])
-        slow.sendall(SLOW)
         try:
             for each in callers:
                 each.start()
-            time.sleep(1)
+            wait_until(lambda: sum(each.answered for each in callers) > 500, "few are answered")
+            address = ("127.0.0.1", made.port)
+            idle, half, slow = (
+                opened.enter_context(socket.create_connection(address, timeout=HANGS_SECONDS))
+                for _ in range(3)
+            )
+            # The answer to the first request shows that what follows it has arrived too.
+            for connection, follows in ((idle, b""), (half, LIVE[:20]), (slow, SLOW)):
+                connection.sendall(LIVE + follows)
+            for connection in (idle, half):
+                until(connection, b'"ok"}')
+            slowly = until(slow, b'"ok"}')
             os.kill(made.process.pid, how)
             stopped = time.monotonic()
-            assert statuses(rest(slow)) == [200]
+            assert statuses(slowly + rest(slow)) == [200, 200]
             time.sleep(1)
             half.sendall(LIVE[20:])
             answer = rest(half)
@@ -327,20 +341,20 @@ def test_RF_18_no_request_is_lost_while_processes_come_and_go(
             assert rest(idle) == b""
             assert time.monotonic() - stopped < within(8)
             if how == signal.SIGTERM:
-                assert made.process.wait(10) == 0
+                assert made.process.wait(HANGS_SECONDS) == 0
             else:
-                assert longest_wait(made) < 5
+                assert longest_wait(made) < within(5)
         finally:
             for each in callers:
                 each.ends.set()
             for each in callers:
                 each.join()
             made.stop()
-    assert sum(each.answered for each in callers) > 500
     assert [each.lost for each in callers] == [0] * 8
     # At shutdown the kernel may accept one connection between the last accept and the close, and
-    # then resets it.
-    assert sum(each.untaken for each in callers) <= (how == signal.SIGTERM)
+    # then resets it. On a busy machine the process may get no CPU in between while all call again.
+    most = 1 if CAMPAIGN else len(callers)
+    assert sum(each.untaken for each in callers) <= (most if how == signal.SIGTERM else 0)
     assert "Traceback" not in made.log.read_text()
 
 
@@ -349,7 +363,10 @@ def test_a_certificate_is_the_proxys(tmp_path: Path) -> None:
     made.command += ["--certfile", str(tmp_path)]
     made.launch()
     assert made.process
-    assert made.process.wait(20) == 1
+    try:
+        assert made.process.wait(START_SECONDS) == 1
+    finally:
+        made.stop()
     assert "configure the certificate at the proxy in front" in made.log.read_text()
 
 
@@ -362,7 +379,7 @@ def test_connections_that_come_at_once_are_shared_by_the_processes(tmp_path: Pat
         with ExitStack() as opened:
             address = ("127.0.0.1", verifier.port)
             made = [
-                opened.enter_context(socket.create_connection(address, timeout=10))
+                opened.enter_context(socket.create_connection(address, timeout=HANGS_SECONDS))
                 for _ in range(16)
             ]
             for each in made:
@@ -372,15 +389,20 @@ def test_connections_that_come_at_once_are_shared_by_the_processes(tmp_path: Pat
             )
 
     try:
-        end = time.monotonic() + 20
-        while len(answering()) < 2 and time.monotonic() < end:
-            # One process is still starting.
-            time.sleep(0.1)
+        # One process is still starting.
+        wait_until(lambda: len(answering()) == 2, "one process answers all", START_SECONDS)
         rounds = [answering() for _ in range(7)]
-        assert all(sum(had.values()) == 16 for had in rounds)
+
+        def each_has_its_share() -> bool:
+            least = min(sum(rounds, Counter()).values()) >= len(rounds) * 16 / 4
+            at_once = max(16 - max(had.values()) for had in rounds) >= 4
+            return least and at_once
+
         # In a single round a stalled process may get none; over many rounds each gets its share, in
-        # some at once.
-        assert min(sum(rounds, Counter()).values()) >= 7 * 16 / 4, rounds
-        assert max(16 - max(had.values()) for had in rounds) >= 4, rounds
+        # some at once. A busy machine may stall one for several rounds.
+        while not each_has_its_share():
+            assert len(rounds) < 100, rounds
+            rounds.append(answering())
+        assert all(sum(had.values()) == 16 for had in rounds)
     finally:
         verifier.stop()

@@ -24,6 +24,8 @@ from tests.faults.stage import until
 from tests.live import LiveRegistry, LiveServer
 
 pytestmark = pytest.mark.flow
+# Longer is a hang, on a busy machine too.
+HANGS_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRegistry]:
     registry.stop()
 
 
-def exchange(registry: LiveServer, sent: bytes, *, seconds: float = 10, more: bytes = b"") -> bytes:
+def exchange(
+    registry: LiveServer, sent: bytes, *, seconds: float = HANGS_SECONDS, more: bytes = b""
+) -> bytes:
     """Send raw bytes, then `more` repeatedly until an answer comes; returns everything received."""
     with socket.create_connection(("127.0.0.1", registry.port), timeout=seconds) as connection:
         connection.sendall(sent)
@@ -45,7 +49,9 @@ def exchange(registry: LiveServer, sent: bytes, *, seconds: float = 10, more: by
         while time.monotonic() < deadline:
             try:
                 if more:
-                    connection.sendall(more)
+                    # A server that refused and hung up reads no more, but its answer is here.
+                    with suppress(ConnectionError):
+                        connection.sendall(more)
                 part = connection.recv(65_536)
             except TimeoutError:
                 continue
@@ -122,9 +128,7 @@ def test_DJ_7_a_large_body_is_413_and_not_kept(server: LiveRegistry, size: int) 
         "Content-Type: application/json",
         "Sec-Fetch-Site: same-origin",
     ]
-    answer = exchange(
-        server, head(server, "POST /sign-in/finish", *lines), more=b"x" * 1_000_000, seconds=15
-    )
+    answer = exchange(server, head(server, "POST /sign-in/finish", *lines), more=b"x" * 1_000_000)
     assert status_of(answer) in {403, 413}
     assert memory(server) - before < 20_000_000
 
@@ -140,7 +144,7 @@ def test_DJ_7_files_of_a_form_are_refused_before_any_is_read(server: LiveRegistr
         f"Cookie: agentauth_csrf={'a' * 32}",
     ]
     sent = head(server, "POST /sign-in/options", *lines) + part
-    answer = exchange(server, sent, more=b"x" * 1_000_000, seconds=15)
+    answer = exchange(server, sent, more=b"x" * 1_000_000)
     assert status_of(answer) == 413
     assert memory(server) - before < 20_000_000
 
@@ -172,13 +176,17 @@ def test_DJ_7_a_compressed_body_is_read_as_what_it_is(server: LiveRegistry) -> N
     body = gzip.compress(b'{"a":"' + b"x" * 10_000_000 + b'"}')
     assert len(body) < 65_536
     headers = {"Content-Encoding": "gzip", "Content-Type": "application/json", "Origin": server.url}
-    page = httpx.get(f"{server.url}/sign-in/")
+    page = httpx.get(f"{server.url}/sign-in/", timeout=HANGS_SECONDS)
     token = re.search(r'name="csrf-token" content="([^"]+)"', page.text)
     assert token
     headers |= {"X-CSRFToken": token[1], "Sec-Fetch-Site": "same-origin"}
     before = memory(server)
     answer = httpx.post(
-        f"{server.url}/sign-in/finish", content=body, headers=headers, cookies=page.cookies
+        f"{server.url}/sign-in/finish",
+        content=body,
+        headers=headers,
+        cookies=page.cookies,
+        timeout=HANGS_SECONDS,
     )
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
     assert memory(server) - before < 10_000_000
@@ -252,7 +260,8 @@ def test_RF_19_long_thread_wait_gives_503_and_the_next_call_is_served(
     registry.prepare()
     registry.start()
     paths = "/v1/agents/me", "/.well-known/agentauth", "/health/live"
-    try:
+
+    def asked_while_one_waits() -> list[httpx.Response]:
         with (
             closing(sqlite3.connect(tmp_path / "agentauth.sqlite3", isolation_level=None)) as other,
             ThreadPoolExecutor(3) as pool,
@@ -262,16 +271,25 @@ def test_RF_19_long_thread_wait_gives_503_and_the_next_call_is_served(
             other.execute("BEGIN IMMEDIATE")
             asked = []
             for path in paths:
-                asked.append(pool.submit(httpx.get, registry.url + path, timeout=30))
+                asked.append(pool.submit(httpx.get, registry.url + path, timeout=HANGS_SECONDS))
                 time.sleep(0.2)
             time.sleep(MOST_WAIT_SECONDS)
             other.execute("ROLLBACK")
-            refused, late, probe = [each.result() for each in asked]
+            return [each.result() for each in asked]
+
+    try:
+        for _ in range(5):
+            refused, late, probe = asked_while_one_waits()
+            # On a busy machine the calls may reach the server in another order, or too late to
+            # wait long enough.
+            if (refused.status_code, late.status_code) == (401, 503):
+                break
         assert refused.status_code == 401
         assert (late.status_code, late.json()["error"]) == (503, "temporarily_unavailable")
         assert int(late.headers["Retry-After"]) > 0
         assert probe.status_code == 200
-        assert [httpx.get(registry.url + path).status_code for path in paths] == [401, 200, 200]
+        answers = [httpx.get(registry.url + path, timeout=HANGS_SECONDS) for path in paths]
+        assert [each.status_code for each in answers] == [401, 200, 200]
     finally:
         registry.stop()
 
@@ -304,13 +322,12 @@ def test_RF_18_connected_clients_are_answered_during_shutdown(tmp_path: Path) ->
     server = registry.process.pid
     try:
         # The server answers as soon as the first worker has started.
-        until(lambda: len(children(server)) == 2, "there are not two of them", 20)
+        until(lambda: len(children(server)) == 2, "there are not two of them")
         workers = children(server)
         # Once they have installed their own signal handlers.
         until(
             lambda: all(has("Cgt", signal.SIGABRT, pid) for pid in workers),
             "not both have begun",
-            20,
         )
         with ExitStack() as opened:
             # Stopped workers accept no connections, so these stay in the kernel's queue until the
@@ -319,10 +336,9 @@ def test_RF_18_connected_clients_are_answered_during_shutdown(tmp_path: Path) ->
                 os.kill(pid, signal.SIGSTOP)
                 opened.callback(continue_if_alive, pid)
             until(lambda: all(map(is_stopped, workers)), "they do not stop", 20)
+            address = ("127.0.0.1", registry.port)
             lines = [
-                opened.enter_context(
-                    socket.create_connection(("127.0.0.1", registry.port), timeout=10)
-                )
+                opened.enter_context(socket.create_connection(address, timeout=HANGS_SECONDS))
                 for _ in range(9)
             ]
             for line in lines[1:]:
@@ -338,7 +354,7 @@ def test_RF_18_connected_clients_are_answered_during_shutdown(tmp_path: Path) ->
             assert [status_of(line.recv(65_536)) for line in lines[1:]] == [200] * 8
             # A silent connection delays nothing.
             assert lines[0].recv(1) == b""
-            assert registry.process.wait(10) == 0
+            assert registry.process.wait(HANGS_SECONDS) == 0
     finally:
         registry.stop()
     assert "Traceback" not in registry.log.read_text()

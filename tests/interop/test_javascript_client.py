@@ -181,8 +181,10 @@ def test_js_client_retries_with_a_new_proof_and_follows_no_redirect() -> None:
             "--service-provider",
             "x",
         ]
-        refusal = steps(arguments, code=1)[-1]
-        server.shutdown()
+        try:
+            refusal = steps(arguments, code=1)[-1]
+        finally:
+            server.shutdown()
     assert refusal["error_description"] == "a redirect from /v1/agents"
     first, second = Busy.seen
     assert first["idempotency-key"] == second["idempotency-key"]

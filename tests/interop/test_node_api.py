@@ -30,7 +30,7 @@ def audience(sqlite_registry: LiveRegistry) -> Iterator[str]:
         yield address
     finally:
         api.terminate()
-        api.wait(20)
+        api.wait(60)
         api.stdout.close()
 
 
@@ -52,7 +52,7 @@ def test_python_agent_calls_a_node_api_that_validates_with_oauth4webapi(
             "url": "/calendar/work?day=1",
         }
         headers = await client.authenticate_headers(made["slug"], "GET", "/calendar/work")
-        async with httpx.AsyncClient(base_url=audience, trust_env=False) as other:
+        async with httpx.AsyncClient(base_url=audience, trust_env=False, timeout=60) as other:
             assert (await other.get("/calendar/work", headers=headers)).status_code == 200
             # A proof for another URL, and a token without its proof.
             assert (await other.get("/calendar/home", headers=headers)).status_code == 401

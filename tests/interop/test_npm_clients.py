@@ -4,12 +4,15 @@ import fcntl
 import hashlib
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.actors import Scene, scene
+from tests.asking import answered
 from tests.live import LiveRegistry
 
 pytestmark = [pytest.mark.node, pytest.mark.production]
@@ -111,7 +114,7 @@ def test_OA_22_oauth4webapi_introspects_and_revokes(sqlite_registry: LiveRegistr
     assert (before["client_id"], before["aud"]) == (place.agent_id, place.audience)
     assert before["cnf"] == {"jkt": place.signer.public.thumbprint}
     assert after == {"active": False}
-    answer = place.ask(place.question(token, ACTION)).json()
+    answer = answered(lambda: place.ask(place.question(token, ACTION))).json()
     assert (answer["error"], answer["reason"]) == ("invalid_token", "revoked")
 
 
@@ -132,7 +135,7 @@ def test_OA_22_oauth4webapi_needs_the_right_secret_and_its_own_token(
     with pytest.raises(AssertionError, match=r"invalid_client|WWWAuthenticate"):
         node("introspect_and_revoke.mjs", stranger | {"client_secret": place.client_secret})
     # The other client's revocation changed nothing.
-    assert place.ask(place.question(token, ACTION)).json()["valid"] is True
+    assert answered(lambda: place.ask(place.question(token, ACTION))).json()["valid"] is True
 
 
 @pytest.mark.usefixtures("_npm_packages")
@@ -155,10 +158,14 @@ def test_DN_2_the_npm_package_dpop_does_what_our_nonce_asks_of_it(
         "token": token,
         "count": 1,
     }
+
+    def verify() -> httpx.Response:
+        (proof,) = node("make_proofs.mjs", asked)
+        return place.ask(place.question(token, ACTION, proof=proof))
+
     answers = []
     for _ in range(2):
-        (proof,) = node("make_proofs.mjs", asked)
-        answers.append(place.ask(place.question(token, ACTION, proof=proof)).json())
+        answers.append(answered(verify).json())
         asked["nonce"] = answers[0]["nonce"]
     assert [(answer["valid"], answer.get("error")) for answer in answers] == [
         (False, "use_dpop_nonce"),
@@ -183,6 +190,7 @@ def test_JK_21_proofs_of_the_npm_package_dpop_are_accepted_once(
         "count": 3,
     }
     for proof in node("make_proofs.mjs", asked):
-        answers = [place.ask(place.question(token, ACTION, proof=proof)).json() for _ in range(2)]
+        body = place.question(token, ACTION, proof=proof)
+        answers = [answered(partial(place.ask, body)).json() for _ in range(2)]
         assert answers[0]["valid"] is True, answers[0]
         assert (answers[1]["error"], answers[1]["reason"]) == ("invalid_dpop_proof", "replayed")

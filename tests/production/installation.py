@@ -32,6 +32,8 @@ from tests.production.units import PATH, Units
 HOST = "localhost"
 BUCKET = "the-log"
 START_SECONDS = 180
+# Services without a place behind nginx.
+JOBS = ("jobs", "worker", "beat")
 # Blocks with these commands are skipped: packages, users, clone and environments already exist
 # here.
 PROVIDED = ("apt-get ", "useradd ", "python3 -m venv ")
@@ -170,12 +172,18 @@ class Installation:
         )
 
     def wait_until_ready(self) -> None:
-        """Wait, through nginx, for both web server and verifier."""
+        """Wait, through nginx, for both web server and verifier; and for the jobs that run.
+
+        The page's `curl` gives up at a port where nothing listens yet.
+        """
         trust = ssl.create_default_context(cafile=self.root / "etc/nginx/agentauth/certificate.pem")
         until = time.monotonic() + START_SECONDS
+        jobs = [each for each in JOBS if f"agentauth-{each}" in self.services.running]
         with httpx.Client(verify=trust, timeout=5) as http:
             while True:
                 with contextlib.suppress(httpx.TransportError):
+                    for each in jobs:
+                        http.get(f"http://127.0.0.1:{self.ports[each]}/health/ready")
                     ready = http.get(f"{self.url}/health/ready").status_code == 200
                     if ready and http.post(f"{self.url}/v1/verify").status_code == 401:
                         return

@@ -64,7 +64,7 @@ class Shell:
         # A block that waits for input gets none.
         self.answer.close()
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)
         self.told.close()
 
     def _send(self, text: str) -> None:

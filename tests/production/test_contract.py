@@ -9,11 +9,13 @@ from collections.abc import Iterator
 import pytest
 
 from agentauth.openapi.verify_schemas import IN_PLACE, REASONS
+from audit.models import Checkpoint
 from tests.contract import test_api as contract
 from tests.contract.decisions import DECISIONS
 from tests.contract.edges import PAGES
 from tests.contract.stage import Stage
 from tests.endpoints import OPERATIONS
+from tests.faults.stage import until
 from tests.production.headers import PLACES, table
 from tests.production.registry import ProductionRegistry
 from tests.production.wire import over_the_wire
@@ -40,7 +42,8 @@ class ProductionStage(Stage):
     """Has its own users and addresses, since other tests use the system meanwhile."""
 
     def sign_the_log(self) -> None:
-        """The system's jobs sign; only they may use their folder."""
+        """The system's jobs sign; only they may use their folder. They may have just begun."""
+        until(Checkpoint.objects.exists, "the jobs sign nothing")
 
 
 @pytest.fixture

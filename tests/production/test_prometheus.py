@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from audit.models import Event
 from tests.actors import scene
+from tests.asking import answered
 from tests.faults.stage import until
 from tests.live import ROOT
 from tests.postgres import free_port
@@ -31,8 +33,8 @@ PAY = {
     "resource": "payments",
     "max_amount": {"value": "50.00", "currency": "EUR"},
 }
-# For two scrapes and what is recorded from them (s).
-PANELS_WITHIN = 60
+# For two scrapes and what is recorded from them (s), on a busy machine.
+PANELS_WITHIN = 300
 # Panels without data on a healthy system: nothing has failed.
 EMPTY_IF_HEALTHY = {"Jobs that failed", "Answers 5xx by process"}
 
@@ -62,6 +64,13 @@ def ports(
         yield {kind: [made[kind]] for kind in KINDS}
 
 
+def listens(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        httpx.get(f"{url}/health/live", timeout=30)
+        return True
+    return False
+
+
 def scrapes_on_record() -> int:
     return Event.objects.filter(kind="audit.request.refused", data__route="/metrics").count()
 
@@ -80,9 +89,7 @@ def test_SA_15_prometheus_scrapes_each_kind_of_process(
             'sum by (process) (agentauth_http_request_seconds_count{route="/metrics", '
             'status="200"})'
         )
-        until(
-            lambda: {"web", "verifier"} <= prometheus.values(asked).keys(), "nothing is counted", 60
-        )
+        until(lambda: {"web", "verifier"} <= prometheus.values(asked).keys(), "nothing is counted")
     assert scrapes_on_record() == 0
 
 
@@ -115,12 +122,16 @@ def use_each_part(production: ProductionRegistry) -> None:
     }
     place = scene(production, capabilities=[READ, PAY], envelope=limits)
     token = place.token()
-    told = [place.ask(place.question(token, READ)).json()]
+    told = [answered(lambda: place.ask(place.question(token, READ))).json()]
     for value in ("2.50", "2.00", "2.00"):
         amount = {"value": value, "currency": "EUR"}
         payment = {"type": "transact", "resource": "payments", "amount": amount}
         named = secrets.token_urlsafe(16)
-        told.append(place.ask(place.question(token, payment, idempotency_key=named)).json())
+
+        def pay(payment: dict[str, Any] = payment, named: str = named) -> httpx.Response:
+            return place.ask(place.question(token, payment, idempotency_key=named))
+
+        told.append(answered(pay).json())
     reasons = [each.get("reason") for each in told]
     assert reasons == [None, "confirm_above", None, "budget"], told
     assert place.api("POST", f"/v1/grants/{place.grant_id}/revoke", {}).status_code == 204
@@ -164,7 +175,9 @@ def test_the_series_of_each_process_pass_the_linter_of_prometheus(
     production: ProductionRegistry, ports: dict[str, list[int]], kind: str
 ) -> None:
     token = {"Authorization": f"Bearer {production.env['METRICS_TOKEN']}"}
-    page = httpx.get(f"http://127.0.0.1:{ports[kind][0]}/metrics", headers=token, timeout=30)
+    url = f"http://127.0.0.1:{ports[kind][0]}"
+    until(lambda: listens(url), f"{kind} does not start")
+    page = httpx.get(f"{url}/metrics", headers=token, timeout=30)
     done = subprocess.run(
         ["promtool", "check", "metrics"],
         input=page.text,
@@ -185,11 +198,11 @@ def test_a_process_that_stops_fires_its_alert_until_it_is_back(
     targets = ports | {"jobs": [port]}
     with Prometheus(tmp_path, targets, production.env["METRICS_TOKEN"]) as prometheus:
         with jobs(production, series, port):
-            until(lambda: prometheus.targets().get("jobs") == ("up", ""), "it does not start", 60)
-            until(lambda: not prometheus.samples(alert), "it is said to be down", 30)
-        until(lambda: bool(prometheus.samples(firing)), "no alert", 60)
+            until(lambda: prometheus.targets().get("jobs") == ("up", ""), "it does not start")
+            until(lambda: not prometheus.samples(alert), "it is said to be down")
+        until(lambda: bool(prometheus.samples(firing)), "no alert")
         with jobs(production, series, port):
-            until(lambda: not prometheus.samples(alert), "the alert does not end", 60)
+            until(lambda: not prometheus.samples(alert), "the alert does not end")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,4 +215,4 @@ def test_SA_15_each_kind_of_process_says_how_it_is(ports: dict[str, list[int]], 
             return told.is_success and set(told.json()["checks"].values()) == {"ok"}
         return False
 
-    until(is_ready, f"{kind} is not ready", 60)
+    until(is_ready, f"{kind} is not ready")

@@ -78,7 +78,8 @@ def test_SA_14_a_process_with_other_settings_is_not_started(
     for secret in (OTHER_KEY, production.env["SECRET_KEY"], production.env["SUBJECT_KEY"][2:]):
         assert secret not in said
     for url in (production.web_url, production.verifier_url):
-        assert httpx.get(f"{url}/health/ready").json()["checks"]["configuration"] == "ok"
+        ready = httpx.get(f"{url}/health/ready", timeout=30).json()
+        assert ready["checks"]["configuration"] == "ok"
     found = Home.objects.get()
     assert (found.epoch, found.kind, found.leaving_at) == (home.epoch, home.kind, home.leaving_at)
 
@@ -119,6 +120,7 @@ def test_a_scheme_not_set_by_our_proxy_is_redirected(
 ) -> None:
     for port, path in ((pair.web.port, "/v1/grants"), (pair.lean.port, "/v1/verify")):
         headers = [("Host", "localhost"), *(("X-Forwarded-Proto", each) for each in said)]
-        answer = httpx.post(f"http://127.0.0.1:{port}{path}", headers=headers, json={})
+        url = f"http://127.0.0.1:{port}{path}"
+        answer = httpx.post(url, headers=headers, json={}, timeout=30)
         assert answer.status_code == (status or 401), (path, answer.text)
         assert answer.headers.get("Location") == (f"https://localhost{path}" if status else None)

@@ -102,7 +102,7 @@ def test_RF_5_an_epoch_in_redis_ends_when_its_clock_is_seen_to_be_wrong(
 
 def replica_of(one: Server, other: Server) -> None:
     one.client().execute_command("REPLICAOF", "127.0.0.1", other.port)
-    until = monotonic() + 20
+    until = monotonic() + 60
     while one.client().info("replication")["master_link_status"] != "up":
         assert monotonic() < until
         sleep(0.05)
@@ -111,7 +111,7 @@ def replica_of(one: Server, other: Server) -> None:
 def promoted(one: Server, after: Server) -> None:
     """Promote `one` to primary after it has replicated everything from `after`."""
     sent = after.client().info("replication")["master_repl_offset"]
-    until = monotonic() + 20
+    until = monotonic() + 60
     while one.client().info("replication")["slave_repl_offset"] < sent:
         assert monotonic() < until
         sleep(0.05)

@@ -36,7 +36,7 @@ def asks(probe: RedisProbe) -> list[Callable[[], object]]:
 
 def marked_again(probe: RedisProbe) -> bool:
     """Whether epoch 3 is marked, after retries: a cluster takes a moment to recover."""
-    until = monotonic() + 20
+    until = monotonic() + 60
     while True:
         try:
             return probe.is_marked(3)

@@ -101,7 +101,8 @@ def end_the_listener() -> None:
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
             " WHERE application_name = 'agentauth-watching' AND datname = current_database()"
         )
-        assert cursor.fetchone()[0] == 1
+        # That of the test before may not have ended yet.
+        assert cursor.fetchone()[0] >= 1
 
 
 class Counted:
@@ -177,7 +178,7 @@ def test_shared_reads_have_a_wait_limit_and_a_queue_limit(
 
         assert all(isinstance(each, TemporarilyUnavailableError) for each in process.wait(asked()))
         answers.set()
-        until(lambda: sum(slow.sizes) == 2, 10)
+        until(lambda: sum(slow.sizes) == 2, 60)
 
 
 def test_a_query_that_fails_is_try_again_and_the_next_one_is_tried(
@@ -291,11 +292,14 @@ def test_a_key_change_whose_keys_cannot_be_read_leaves_none(
     scene()
     with followed(monkeypatch) as process:
         assert process.call(process.cached_state.token_keys)
-        change = Change(Subject.KEY, "x")
-        process.call(process.cached_state._hear, StateNews((change,)))
-        # No keys until the next poll.
+
+        def hears() -> None:
+            process.cached_state._hear(StateNews((Change(Subject.KEY, "x"),)))
+            # No keys until the next poll, which this thread does not hear before it returns.
+            process.cached_state.token_keys()
+
         with pytest.raises(TemporarilyUnavailableError):
-            process.call(process.cached_state.token_keys)
+            process.call(hears)
         until(lambda: process.cached_state._keys is not None, within(1))
 
 

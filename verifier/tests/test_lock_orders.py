@@ -189,10 +189,11 @@ def test_RF_8_locked_grants_do_not_delay_other_grants() -> None:
     holder.join(20)
     assert words(told[-1]) == "yes"
     # Before the patience for any lock ends.
-    assert told_at[8] < 1.5
+    assert told_at[8] == min(told_at.values())
+    assert told_at[8] < within(1.5)
     # Hopeless calls do not occupy the thread longer than one of them would.
     assert {type(each) for each in told[:-1]} == {NotDoneError}
-    assert max(told_at.values()) < 4
+    assert max(told_at.values()) < within(4)
 
 
 def test_retry_reports_the_running_first_try_despite_other_lock_waits() -> None:

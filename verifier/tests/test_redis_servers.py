@@ -139,7 +139,8 @@ def test_RF_6_while_a_server_rests_one_call_at_a_time_looks(server: redis_server
         server.freeze()
         for _ in range(10):
             await assert_call_fails(use(servers, uuid.uuid4(), deadline=QUICK))
-        until = time.monotonic() + 3
+        # It looks a second apart at most; a process that stands still meanwhile needs longer.
+        until = time.monotonic() + 60
         looked = 0
         while time.monotonic() < until and looked < 2:
             whys = [
@@ -281,7 +282,7 @@ def test_beyond_the_most_in_flight_calls_fail_at_once(server: redis_servers.Serv
         await begin(servers)
         server.freeze()
         calls = [
-            asyncio.create_task(use(servers, uuid.uuid4(), deadline=5))
+            asyncio.create_task(use(servers, uuid.uuid4(), deadline=60))
             for _ in range(MOST_IN_FLIGHT)
         ]
         await asyncio.sleep(0)

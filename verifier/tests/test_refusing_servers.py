@@ -114,7 +114,7 @@ def test_a_cluster_that_names_no_hosts_is_where_we_asked(program: str) -> None:
             slot = SLOT_OF_SHARD[redis_keys.shard_of(grant)]
             target = next(each for each in cluster.nodes if each is not cluster.owner(slot))
             cluster.migrate(slot, target)
-            assert (await use(servers, grant, deadline=1)).number == 2
+            assert (await use(servers, grant)).number == 2
 
         on_loop(cluster.url, work)
 
@@ -130,7 +130,7 @@ def test_cluster_shard_without_a_node_is_unavailable_until_served() -> None:
         on_loop(cluster.url, begin)
         grant = uuid.uuid4()
         slot = SLOT_OF_SHARD[redis_keys.shard_of(grant)]
-        until = monotonic() + 20
+        until = monotonic() + 60
         while any(is_served(each, slot) for each in cluster.nodes):
             assert monotonic() < until
             # A node that hears late about a slot believes its former owner again, so delete until
@@ -144,7 +144,7 @@ def test_cluster_shard_without_a_node_is_unavailable_until_served() -> None:
                 await assert_call_fails(use(servers, grant))
             ).why == "no server serves the shard"
             cluster.nodes[0].client().execute_command("CLUSTER ADDSLOTS", slot)
-            await heals(servers, grant, seconds=20)
+            await heals(servers, grant)
 
         on_loop(cluster.url, work)
 

@@ -109,7 +109,7 @@ def test_a_change_that_commits_late_is_not_missed() -> None:
             with transaction.atomic():
                 publish(subject="agent", subject_id="slow", at=timezone.now())
                 written.set()
-                seen.wait(5)
+                seen.wait(25)
         finally:
             connection.close()
 
@@ -117,7 +117,7 @@ def test_a_change_that_commits_late_is_not_missed() -> None:
     position = state_since(0).position
     thread = threading.Thread(target=slow)
     thread.start()
-    assert written.wait(5)
+    assert written.wait(25)
     if connection.vendor == "postgresql":
         say_at_once("quick")
     found, position = ids(position)

@@ -5,9 +5,10 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from django.conf import settings
@@ -34,18 +35,26 @@ from verifier.stores import NotDoneError
 from verifier.stores import group_commit as lanes
 from verifier.tests import scene as scenes
 from verifier.tests.scene import LOOK, SYSTEM, scene
+from verifier.tests.state_cache_harness import until
 from verifier.tests.test_batch import ask, verdicts
 from verifier.tests.test_introspection import post as form
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
-SHORT = 0.3
+T = TypeVar("T")
 
 
-def disable_the_token_key() -> None:
-    disable_key(
-        kid=Key.objects.get(purpose="token").kid, actor=SYSTEM, now=timezone.now(), even_last=True
-    )
+def disable_the_token_key() -> str:
+    kid = Key.objects.get(purpose="token").kid
+    disable_key(kid=kid, actor=SYSTEM, now=timezone.now(), even_last=True)
+    return kid
+
+
+def knows(running: Running, kid: str) -> bool:
+    """Whether the endpoint takes this key for one that signs tokens, or has to read them again."""
+    running.look()
+    keys = running.app._verifier.cached_state._keys
+    return keys is None or kid in keys
 
 
 @pytest.fixture
@@ -60,11 +69,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis_servers.Server]:
 def running(
     server: redis_servers.Server, monkeypatch: pytest.MonkeyPatch, token_key: None
 ) -> Iterator[Running]:
-    """The lean endpoint with Redis and a short maximum wait.
+    """The lean endpoint with Redis.
 
     The key exists before it: SQLite sends no notifications, so a later one is known after 0.5 s.
     """
-    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=SHORT))
     with use_redis_replay_cache(server.url):
         made = Running()
         monkeypatch.setattr(LeanClient, "endpoint", made, raising=False)
@@ -73,12 +81,24 @@ def running(
         made.stop()
 
 
-def hold_up(running: Running, seconds: float) -> None:
-    """Occupy both threads of the committer, as if the database hung."""
+@contextmanager
+def held_up(running: Running, ask: Callable[[], T]) -> Iterator[Future[T]]:
+    """Occupy the committer, as if the database hung, until the end; and `ask`, apart.
+
+    Begins once the call waits behind, however long that takes; at its end the call was answered.
+    """
+    committer, go_on = running.app._verifier._committer, threading.Event()
     for _ in range(2):
-        held = running.app._verifier._committer.run(lambda: time.sleep(seconds))
-        asyncio.run_coroutine_threadsafe(held, running._loop)
-        time.sleep(0.05)
+        asyncio.run_coroutine_threadsafe(committer.run(lambda: go_on.wait(60)), running._loop)
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            until(lambda: len(committer._line) >= 2, 30)
+            before = len(committer._line)
+            asked = pool.submit(apart, ask)
+            until(lambda: len(committer._line) > before, 30)
+            yield asked
+        finally:
+            go_on.set()
 
 
 async def guess(running: Running, number: int) -> None:
@@ -108,10 +128,10 @@ async def guess(running: Running, number: int) -> None:
     )
 
 
-def apart(work: Callable[[], Any]) -> Any:
+def apart(work: Callable[[], T]) -> T:
     """Run `work` in a thread of its own."""
 
-    def worked() -> Any:
+    def worked() -> T:
         try:
             return work()
         finally:
@@ -121,43 +141,53 @@ def apart(work: Callable[[], Any]) -> Any:
         return pool.submit(worked).result()
 
 
-def test_RF_4_a_proof_whose_call_waited_for_too_long_does_not_pass(running: Running) -> None:
+def test_RF_4_a_proof_whose_call_waited_for_too_long_does_not_pass(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = scene(max_uses=5)
-    hold_up(running, 2 * SHORT)
-    late = place.post(place.body(LOOK), call_key="k" * 24)
+    body = place.body(LOOK)
+    with held_up(running, lambda: place.post(body, call_key="k" * 24)) as asked:
+        # However long it waited.
+        monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(0))
+    late = asked.result()
     assert (late.status_code, json.loads(late.content)["error"]) == (503, "temporarily_unavailable")
 
 
-def test_nor_that_of_a_question_that_waited_for_another(running: Running) -> None:
+def test_nor_that_of_a_question_that_waited_for_another(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = scene(max_uses=5)
     token = place.token()
-    hold_up(running, 2 * SHORT)
-    answers = ask(place, *(place.body(LOOK, token=token) for _ in range(3)))
+    bodies = [place.body(LOOK, token=token) for _ in range(3)]
+    with monkeypatch.context() as patch, held_up(running, lambda: ask(place, *bodies)) as asked:
+        patch.setattr(stores, "_MOST_WAIT", timedelta(0))
     # The first had spent its proof before it waited.
-    assert verdicts(answers) == ["valid", "temporarily_unavailable", "temporarily_unavailable"]
+    assert verdicts(asked.result()) == [
+        "valid",
+        "temporarily_unavailable",
+        "temporarily_unavailable",
+    ]
     assert verdicts(ask(place, place.body(LOOK, token=token))) == ["valid"]
 
 
 @pytest.mark.parametrize("of_a_batch", [False, True])
 def test_nor_one_whose_token_s_key_was_disabled_while_it_waited(
-    running: Running, monkeypatch: pytest.MonkeyPatch, of_a_batch: bool
+    running: Running, of_a_batch: bool
 ) -> None:
-    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
     place = scene(max_uses=5)
     token = place.token()
     assert place.ask(LOOK, token=token)["valid"]
     questions = [place.body(LOOK, token=token) for _ in range(2)]
-    hold_up(running, 2.5)
-    with ThreadPoolExecutor(1) as pool:
+
+    def told() -> list[Any]:
         if of_a_batch:
-            asked = pool.submit(apart, lambda: verdicts(ask(place, *questions)))
-        else:
-            asked = pool.submit(
-                apart, lambda: [json.loads(place.post(questions[0]).content).get("error")]
-            )
-        time.sleep(0.3)
-        disable_the_token_key()
-        assert set(asked.result()) == {"temporarily_unavailable"}
+            return verdicts(ask(place, *questions))
+        return [json.loads(place.post(questions[0]).content).get("error")]
+
+    with held_up(running, told) as asked:
+        kid = disable_the_token_key()
+        until(lambda: not knows(running, kid), 30)
+    assert set(asked.result()) == {"temporarily_unavailable"}
     assert Event.objects.filter(kind=DECISION_ALLOWED).count() == 1
     assert place.ask(LOOK, token=token)["error"] == "invalid_token"
 
@@ -165,7 +195,6 @@ def test_nor_one_whose_token_s_key_was_disabled_while_it_waited(
 def test_nor_is_a_yes_given_again_that_a_disabled_key_s_token_had(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
     place = scene(max_uses=5)
     token = place.token()
     body = place.body(LOOK, token=token)
@@ -177,13 +206,12 @@ def test_nor_is_a_yes_given_again_that_a_disabled_key_s_token_had(
         raise InvalidProofError("expired")
 
     assert told()["valid"]
-    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
+    with monkeypatch.context() as patch:
         patch.setattr(credential_checks, "verify_proof", too_old)
         assert told()["valid"]
-        hold_up(running, 2.5)
-        asked = pool.submit(apart, told)
-        time.sleep(0.3)
-        disable_the_token_key()
+        with held_up(running, told) as asked:
+            kid = disable_the_token_key()
+            until(lambda: not knows(running, kid), 30)
         assert asked.result()["error"] == "temporarily_unavailable"
     assert told()["error"] == "invalid_token"
 
@@ -192,13 +220,15 @@ def test_nor_is_a_yes_given_again_that_a_disabled_key_s_token_had(
 def test_nor_one_whose_token_s_key_was_disabled_while_its_state_was_read(
     running: Running, monkeypatch: pytest.MonkeyPatch, introspected: bool
 ) -> None:
-    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
     place, read = scene(), StateCache.state
     token = place.token()
 
+    def disables() -> None:
+        kid = disable_the_token_key()
+        until(lambda: not knows(running, kid), 30)
+
     async def slowly(cached_state: StateCache, jti: str) -> CachedToken | None:
-        await asyncio.to_thread(apart, disable_the_token_key)
-        await asyncio.sleep(1)
+        await asyncio.to_thread(apart, disables)
         return await read(cached_state, jti)
 
     with monkeypatch.context() as patch:
@@ -226,14 +256,10 @@ def test_a_batch_that_is_ended_while_it_waits_for_room_takes_none_for_good(
             service_provider=place.provider, requests=[{}], actor=SYSTEM, clock=timezone.now
         )
         batch = asyncio.run_coroutine_threadsafe(asked, running._loop)
-        time.sleep(0.1)
-        assert gate._begun._value == batch_fairness.MAX_BEGUN - 1
+        until(lambda: gate._begun._value == batch_fairness.MAX_BEGUN - 1, 30)
         batch.cancel()
-        time.sleep(0.1)
-    assert (gate._begun._value, gate._under_way._value) == (
-        batch_fairness.MAX_BEGUN,
-        batch_fairness.MAX_UNDER_WAY,
-    )
+        full = (batch_fairness.MAX_BEGUN, batch_fairness.MAX_UNDER_WAY)
+        until(lambda: (gate._begun._value, gate._under_way._value) == full, 30)
 
 
 def test_RF_19_shed_call_has_spent_no_proof(
@@ -369,7 +395,6 @@ def test_RF_19_a_batch_alone_is_not_too_many(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If decisions are slow, one batch alone could fill the queue."""
-    monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))
     outcome = lanes._outcome
 
     def slowly(unit: Any) -> Any:
@@ -406,12 +431,14 @@ def test_guessed_credentials_do_not_delay_known_credentials(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """Each guess costs a query. Guesses queue behind each other, not in front of other callers."""
-    known, guessed, authenticate = threading.Event(), threading.Event(), state_cache._authenticate
+    known, guessed, answered = threading.Event(), threading.Event(), threading.Event()
+    authenticate = state_cache._authenticate
 
     def slowly(headers: Sequence[str]) -> Any:
         if known.is_set():
             guessed.set()
-            time.sleep(2 * SHORT)
+            # Longer than any caller waits.
+            answered.wait(60)
         return authenticate(headers)
 
     monkeypatch.setattr(state_cache, "_authenticate", slowly)
@@ -428,7 +455,10 @@ def test_guessed_credentials_do_not_delay_known_credentials(
     # Wait until all of them are queued; starting that many takes a while on the shared loop.
     assert guessed.wait(30)
     asyncio.run_coroutine_threadsafe(asyncio.sleep(0), running._loop).result(30)
-    answer = place.post(body)
+    try:
+        answer = place.post(body)
+    finally:
+        answered.set()
     assert (answer.status_code, json.loads(answer.content).get("valid")) == (200, True)
     for each in guesses:
         each.result(30)

@@ -46,7 +46,7 @@ def behind_gunicorn(
         ) as server:
             try:
                 url = f"http://127.0.0.1:{port}"
-                with httpx.Client(trust_env=False) as client:
+                with httpx.Client(trust_env=False, timeout=60) as client:
                     deadline = time.monotonic() + within(30)
                     while not answers(client, url):
                         assert time.monotonic() < deadline, "gunicorn did not start"

@@ -20,6 +20,7 @@ from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 from agentauth.sdk.tests.fake_registry import URL, FakeRegistry, grant, registered
 from agentauth.sdk.verifier import VerifierClient
+from tests.time_limits import within
 
 Tidy = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True)]
 Renamed = Annotated[str, AfterValidator(lambda text: {"work": "boss"}.get(text, text))]
@@ -203,7 +204,7 @@ def test_pattern_is_matched_in_linear_time(
         else pytest.raises(InvalidRequestError, match="'text' does not fit the tool's schema")
     ):
         schema.check({"text": text})
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < within(1)
 
 
 def test_value_that_the_sdk_refuses_never_meets_the_rest_of_the_schema(site: Site) -> None:
