@@ -1,14 +1,16 @@
-"""The newest events of one person are found without reading those of others."""
+"""The newest events of one person, and their sums, are found without reading those of others."""
 
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from approvals.views.activity_search import read_search
 from approvals.views.paging import newest_events
+from approvals.views.spending import count_days
 from audit import kinds
 from audit.models import Event
 from audit.services import SYSTEM, record
@@ -44,9 +46,20 @@ def in_the_activity(human: Any) -> Sequence[Event]:
     return read_search({}, human).page(None, 30).events
 
 
-@pytest.mark.parametrize("ask", [in_the_control_room, in_the_activity])
+def in_the_payments(human: Any) -> Sequence[Event]:
+    return read_search({"kind": "transact", "least": "5"}, human).page(None, 30).events
+
+
+def on_the_spending_page(human: Any) -> Sequence[Any]:
+    days, _ = count_days(human, timezone.now().date() - timedelta(days=90))
+    return days
+
+
+@pytest.mark.parametrize(
+    "ask", [in_the_control_room, in_the_activity, in_the_payments, on_the_spending_page]
+)
 def test_a_prepared_list_of_a_person_without_events_reads_no_others(
-    ask: Callable[[Any], Sequence[Event]], now: datetime
+    ask: Callable[[Any], Sequence[object]], now: datetime
 ) -> None:
     """Although every event that ANALYZE has seen belongs to one other person."""
     copy(record(kind=kinds.REQUEST_REFUSED, actor=SYSTEM, at=now, human_id=uuid.uuid4()), MANY)

@@ -120,7 +120,7 @@ class ActivitySearch:
     def page(self, after: uuid.UUID | None, size: int) -> Page:
         """At most `size` matching events before the id `after`, in at most seven queries."""
         column, value = self._whose()
-        led = self._between(Event.objects.filter(**{column: value}), after).order_by("-pk")
+        led = self._between(newest_events(column, value), after)
         rest = self._rest()
         floor = None
         if rest:
@@ -129,8 +129,6 @@ class ActivitySearch:
             led = led.filter(rest) if floor is None else led.filter(rest, pk__gte=floor)
         if self._seeks_payments:
             led = Event.objects.filter(pk__in=self._payments(led)).order_by("-pk")
-        elif not rest:
-            led = self._between(newest_events(column, value), after)
         found = list(led[: size + 1])
         if len(found) > size:
             return Page(found[:size], found[size - 1].pk, None)

@@ -21,9 +21,9 @@ from approvals.quotation import quoted
 from approvals.views.activity_search import start_of_day
 from approvals.views.day_chart import Series, draw_days
 from approvals.views.page_requests import human_of, require_sign_in
+from approvals.views.paging import newest_events
 from approvals.views.usage_descriptions import load_usage
 from audit import kinds
-from audit.models import Event
 from audit.new_ids import first_id_at, made_at
 from registry.models import Agent, Grant, Human
 from registry.services.agent_owners import own_agent_ids
@@ -81,9 +81,9 @@ def count_days(human: Human, first: date) -> tuple[list[AgentDay], datetime | No
     Also from when on, if more than COUNTED events happened since.
     """
     start = start_of_day(first, human.time_zone)
-    led = Event.objects.filter(human_id=human.pk, pk__gte=first_id_at(start - _SLACK))
+    led = newest_events("human_id", human.pk).filter(pk__gte=first_id_at(start - _SLACK))
     # The id alone, which is in the index, tells the time too.
-    oldest = led.order_by("-pk").values_list("pk", flat=True)[COUNTED - 1 : COUNTED].first()
+    oldest = led.values_list("pk", flat=True)[COUNTED - 1 : COUNTED].first()
     if oldest is not None:
         led = led.filter(pk__gte=oldest)
     # An amount has all digits of its currency: without the dot it is in minor units.
