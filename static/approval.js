@@ -1,7 +1,7 @@
 // The approval page: shows at once what the choices mean, takes the second step, signs.
 
 import { forget, keep, restore } from "./choices.js";
-import { Refusal, announce, available, busy, complain, post, settle, sign, texts } from "./passkey.js";
+import { Refusal, announce, available, busy, complain, lastOnly, post, settle, sign, texts } from "./passkey.js";
 import { Preview } from "./preview.js";
 import { SETTLE, signedWords } from "./reading.js";
 
@@ -83,19 +83,16 @@ function showWrong(wrong) {
   }
 }
 
-// Reviews may be answered in another order than they were asked: only the last one's answer is shown.
-let reviews = 0;
+const askReview = lastOnly(() => post(`${base}review`, asked()), form.dataset.renewed);
 
 async function review() {
-  const number = ++reviews;
-  const found = await post(`${base}review`, asked()).catch((error) => {
-    if (number === reviews && error instanceof Refusal) {
+  const found = await askReview().catch((error) => {
+    if (error instanceof Refusal && error.code !== "renewed") {
       if (error.body.choices) showWrong(error.body.choices);
       else complain(error.message, error.body.changes);
     }
     throw error;
   });
-  if (number !== reviews) throw new Refusal({ error: "renewed", error_description: form.dataset.renewed });
   showWrong([]);
   // The token of the page as it now reads: nothing else of it can be signed.
   form.elements.drawn.value = found.drawn;

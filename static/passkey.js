@@ -39,6 +39,19 @@ const text = (buffer) =>
 
 const described = (list = []) => list.map((item) => ({ ...item, id: bytes(item.id) }));
 
+// Overlapping calls of `ask` may be answered in another order than they were made. Only the last one's outcome counts: the
+// others are refused as "renewed", with these words.
+export function lastOnly(ask, words) {
+  let last = 0;
+  return async () => {
+    const number = ++last;
+    const [outcome] = await Promise.allSettled([ask()]);
+    if (number !== last) throw new Refusal({ error: "renewed", error_description: words });
+    if (outcome.status === "rejected") throw outcome.reason;
+    return outcome.value;
+  };
+}
+
 export const available = () => Boolean(window.PublicKeyCredential && navigator.credentials);
 
 async function ask(start) {

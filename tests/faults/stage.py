@@ -187,10 +187,10 @@ class Stage:
             return set(filter(is_alive, self.workers_of(server)))
 
         # Those that died at the point before may not have been replaced yet.
-        until(lambda: all(map(living, self.verifiers)), "nobody takes their place")
+        until(lambda: all(map(living, self.verifiers)), "a verifier has no worker")
         alive = set[int]().union(*map(living, self.verifiers))
         self.fault_at(point)
-        until(lambda: not all(map(is_alive, alive)), f"nobody came to {point}")
+        until(lambda: not all(map(is_alive, alive)), f"no process reached {point}")
         self.fault_at("")
         self.kills += sum(not is_alive(pid) for pid in alive)
 

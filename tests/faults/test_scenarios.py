@@ -137,7 +137,10 @@ def test_a_fault_under_load(season: Season, scenario: Scenario) -> None:
             # At the latest then the fault was in force: how long that took depends on the machine.
             stale = time.monotonic() - seconds + CUT_OFF_SECONDS
             if scenario.stale_at:
-                until(lambda: bool(asked_late(load.log, scenario, stale)), "nobody asks")
+                until(
+                    lambda: bool(asked_late(load.log, scenario, stale)),
+                    "no call was answered late enough",
+                )
         finally:
             healing = time.monotonic()
             scenario.heal(held)

@@ -25,12 +25,11 @@ from agentauth.sdk.requests_auth import RequestsAuth
 from agentauth.sdk.sync_client import SyncAgentAuthClient
 from tests.flows.clocked import PAY, PAYING, READ, READING, WRITE, Place, clocked_place
 from tests.live import ROOT
+from tests.time_limits import HANGS_SECONDS
 
 pytestmark = [pytest.mark.flow, pytest.mark.faketime]
 
 WRITING = Action("write", "files/report")
-# A hang, on a busy machine too.
-SECONDS = 60
 ACTIONS = {"/api/events": READING, "/api/files": WRITING, "/api/pay": PAYING}
 
 
@@ -59,7 +58,7 @@ class Api:
         )
         self.slug: str = made["slug"]
         self.verifier = VerifierClient(
-            place.registry.url, made["client_id"], made["client_secret"], timeout=SECONDS
+            place.registry.url, made["client_id"], made["client_secret"], timeout=HANGS_SECONDS
         )
 
     def _handler(api: "Api") -> type[BaseHTTPRequestHandler]:  # noqa: N805 — `self` is the handler's
@@ -174,12 +173,12 @@ def test_an_agent_s_life_from_first_request_to_step_up(
     # The same call by each way to make it.
     assert client.call(api.slug, "GET", "/api/events", action=READING).status_code == 200
     auth = AgentAuth(client, api.slug, action=READING)
-    with httpx.Client(auth=auth, trust_env=False, timeout=SECONDS) as http:
+    with httpx.Client(auth=auth, trust_env=False, timeout=HANGS_SECONDS) as http:
         assert http.get(f"{api.url}/api/events").status_code == 200
     with requests.Session() as session:
         session.trust_env = False
         session.auth = RequestsAuth(client, api.slug, action=READING)
-        assert session.get(f"{api.url}/api/events", timeout=SECONDS).status_code == 200
+        assert session.get(f"{api.url}/api/events", timeout=HANGS_SECONDS).status_code == 200
     # Widening: only what is missing is asked for, and each call uses the grant that covers it.
     with pytest.raises(ManifestError, match="renew_manifest"):
         client.ensure_grant(api.slug, [READ, WRITE])
@@ -258,7 +257,7 @@ def test_a_payment_above_the_threshold_is_made_once(place: Place, api: Api, star
         f"{place.registry.url}/confirmations/{told[0].confirmation_id}/"
     ]
     auth = AgentAuth(client, api.slug, action=PAYING, on_step_up=confirm)
-    with httpx.Client(auth=auth, trust_env=False, timeout=SECONDS) as http:
+    with httpx.Client(auth=auth, trust_env=False, timeout=HANGS_SECONDS) as http:
         assert http.post(f"{api.url}/api/pay", json={"amount": "20.00"}).status_code == 200
     assert api.done.count("/api/pay") == before + 2
     dear = Action("transact", "payments", Money.of("60.00", "EUR"))
@@ -307,7 +306,7 @@ def test_the_first_call_of_a_new_agent_asks_for_its_grant(
     signing = AgentAuth(
         client, api.slug, action=READING, ask_for=[READ], on_pending=approving(place)
     )
-    with httpx.Client(auth=signing, trust_env=False, timeout=SECONDS) as http:
+    with httpx.Client(auth=signing, trust_env=False, timeout=HANGS_SECONDS) as http:
         assert http.get(f"{api.url}/api/events").status_code == 200
 
 

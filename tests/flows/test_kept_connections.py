@@ -20,6 +20,7 @@ from benchmarks.cpu_time import children
 from tests.flows.test_slow_senders import LIVE, THREADS, rest
 from tests.flows.test_verifier_http import Verifier
 from tests.live import LiveRegistry, LiveServer
+from tests.time_limits import HANGS_SECONDS
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
@@ -29,8 +30,6 @@ pytestmark = pytest.mark.flow
 LARGE = b"x" * 100_000
 # How long nginx by default keeps an idle connection.
 NGINX_IDLE_SECONDS = 60
-# A hang, on a busy machine too.
-SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +132,7 @@ def test_SA_11_a_connection_ends_only_where_that_is_said(server: LiveServer, how
     if isinstance(server, Verifier):
         # The application of these tests answers any address.
         statuses = statuses | {401, 404}
-    with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=HANGS_SECONDS) as connection:
         # The server reads on for only 2 s after its refusal: if this process gets no CPU meanwhile,
         # the rest of a large body finds it gone. Its answer can still be read.
         with suppress(ConnectionError):
@@ -145,7 +144,7 @@ def test_SA_11_a_connection_ends_only_where_that_is_said(server: LiveServer, how
 
 
 def test_SA_11_calls_beyond_the_limit_keep_the_connection_too(web: LiveServer) -> None:
-    with socket.create_connection(("127.0.0.1", web.port), timeout=SECONDS) as connection:
+    with socket.create_connection(("127.0.0.1", web.port), timeout=HANGS_SECONDS) as connection:
         seen = set()
         for _ in range(500):
             connection.sendall(post("/v1/agents", "X-Forwarded-For: 203.0.113.9", *JSON))
@@ -159,7 +158,7 @@ def test_SA_11_calls_beyond_the_limit_keep_the_connection_too(web: LiveServer) -
 
 
 def test_SA_11_what_follows_a_large_body_in_one_packet_is_answered(server: LiveServer) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=SECONDS) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=HANGS_SECONDS) as connection:
         connection.sendall((post("/v1/verify", *JSON) + LIVE) * 3)
         statuses, behind = [], b""
         for _ in range(6):
@@ -176,7 +175,7 @@ def connected(*servers: LiveServer) -> Iterator[list[socket.socket]]:
     with ExitStack() as opened:
         yield [
             opened.enter_context(
-                socket.create_connection(("127.0.0.1", each.port), timeout=SECONDS)
+                socket.create_connection(("127.0.0.1", each.port), timeout=HANGS_SECONDS)
             )
             for each in servers
         ]
@@ -215,7 +214,7 @@ def test_SA_11_beyond_a_quarter_idle_the_next_answer_says_close(web: LiveServer)
     with ExitStack() as opened:
         answers = []
         for _ in range(most + 40):
-            connection = socket.create_connection(("127.0.0.1", web.port), timeout=SECONDS)
+            connection = socket.create_connection(("127.0.0.1", web.port), timeout=HANGS_SECONDS)
             opened.enter_context(connection).sendall(LIVE)
             answers.append(next_answer(connection))
         assert {each.status for each in answers} == {200}
@@ -236,7 +235,9 @@ def test_RF_18_idle_connections_do_not_keep_a_server_that_stops(kind: str, tmp_p
         with ExitStack() as opened:
             kept = []
             for _ in range(20):
-                connection = socket.create_connection(("127.0.0.1", made.port), timeout=SECONDS)
+                connection = socket.create_connection(
+                    ("127.0.0.1", made.port), timeout=HANGS_SECONDS
+                )
                 opened.enter_context(connection).sendall(LIVE)
                 assert not next_answer(connection).closes
                 kept.append(connection)

@@ -170,7 +170,7 @@ def waits_for(held: psycopg.Connection[Any]) -> bool:
 
 
 def has_answer(connection: socket.socket) -> bool:
-    """Whether there is something to read: nobody waits for a row for longer than 1.6 s."""
+    """Whether there is something to read: a call waits for a row for at most 1.6 s."""
     return bool(select.select([connection], [], [], 0)[0])
 
 

@@ -27,7 +27,7 @@ from tests.flows.test_verifier_http import END, POST, Verifier, line, read_echo,
 from tests.flows.test_verifier_http import verifier as verifier  # noqa: PLC0414 — a fixture
 from tests.flows.test_web_server import exchange, memory
 from tests.live import START_SECONDS, LiveServer
-from tests.time_limits import within
+from tests.time_limits import HANGS_SECONDS, within
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
@@ -36,8 +36,6 @@ with patch.dict(os.environ):
 pytestmark = pytest.mark.flow
 Connect = Callable[..., socket.socket]
 SLOW = b"GET /v1/verify/slowly HTTP/1.1\r\nHost: localhost\r\n\r\n"
-# Longer is a hang, on a busy machine too.
-HANGS_SECONDS = 60
 
 
 @pytest.fixture

@@ -22,10 +22,9 @@ from agentauth.middleware import MOST_WAIT_SECONDS
 from benchmarks.cpu_time import children
 from tests.faults.stage import until
 from tests.live import LiveRegistry, LiveServer
+from tests.time_limits import HANGS_SECONDS
 
 pytestmark = pytest.mark.flow
-# Longer is a hang, on a busy machine too.
-HANGS_SECONDS = 60
 
 
 @pytest.fixture(scope="module")

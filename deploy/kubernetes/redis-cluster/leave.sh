@@ -7,18 +7,18 @@ ask() { redis-cli --user agentauth -h "$@"; }
 own() { ask "${HOST:-127.0.0.1}" -p "$port" "$@"; }
 
 id=$(own cluster myid)
-wait=0
+pause=0
 for _ in $(seq 40); do
   nodes=$(own cluster nodes)
   # Only a server with slots has something to hand over.
   echo "$nodes" | awk '$3 == "myself,master" && NF > 8' | grep -q . || exit 0
-  if [ "$wait" -eq 0 ]; then
+  if [ "$pause" -eq 0 ]; then
     replica=$(echo "$nodes" | awk -v id="$id" '$3 == "slave" && $4 == id && $8 == "connected" {
       sub(/:.*/, "", $2); print $2; exit }')
     # Redis tries for 5 s.
-    [ -z "$replica" ] || { ask "$replica" -p "$port" cluster failover; wait=10; }
+    [ -z "$replica" ] || { ask "$replica" -p "$port" cluster failover; pause=10; }
   else
-    wait=$((wait - 1))
+    pause=$((pause - 1))
   fi
   sleep 0.5
 done
