@@ -99,7 +99,8 @@ def test_AU_31_what_is_replaced_while_it_is_written_is_never_noted(
         if name == "archive.after_objects":
             path = log.folder / keys[0]
             path.chmod(0o644)
-            path.write_bytes(path.read_bytes()[:-1] + b"?")
+            data = path.read_bytes()
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
     with monkeypatch.context() as patch:
         # First run without a record, to learn the keys.
