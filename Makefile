@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# CI has a faster one, tests/install.sh.
+INSTALL ?= $(BIN)/python -m pip install --quiet --disable-pip-version-check
 UNIT := unit
 BIN := $(VENV)/bin
 MANAGE := $(BIN)/python manage.py
@@ -14,11 +16,11 @@ help: ## this list
 $(VENV)/run.stamp: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(INSTALL) --require-hashes -r requirements.txt
 	@touch $@
 
 $(VENV)/dev.stamp: requirements-dev.txt $(VENV)/run.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(INSTALL) --require-hashes -r requirements-dev.txt
 	@touch $@
 
 run: $(VENV)/run.stamp ## the whole system on http://localhost:8000, SQLite in var/, no services
@@ -84,6 +86,7 @@ lock: ## compile the lock files with hashes
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-strip-extras requirements.in -o requirements.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-strip-extras requirements-production.in -o requirements-production.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-strip-extras requirements-dev.in -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-strip-extras tests/uv.in -o tests/uv.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-strip-extras tests/ministack.in -o tests/ministack.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-strip-extras tests/frameworks/autogen.in -o tests/frameworks/autogen.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --no-strip-extras tests/frameworks/langchain.in -o tests/frameworks/langchain.txt

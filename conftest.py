@@ -66,8 +66,8 @@ ON_POSTGRESQL = {"agentauth", "audit", "kms", "verifier"}
 # What runs on SQLite where all of them run on PostgreSQL afterwards: the registry's as a sample,
 # since browser tests and flows go through the approvals on SQLite.
 LEFT_OUT = {"embedded": ON_POSTGRESQL, "sample": ON_POSTGRESQL | {"approvals"}}
-# Sets of parameters from which on CI runs every third of a database test.
-MANY = 4
+# With MANY sets of parameters or more, CI runs one in SAMPLED of a database test.
+MANY, SAMPLED = 4, 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -85,9 +85,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "CI runs twice (sample); or no other tests (only)",
     )
     parser.addoption(
-        "--every-third",
+        "--one-in-five",
         action="store_true",
-        help="of a database test with many parameters, run every third; `make long` runs all",
+        help="of a database test with many parameters, run one in five; `make long` runs all",
     )
 
 
@@ -111,8 +111,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
         or (not SECURITY and item.get_closest_marker("vectors"))
     }
-    if config.getoption("--every-third"):
-        left_out |= _beyond_every_third(items)
+    if config.getoption("--one-in-five"):
+        left_out |= _beyond_one_in_five(items)
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
 
@@ -130,14 +130,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
                 lines.write(f"{report.nodeid}: {why[:200]}\n")
 
 
-def _beyond_every_third(items: list[pytest.Item]) -> set[pytest.Item]:
-    """What --every-third leaves out: of MANY sets of parameters and more, two of three."""
+def _beyond_one_in_five(items: list[pytest.Item]) -> set[pytest.Item]:
+    """What --one-in-five leaves out: of MANY sets of parameters and more, four of five."""
     by_test: dict[str, list[pytest.Item]] = {}
     for item in items:
         if _asks(item):
             by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
     many = [found for found in by_test.values() if len(found) >= MANY]
-    return {item for found in many for number, item in enumerate(found) if number % 3}
+    return {item for found in many for number, item in enumerate(found) if number % SAMPLED}
 
 
 def _asks(item: pytest.Item) -> bool:

@@ -183,7 +183,7 @@ def unit(absent: dict[str, str], *arguments: str, of: str = "embedded") -> bool:
         *arguments,
         "--database-tests",
         "all" if "postgres" in absent else of,
-        *(["--every-third"] if of == "sample" else []),
+        *(["--one-in-five"] if of == "sample" else []),
         *APPS,
         *map(str, Path("tests").glob("test_*.py")),
         *UNIT_FOLDERS,
@@ -229,7 +229,7 @@ def coverage(absent: dict[str, str]) -> bool:
 def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
     """The unit tests that use a database, and those with servers of their own.
 
-    `rest` passes --every-third; `long` runs all of them.
+    `rest` passes --one-in-five; `long` runs all of them.
     """
     unable = [each for each in ("redis", "softhsm", "history") if each in absent]
     without = "".join(f" and not {each}" for each in unable)
@@ -268,7 +268,7 @@ def rest(absent: dict[str, str]) -> bool:
         passed = "redis" in absent or with_redis()
         return stories(absent) and passed
     with postgres.cluster() as url:
-        passed = on_postgresql(absent, url, "--every-third")
+        passed = on_postgresql(absent, url, "--one-in-five")
         if "redis" not in absent:
             # Tests of verify and its sisters, run again at the lean endpoint with the replay cache
             # in Redis.
@@ -278,7 +278,7 @@ def rest(absent: dict[str, str]) -> bool:
                 "--home",
                 "redis",
                 *BY_TEST,
-                "--every-third",
+                "--one-in-five",
                 "-m",
                 "not slow and not postgres and not redis",
             )
@@ -374,7 +374,10 @@ def run_other_python() -> bool:
 def long(absent: dict[str, str]) -> bool:
     """The tests that CI leaves out, at CI's counts, on PostgreSQL where they need one."""
     without = "".join(f" and not {marker}" for marker in absent)
-    passed = pytest(*marked("long"), "-n", "3", *BY_FILE, "-m", "long" + without, report=True)
+    told = (*marked("long"), "-n", "3", *BY_FILE)
+    passed = pytest(*told, "-m", "long and not production" + without, report=True)
+    if "production" not in absent:
+        passed = production(" and long" + without) and passed
     if "postgres" in absent:
         return passed
     with postgres.cluster() as url:

@@ -27,7 +27,7 @@ LOCKS = ("requirements", "requirements-production", "requirements-dev")
 # Those of environments of their own.
 APART = (
     "tests/ministack", "tests/frameworks/autogen", "tests/frameworks/langchain",
-    "tests/frameworks/openai-agents",
+    "tests/frameworks/openai-agents", "tests/uv",
 )  # fmt: skip
 FORBIDDEN_NAMES = {"utils", "common", "core", "helpers", "lib", "misc"}
 # The marks that tests/run.py selects by name after the unit tests.

@@ -366,13 +366,18 @@ def test_DJ_27_the_scanners_run_where_ci_runs() -> None:
     assert "make audit" in (ROOT / ".ci/run").read_text()
     assert "tests.scan" in (ROOT / "Makefile").read_text()
     installs = [
-        line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line
+        line
+        for line in (ROOT / "Makefile").read_text().splitlines()
+        if line.startswith("\t") and ("pip install" in line or "$(INSTALL)" in line)
     ]
+    assert len(installs) == 3
     # All but the tool that makes the lock files itself.
     assert [line for line in installs if "--require-hashes" not in line] == [
         "\t$(BIN)/python -m pip install --quiet uv"
     ]
-    for name in ("requirements.txt", "requirements-production.txt", "requirements-dev.txt"):
+    for name in (
+        "requirements.txt", "requirements-production.txt", "requirements-dev.txt", "tests/uv.txt",
+    ):  # fmt: skip
         lock = (ROOT / name).read_text()
         assert "--hash=sha256:" in lock
         assert "://" not in lock

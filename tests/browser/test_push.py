@@ -304,6 +304,7 @@ def test_AP_31_the_link_in_a_mail_takes_two_taps_and_a_sign_in_two_more(
     assert [agent.status(each)["status"] for each in (first, second)] == ["approved"] * 2
 
 
+@pytest.mark.long
 def test_the_demo_from_end_to_end_by_push_and_mail_on_a_phone(
     phone: Phone, subscribed: SubscribedBrowser, mailbox: Mailbox
 ) -> None:

@@ -11,7 +11,7 @@ from tests.faults.redis_failover import fail_over
 EPOCH_SECONDS = 15
 # A decision not written within 5 s is 503; with a margin for a busy machine.
 TOLD_SECONDS = 8
-# How many scenarios that are not `in_ci` CI runs at a time, in rotation.
+# How many scenarios that are not `in_ci` `make long` runs at a time, in rotation.
 IN_TURN = 1
 
 
@@ -153,7 +153,7 @@ OF_A_REPLICA = [
 
 
 def of_this_day(seed: int) -> list[Scenario]:
-    """The scenarios that CI always runs, and some of the others in rotation."""
+    """The scenarios of CI, and those of the others whose turn it is in `make long`."""
     every = [*SCENARIOS, *OF_A_CLUSTER, *OF_SENTINELS, *OF_A_REPLICA]
     # The disk can be filled only where a file system may be mounted.
     others = [each for each in every if not each.in_ci and each.inject is not b.fill_the_disk]

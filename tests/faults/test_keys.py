@@ -229,6 +229,7 @@ class Load:
         return f"{answers}; {statistics.median(took) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms"
 
 
+@pytest.mark.long
 def test_KM_1_frozen_under_load_verify_continues_and_issue_fails_fast(
     held: Held, results: Results
 ) -> None:

@@ -1,6 +1,6 @@
 """Faults under load: no proof passes twice, nothing acknowledged is lost, no answer is wrong.
 
-CI runs the most important faults and one other in rotation, for a short time each (FAULTS_SEED,
+CI runs the most important fault, for a short time; `make long` one other in rotation (FAULTS_SEED,
 printed at the end, selects the same one again); `make campaign` runs all, and writes RESULTS.md:
 
 - answers: all that clients were told, including those to replays and about revoked grants;
@@ -101,7 +101,10 @@ def chosen() -> list[Any]:
             kind,
             each,
             id=each.name,
-            marks=[pytest.mark.faketime] if each.heal is clock_right else [],
+            marks=[
+                *([pytest.mark.faketime] if each.heal is clock_right else []),
+                *([] if each.in_ci else [pytest.mark.long]),
+            ],
         )
         for kind, scenarios in KINDS.items()
         for each in scenarios

@@ -225,6 +225,7 @@ def test_a_denial_holds_until_the_agent_asks_again(place: Place, api: Api, start
     assert client.call(api.slug, "GET", "/api/events", action=READING).status_code == 200
 
 
+@pytest.mark.long
 def test_what_the_person_left_out_is_not_asked_for_twice(
     place: Place, api: Api, started: Start
 ) -> None:
@@ -265,6 +266,7 @@ def test_a_payment_above_the_threshold_is_made_once(place: Place, api: Api, star
         client.call(api.slug, "POST", "/api/pay", action=dear)
 
 
+@pytest.mark.long
 def test_a_paced_agent_is_never_refused_by_its_rate(place: Place, api: Api, started: Start) -> None:
     client = started()
     ensured(client, api, READ, envelope={"max_requests_per_minute": 600, "max_burst": 2})
@@ -274,6 +276,7 @@ def test_a_paced_agent_is_never_refused_by_its_rate(place: Place, api: Api, star
     assert set(statuses) == {200}
 
 
+@pytest.mark.long
 def test_a_grant_revoked_in_mid_use_is_asked_for_again(
     place: Place, api: Api, started: Start
 ) -> None:
@@ -336,6 +339,7 @@ def test_a_year_of_days_needs_a_person_only_when_a_grant_ended(
     assert kinds.count("registry.agent.claimed") == 1
 
 
+@pytest.mark.long
 def test_of_two_grants_only_the_one_that_ended_is_asked_for_again(
     place: Place, api: Api, started: Start
 ) -> None:
@@ -371,6 +375,7 @@ def test_a_widened_manifest_is_renewed_half_a_year_later(place: Place, started: 
     assert renewals() == 1
 
 
+@pytest.mark.long
 def test_each_denial_in_a_row_makes_the_agent_wait_longer(
     place: Place, api: Api, started: Start
 ) -> None:
@@ -385,6 +390,7 @@ def test_each_denial_in_a_row_makes_the_agent_wait_longer(
         place.later(timedelta(minutes=2))
 
 
+@pytest.mark.long
 def test_a_confirmation_that_ended_unconfirmed_is_replaced(
     place: Place, api: Api, started: Start
 ) -> None:

@@ -58,6 +58,7 @@ def started(place: Place, tmp_path: Path) -> Callable[[], AgentAuthClient]:
     return lambda: AgentAuthClient(place.registry.url, key_file=tmp_path / "agent.json")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "restarted",
     [

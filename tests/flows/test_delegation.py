@@ -146,6 +146,7 @@ def kill_one(delegated: Delegated, dead: set[str]) -> None:
     )
 
 
+@pytest.mark.long
 def test_KM_10_each_process_signs_with_its_own_key_until_it_is_killed(
     delegated: Delegated,
 ) -> None:

@@ -181,6 +181,7 @@ def connected(*servers: LiveServer) -> Iterator[list[socket.socket]]:
         ]
 
 
+@pytest.mark.long
 def test_SA_11_a_slow_sender_gets_408_and_connection_close(
     web: LiveServer, verifier: LiveServer
 ) -> None:
@@ -193,6 +194,7 @@ def test_SA_11_a_slow_sender_gets_408_and_connection_close(
             assert is_true(connection, answer)
 
 
+@pytest.mark.long
 def test_SA_11_an_idle_connection_is_kept_for_longer_than_a_proxy_keeps_it(
     web: LiveServer, verifier: LiveServer
 ) -> None:

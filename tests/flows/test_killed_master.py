@@ -94,6 +94,7 @@ def test_a_killed_master_takes_its_workers_along(server: LiveServer, kill_first:
         assert not set(workers) & set(pids_of(server.process.pid))
 
 
+@pytest.mark.long
 def test_serve_killed_leaves_the_port_to_the_next_serve(tmp_path: Path, kill_first: Kill) -> None:
     """The embedded command: its web server and its jobs end with it."""
     registry = LiveRegistry(tmp_path, workers=1)

@@ -112,6 +112,7 @@ def asked(server: LiveServer, place: Scene, token: str) -> tuple[int, bool, floa
     return answer.status_code, in_order, took
 
 
+@pytest.mark.long
 def test_RF_12_no_free_connection_fails_calls_fast_and_admits_an_admin(
     database: postgres.Server, registry: LiveRegistry, verifier: LiveVerifier
 ) -> None:

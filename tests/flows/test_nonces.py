@@ -40,6 +40,7 @@ def second(sqlite_registry: LiveRegistry, tmp_path: Path) -> Iterator[LiveRegist
     made.stop()
 
 
+@pytest.mark.long
 def test_DN_6_two_servers_taking_turns_ask_once_and_then_never(
     sqlite_registry: LiveRegistry, second: LiveRegistry
 ) -> None:

@@ -135,6 +135,7 @@ def test_RF_4_RF_8_partitioned_verifier_never_says_yes_and_recovers(
     assert all(status == 503 or valid for status, valid in told[-2:])
 
 
+@pytest.mark.long
 def test_RF_4_hanging_database_holds_no_registry_thread_for_long(
     registry: LiveRegistry, line: ProxyProcess, places: tuple[Scene, Scene]
 ) -> None:
@@ -163,6 +164,7 @@ def test_RF_4_hanging_database_holds_no_registry_thread_for_long(
     until(lambda: told()[0] == 201, within(BACK_SECONDS))
 
 
+@pytest.mark.long
 def test_RF_25_process_death_during_a_database_outage_keeps_server_up(
     verifier: LiveVerifier, line: ProxyProcess, places: tuple[Scene, Scene]
 ) -> None:

@@ -117,6 +117,7 @@ def test_SA_11_a_strangers_large_bodies_cost_a_provider_no_call(
     assert "[error]" not in proxy.errors
 
 
+@pytest.mark.long
 def test_SA_11_load_after_a_pause_meets_no_connection_that_is_closing(
     registry: LiveRegistry, proxy: Nginx
 ) -> None:

@@ -201,6 +201,7 @@ def gives_nothing(stage: Stage, place: Scene, grant: str) -> None:
     assert stage.named() == {grant}
 
 
+@pytest.mark.long
 def test_DJ_17_what_was_signed_is_good_and_is_not_named(stage: Stage, place: Scene) -> None:
     token = place.token()
     assert stage.said(place, token, READ) == [(True, None, True)] * 2

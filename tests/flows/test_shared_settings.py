@@ -216,6 +216,7 @@ def test_SA_14_a_setting_that_changes_stops_processes_without_it(
     assert "may act again" in log.read_text()
 
 
+@pytest.mark.long
 def test_check_deploy_says_what_is_missing_in_order(postgres_url: str, tmp_path: Path) -> None:
     """From an empty database: each completed step removes its line, and the first line is the next
     step.

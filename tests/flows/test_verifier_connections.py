@@ -102,6 +102,7 @@ def test_RF_20_DJ_7_a_thousand_slow_senders_delay_none_and_are_cut_off(
         assert patience - 1 < ends[connection] < patience + within(6)
 
 
+@pytest.mark.long
 def test_DJ_7_client_that_is_cut_off_gets_408(connect: Connect) -> None:
     connection = connect(POST + b"X-A: ")
     assert statuses(rest(connection)) == [408]
@@ -178,6 +179,7 @@ def test_DJ_7_kept_connection_takes_the_next_request_in_any_pieces(connect: Conn
     until(connection, b'"ok"}')
 
 
+@pytest.mark.long
 def test_DJ_7_half_a_connection_is_enough(connect: Connect) -> None:
     begun = time.monotonic()
     for sent, expected in [

@@ -128,6 +128,7 @@ def test_the_client_is_led_to_the_person_and_its_calls_go_on(
     assert person.kinds == ["claim", "confirmations"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_npm_packages")
 def test_over_http_a_client_without_links_gets_them_as_text(
     sqlite_registry: LiveRegistry, service: str, tmp_path: Path

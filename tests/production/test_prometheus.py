@@ -188,6 +188,7 @@ def test_the_series_of_each_process_pass_the_linter_of_prometheus(
     assert (page.status_code, done.returncode, done.stdout + done.stderr) == (200, 0, "")
 
 
+@pytest.mark.long
 def test_a_process_that_stops_fires_its_alert_until_it_is_back(
     production: ProductionRegistry, ports: dict[str, list[int]], tmp_path: Path
 ) -> None:
