@@ -180,7 +180,7 @@ def test_AU_33_archive_verifier_reads_the_break_records_of_the_log(
 
 
 @pytest.mark.parametrize("name", ["20261129012233", "20261129012234"])
-def test_break_record_that_lists_itself_or_a_later_break_as_lost_is_refused(
+def test_break_record_that_lists_itself_or_a_later_break_is_refused(
     store: Store, now: datetime, name: str
 ) -> None:
     """Anyone who can write to the store could hide a break from verifiers of the archive."""
