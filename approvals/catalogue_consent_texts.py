@@ -4,7 +4,7 @@ from django.utils.translation import gettext as _
 
 from agentauth.protocol.catalogue import ActionWords
 from approvals.consent_texts import service_line
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.sentences import risk_word
 from registry.services.catalogues import Published
 

@@ -10,7 +10,7 @@ from agentauth.protocol.behavioural_envelope import Envelope
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.catalogue import NO_CATALOGUE, Catalogue
 from approvals import sentences
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 
 
 def agent_line(agent: str) -> str:

@@ -9,7 +9,7 @@ from django.utils.translation import ngettext
 from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
 from approvals import consent_texts, sentences
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from registry.models import Agent, Grant, Human, ServiceProvider
 
 # UTF-8 bytes of one text, so that the receipt stays within its limit.

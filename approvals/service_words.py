@@ -12,7 +12,7 @@ from django.utils.translation import ngettext
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.catalogue import ArgumentWords, Catalogue
 from agentauth.protocol.constraint import Scalar
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 
 _BYTES: Final = (("GB", 1_073_741_824), ("MB", 1_048_576), ("kB", 1_024))
 _DAY: Final = 86_400

@@ -10,7 +10,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.db import migrations
 
-# Raise it with each landed change to what processes share: tables, rights, keys and entries in
+# Raise it with each merged change to what processes share: tables, rights, keys and entries in
 # Redis, members of tokens. `makemigrations` then asks for a migration of the column's default; add
 # `raise_release` to it.
 RELEASE: Final = 5

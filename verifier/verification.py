@@ -145,9 +145,9 @@ async def verify(
     uses. 15. Record.
 
     `prepare` does 3 to 5, `agentauth.protocol.decision_rules.decide` 7 to 14, and the Redis script
-    or the database transaction 2, 6 and 15. So 2 runs after 3 to 5, but its answer outranks theirs.
-    The event of a refusal is written before the answer is given. `turn` orders the requests of a
-    batch.
+    or the database transaction 2, 6 and 15. For a light call the script also does 13. So 2 runs
+    after 3 to 5, but its answer outranks theirs. The event of a refusal is written before the
+    answer is given. `turn` orders the requests of a batch.
 
     Raises IdempotencyMismatchError (already recorded if it comes from step 9) and
     IdempotencyInProgressError. Raises TemporarilyUnavailableError if it cannot decide; it never

@@ -1,14 +1,14 @@
 """The command line of an agent, an auditor and a witness: `agentauth --help`.
 
 `application` declares the commands with Typer. They are in `agent_commands`, `auditor_commands`,
-`witness_commands`, `mcp_server` and `doctor`; `output` prints their results, and `waiting` shows
-that a person must decide.
+`witness_commands`, `mcp_server` and `doctor`; `output` prints their results, and
+`pending_display` shows that a person must decide.
 """
 
 import sys
 from collections.abc import Sequence
 
-from agentauth.sdk.stderr_output import tell
+from agentauth.sdk.stderr_output import print_stderr
 
 _USAGE = 2
 
@@ -22,6 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .application import run
     except ImportError as error:
         # An installation without the extra has the console script too.
-        tell(f"error: {error}")
+        print_stderr(f"error: {error}")
         return _USAGE
     return run(sys.argv[1:] if arguments is None else arguments)

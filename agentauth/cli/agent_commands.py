@@ -21,8 +21,8 @@ from agentauth.sdk.registry_client import Registry
 
 from .arguments import read_action, read_capability, read_data
 from .connection import Connection
+from .pending_display import await_with_limit, show_pending
 from .result import DONE, REFUSED, UNAVAILABLE, WAITING, CommandResult, Outcome, Table, UsageError
-from .waiting import limited, show_pending
 
 _SERVER_ERROR = 500
 
@@ -127,7 +127,12 @@ async def _decision(client: AgentAuthClient, grant: Grant, seconds: float | None
     """Show the link, and wait until a person has decided."""
     if waits_for_human(grant):
         waited = client.wait_for_decision(grant, on_pending=show_pending)
-        grant = await limited(waited, seconds, what="the person's decision")
+        grant = await await_with_limit(
+            waited,
+            seconds,
+            what="decision",
+            next_step=f"Run `agentauth wait {grant.grant_id}` to keep waiting.",
+        )
     return Outcome(_grant(grant), DONE if grant.status == "approved" else REFUSED)
 
 
@@ -159,7 +164,7 @@ async def call(
     one call, which is then repeated under the same Idempotency-Key.
     """
     client = connection.client()
-    response = await limited(
+    response = await await_with_limit(
         client.call(
             service_provider,
             method.upper(),
@@ -172,7 +177,9 @@ async def call(
             max_bytes=max_bytes,
         ),
         timeout,
-        what="the answer",
+        what="answer",
+        next_step="The service provider may have acted: repeat the call with the same "
+        "--idempotency-key, or check first.",
     )
     return Outcome(
         {"status": response.status_code, "body": _content(response), "ok": response.is_success},

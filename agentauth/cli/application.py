@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.bounded_http import MAX_ANSWER_BYTES
 from agentauth.sdk.key_store_choice import KeyStoreName
-from agentauth.sdk.stderr_output import tell
+from agentauth.sdk.stderr_output import print_stderr
 
 from . import agent_commands, auditor_commands, mcp_server, witness_commands
 from .connection import Connection
@@ -94,7 +94,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = command.main(list(arguments), prog_name="agentauth", standalone_mode=False)
     except typer.TyperException as error:
-        # Wrong arguments. Typer would echo them unescaped; `tell` escapes control characters.
+        # Wrong arguments. Typer would echo them unescaped; `print_stderr` escapes control
+        # characters.
         message = error.format_message()
         if "--json" in arguments:
             show_json({"error": "usage", "error_description": message, "reason": None})
@@ -103,7 +104,7 @@ def run(arguments: Sequence[str]) -> int:
             # Name the command, so that the message points to its own --help.
             context = getattr(error, "ctx", None)
             path = context.command_path if context is not None else "agentauth"
-            tell(f"error: {sentence}. See {path} --help.")
+            print_stderr(f"error: {sentence}. See {path} --help.")
         return USAGE
     return code if isinstance(code, int) else 0
 

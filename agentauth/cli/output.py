@@ -14,7 +14,7 @@ from typing import Final
 
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.untrusted_text import printable
-from agentauth.sdk.stderr_output import encodable, tell
+from agentauth.sdk.stderr_output import encodable, print_stderr
 
 from .result import NEEDS_EXTRA, Outcome, Table
 
@@ -101,7 +101,7 @@ def show_error(error: AgentAuthError, *, as_json: bool) -> None:
         show_json(body | error.fields)
         return
     reason = f" ({error.code}/{error.reason})" if error.reason else f" ({error.code})"
-    tell(f"error: {error.description}{reason}")
+    print_stderr(f"error: {error.description}{reason}")
 
 
 def spinner(text: str) -> AbstractContextManager[object]:

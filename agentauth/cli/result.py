@@ -38,7 +38,7 @@ class Outcome:
 
 
 class TimeLimitError(AgentAuthError):
-    """The person had not decided when --timeout ended."""
+    """The command did not finish within --timeout."""
 
     code = "timeout"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from agentauth.sdk.approval_receipts import read_file
 from agentauth.sdk.errors import WitnessStateError
-from agentauth.sdk.stderr_output import tell
+from agentauth.sdk.stderr_output import print_stderr
 from agentauth.sdk.witness.key_and_logs import create_witness_key, read_logs, read_witness_key
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.server import WitnessServer
@@ -22,7 +22,7 @@ async def witness_keygen(*, name: str, key: Path, state: Path) -> Outcome:
 async def witness(*, key: Path, state: Path, logs: Path, host: str, port: int) -> Outcome:
     """Serve until the process is stopped, at any moment: what it sent is on disk."""
     server = open_server(key, state, logs, host=host, port=port)
-    tell(f"{server.witness.verifier.vkey} listens on {server.url}")
+    print_stderr(f"{server.witness.verifier.vkey} listens on {server.url}")
     try:
         await asyncio.to_thread(server.serve_forever)
     finally:

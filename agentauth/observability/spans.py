@@ -24,7 +24,7 @@ from opentelemetry.trace import (
 )
 
 from agentauth.observability.logging_config import trace_id
-from agentauth.observability.span_names import read_traceparent
+from agentauth.observability.trace_context import read_traceparent
 
 FAILED: Final = Status(StatusCode.ERROR)
 # The span of the request that this context answers; None outside one.

@@ -17,7 +17,7 @@ from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import Span, TracerProvider, get_current_span, set_span_in_context
 
 from agentauth.observability import spans, traced_requests
-from agentauth.observability.span_names import command_name, pipeline_name, statement_name
+from agentauth.observability.span_name_redaction import command_name, pipeline_name, statement_name
 from agentauth.observability.spans import child_span, close_span, start_child
 from agentauth.postgresql.base import DatabaseWrapper
 from kms.services import _KeySigner

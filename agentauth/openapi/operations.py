@@ -200,7 +200,7 @@ CALLERS: Final[Mapping[str, Schema]] = {
         "description": (
             "A proof signed with the agent's key, new for each request: a JWS with `typ: "
             "dpop+jwt` over the method, the URL, the time and, if there is a body, its SHA-256 "
-            "(`bh`). Section 2."
+            "(`bh`). See docs/protocol.md section 2."
         ),
     },
     "basic": {
@@ -257,6 +257,11 @@ HEADERS: Final[Mapping[str, Schema]] = {
         "schema": {"type": "string"},
     },
 }
+
+
+def see_section(number: int) -> str:
+    """A sentence that refers to the contract."""
+    return f"See docs/protocol.md section {number}."
 
 
 def status_of(code: str, proof_error_status: int) -> int:

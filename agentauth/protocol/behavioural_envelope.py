@@ -32,21 +32,22 @@ from .usage_counters import (
 __all__ = [
     "DEFAULT_MAXIMA",
     "EMPTY",
-    "Allowed",
     "Budget",
     "BudgetLeft",
     "Confirmation",
     "Envelope",
+    "EnvelopeAllowed",
+    "EnvelopeRefused",
     "Ledger",
     "Limits",
     "Maxima",
     "Outcome",
-    "Refused",
     "StepUp",
     "TimeWindow",
     "enforce",
     "limits_left",
     "narrows_envelope",
+    "needs_confirmation",
     "parse_envelope",
     "single_currency",
 ]
@@ -249,16 +250,19 @@ def _same_or_less(new: Budget, old: Budget) -> bool:
 
 
 @per_call(frozen=True, slots=True)
-class Allowed:
-    """Yes: store `ledger`; `limits` is what is left after this use."""
+class EnvelopeAllowed:
+    """The envelope allows this use: store `ledger`. `limits` is what is left after it."""
 
     ledger: Ledger
     limits: Limits
 
 
 @per_call(frozen=True, slots=True)
-class Refused:
-    """No, with the stable error and reason of section 8; `retry_after` in s if waiting helps."""
+class EnvelopeRefused:
+    """The envelope refuses this use, with an error and reason of docs/protocol.md section 8.
+
+    `retry_after` is in seconds; None if waiting does not help.
+    """
 
     error: str
     reason: str | None
@@ -270,7 +274,7 @@ class StepUp:
     """All other checks pass, but a human must first confirm this one transaction."""
 
 
-Outcome = Allowed | Refused | StepUp
+Outcome = EnvelopeAllowed | EnvelopeRefused | StepUp
 
 
 def limits_left(envelope: Envelope, ledger: Ledger, now: datetime) -> Limits:
@@ -305,9 +309,9 @@ def enforce(
     docs/protocol.md section 8.
 
     `now` is aware, to the microsecond. `confirmation` is the state of the human's confirmation of
-    exactly this action. The given ledger is never changed: only an Allowed has a new one, so a
-    refusal or a dry run counts nothing. Without an action, only windows and presence are checked
-    and nothing is counted.
+    exactly this action. The given ledger is never changed: only an EnvelopeAllowed has a new one,
+    so a refusal or a dry run counts nothing. Without an action, only windows and presence are
+    checked and nothing is counted.
 
     1. Windows. 2. Presence. 3. Threshold. 4. Rate. 5. Budgets and uses. 6. Debit.
     """
@@ -315,19 +319,19 @@ def enforce(
     windows = envelope.allowed_time_windows
     if windows is not None and not any(window.is_open(now) for window in windows):
         opening = next_opening(windows, now)
-        return Refused(
+        return EnvelopeRefused(
             "outside_time_window", None, None if opening is None else seconds_until(opening, now)
         )
     # 2. The presence lease is the only proof that the human is online; the caller checked its time.
     if envelope.requires_human_online and not human_online:
-        return Refused("step_up_required", "human_offline")
+        return EnvelopeRefused("step_up_required", "human_offline")
     if action is None:
-        return Allowed(ledger, limits_left(envelope, ledger, now))
+        return EnvelopeAllowed(ledger, limits_left(envelope, ledger, now))
     # 3. A human's denial of this action is final. A missing confirmation waits until 4 and 5 have
     # passed.
-    above = _above_threshold(envelope, action)
+    above = needs_confirmation(envelope, action)
     if above and confirmation == "denied":
-        return Refused("step_up_required", "confirmation_denied")
+        return EnvelopeRefused("step_up_required", "confirmation_denied")
     # 4. and 5. Before asking a human, who would otherwise sign what is refused a moment later.
     refusal = _counted_refusal(envelope, ledger, action.amount, now)
     if refusal is not None:
@@ -338,32 +342,35 @@ def enforce(
     return _allow_and_debit(envelope, ledger, action.amount, now)
 
 
-def _above_threshold(envelope: Envelope, action: Action) -> bool:
-    """An amount in another currency counts as above: what cannot be compared must not pass."""
-    if envelope.confirm_above is None or action.amount is None:
+def needs_confirmation(envelope: Envelope, action: Action | None) -> bool:
+    """Whether a human must confirm this action, because its amount is above the threshold.
+
+    An amount in another currency counts as above: what cannot be compared must not pass.
+    """
+    if envelope.confirm_above is None or action is None or action.amount is None:
         return False
     return not action.amount.within(envelope.confirm_above)
 
 
 def _counted_refusal(
     envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime
-) -> Refused | None:
+) -> EnvelopeRefused | None:
     # Rate first: waiting helps soonest, and the answer says how long.
     rate = envelope.rate
     if rate is not None and (wait := rate.wait_us(ledger.tat_us, microseconds(now))) > 0:
-        return Refused("envelope_exceeded", "rate", -(-wait // 1_000_000))
+        return EnvelopeRefused("envelope_exceeded", "rate", -(-wait // 1_000_000))
     if amount is not None:
         fits, seconds = budget_wait(envelope.budgets, amount, ledger, now)
         if not fits:
-            return Refused("envelope_exceeded", "budget", seconds)
+            return EnvelopeRefused("envelope_exceeded", "budget", seconds)
     if envelope.max_uses is not None and ledger.uses >= envelope.max_uses:
-        return Refused("envelope_exceeded", "max_uses")
+        return EnvelopeRefused("envelope_exceeded", "max_uses")
     return None
 
 
 def _allow_and_debit(
     envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime
-) -> Allowed:
+) -> EnvelopeAllowed:
     rate = envelope.rate
     after = Ledger(
         # Kept without a rate too: a rate in a later version of the grant then starts from it.
@@ -372,4 +379,4 @@ def _allow_and_debit(
         spent=ledger.spent if amount is None else debit(envelope.budgets, amount, ledger, now),
         beside=ledger.beside,
     )
-    return Allowed(after, limits_left(envelope, after, now))
+    return EnvelopeAllowed(after, limits_left(envelope, after, now))

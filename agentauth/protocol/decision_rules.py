@@ -1,19 +1,24 @@
-"""The decision as a pure function of question, state and ledger. Every verifier calls it."""
+"""Steps 7 to 14 of docs/protocol.md section 8 as a pure function of call, snapshot and ledger.
+
+Every decision comes from here, except the rate (13) of a light call: the Redis script checks it
+together with the proof.
+"""
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 from agentauth.protocol.behavioural_envelope import (
     Confirmation,
     Envelope,
+    EnvelopeRefused,
     Ledger,
-    Refused,
     StepUp,
     enforce,
     limits_left,
+    needs_confirmation,
 )
 from agentauth.protocol.capability import Action, Capability, Violation, choose
 from agentauth.protocol.fast_dataclass import per_call
@@ -27,7 +32,10 @@ class DecisionInput(Protocol):
     def action(self) -> Action | None: ...
     @property
     def action_digest(self) -> bytes:
-        """SHA-256 of the canonical action (or of none). An operation's key is bound to it."""
+        """SHA-256 of the canonical action, or of a constant for a call without an action.
+
+        An operation's idempotency key is bound to it.
+        """
 
     @property
     def dry_run(self) -> bool: ...
@@ -58,7 +66,7 @@ class Snapshot:
 
 @per_call(frozen=True, slots=True)
 class Refuse:
-    """No.
+    """The call is refused.
 
     `error` and `reason` are stable words; `idempotency_mismatch` alone becomes an HTTP error.
     """
@@ -68,26 +76,27 @@ class Refuse:
     retry_after: int | None = None
     violations: tuple[Violation, ...] = ()
     confirmation_id: uuid.UUID | None = None
-    # The nonce the agent's next proof must have, if it lacked one.
+    # The nonce to send in the next proof, if this proof lacked a valid one.
     nonce: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AskHuman:
-    """All checks pass, but a human must confirm. The store finds or makes the confirmation."""
+    """All checks pass, but a human must confirm. The store reuses or creates the confirmation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """Yes, and nothing is counted: the operation was allowed before, with this answer."""
+    """The operation was allowed before, with this answer. Nothing is counted again."""
 
     answer: Mapping[str, Any]
 
 
 @per_call(frozen=True, slots=True)
 class Allow:
-    """Yes: store `ledger`; `limits` is what is left, `capability` the one that covers (None: no
-    action).
+    """The call is allowed: store `ledger`. `limits` is what is left.
+
+    `capability` is the one that covers the action; None without an action.
     """
 
     ledger: Ledger
@@ -100,15 +109,15 @@ Decision = Allow | Repeat | AskHuman | Refuse
 
 
 def decide(call: DecisionInput, snapshot: Snapshot, ledger: Ledger) -> Decision:
-    """Steps 7 to 14 of docs/protocol.md section 8, in order. Reads and writes nothing.
+    """Decide a call by steps 7 to 14, in order. Reads and writes nothing.
 
-    7. State of token, grant, agent, human, service provider. 8. Capability and constraints. 9. The
-    agent's idempotency. 10. Windows. 11. Presence. 12. Threshold. 13. Rate. 14. Budgets and uses.
+    7. State of token, grant, agent, human, service provider. 8. Capability and constraints. 9.
+    Idempotency key. 10. Windows. 11. Presence. 12. Threshold. 13. Rate. 14. Budgets and uses.
 
     The order is part of the contract: the holder of a revoked token learns nothing about limits,
     and a repeated operation passes even if its budget is now used up, since it consumes nothing.
     """
-    # 7. First, also for a repeat: a stored yes ends with its grant.
+    # 7. First, even for a retry: a stored answer is void once its grant has ended.
     if snapshot.refusal is not None:
         return Refuse("invalid_token", snapshot.refusal)
     # 8. One capability must cover the action; they are never combined.
@@ -134,30 +143,16 @@ def decide(call: DecisionInput, snapshot: Snapshot, ledger: Ledger) -> Decision:
         human_online=snapshot.human_online,
         confirmation=snapshot.confirmation,
     )
-    if isinstance(outcome, Refused):
+    if isinstance(outcome, EnvelopeRefused):
         return Refuse(outcome.error, outcome.reason, outcome.retry_after)
     if isinstance(outcome, StepUp):
         return AskHuman()
-    allow = Allow(
-        outcome.ledger,
-        outcome.limits,
-        capability,
-        uses_confirmation=snapshot.confirmation == "confirmed"
-        and _needed_confirmation(call, snapshot),
-    )
     if call.dry_run:
         # Nothing is consumed, so report what was left before.
-        return replace(
-            allow,
-            ledger=ledger,
-            limits=limits_left(snapshot.envelope, ledger, call.now),
-            uses_confirmation=False,
-        )
-    return allow
-
-
-def _needed_confirmation(call: DecisionInput, snapshot: Snapshot) -> bool:
-    """Whether the call needed its confirmation: one that is now below the threshold uses none."""
-    amount = None if call.action is None else call.action.amount
-    threshold = snapshot.envelope.confirm_above
-    return amount is not None and threshold is not None and not amount.within(threshold)
+        left = limits_left(snapshot.envelope, ledger, call.now)
+        return Allow(ledger, left, capability)
+    # A confirmed payment that is not above the threshold now does not use its confirmation up.
+    uses_confirmation = snapshot.confirmation == "confirmed" and needs_confirmation(
+        snapshot.envelope, call.action
+    )
+    return Allow(outcome.ledger, outcome.limits, capability, uses_confirmation=uses_confirmation)

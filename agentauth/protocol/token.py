@@ -27,6 +27,20 @@ MAX_TOKEN_SECONDS: Final = 900
 MAX_SIGNING_INPUT: Final = 4_096
 NOT_BEFORE_SECONDS: Final = 10
 MAX_JTI_LENGTH: Final = 256
+# The claims that introspection repeats (docs/protocol.md section 8).
+INTROSPECTED_CLAIMS: Final = (
+    "scope",
+    "client_id",
+    "sub",
+    "aud",
+    "iss",
+    "exp",
+    "iat",
+    "jti",
+    "cnf",
+    "authorization_details",
+    "verify",
+)
 _JKT: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 
 

@@ -6,7 +6,7 @@ from typing import TextIO
 from agentauth.protocol.untrusted_text import printable
 
 
-def tell(line: str) -> None:
+def print_stderr(line: str) -> None:
     """One line on stderr, at once."""
     print(encodable(printable(line), sys.stderr), file=sys.stderr, flush=True)
 

@@ -1,7 +1,7 @@
 """Every refusal that the API describes has a sentence on the activity page."""
 
 from agentauth.openapi.verify_schemas import REASONS
-from approvals.views.act_sentences import REFUSALS
+from approvals.views.decision_event_sentences import REFUSALS
 
 
 def test_every_reason_of_the_protocol_has_its_sentence() -> None:

@@ -178,7 +178,7 @@ def _finish(row: Notification, error: str, now: datetime) -> None:
     if not error:
         mine.update(state=Notification.State.SENT, ended_at=now, error="")
         NotificationChannel.objects.filter(pk=row.channel_id).update(last_sent_at=now)
-    elif row.channel.kind == Kind.PUSH and error in push.GONE:
+    elif row.channel.kind == Kind.PUSH and error in push.GONE_ERRORS:
         remove_gone(channel=row.channel, now=now)
     elif row.attempts >= MAX_ATTEMPTS:
         if mine.update(state=Notification.State.DEAD, ended_at=now, error=error):

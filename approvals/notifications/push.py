@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -33,20 +33,22 @@ from approvals.notifications.push_encryption import (
     point_of,
 )
 
-# Statuses for a subscription that no longer exists (RFC 8030 section 7.3).
-GONE: Final = frozenset({"http_404", "http_410"})
+# Error codes of `posting.send` for a subscription that no longer exists (RFC 8030 section 7.3).
+GONE_ERRORS: Final = frozenset({"http_404", "http_410"})
 _SCALAR_BYTES: Final = 32
 _LABEL: Final = b"agentauth/push-key/v1"
-# The order of P-256 (SEC 2): a private key is 1 to this, exclusive.
+# The order of P-256 (SEC 2). Private keys lie in 1 … order − 1.
 _ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-# Longer than a private key, so that the reduction modulo the order favours none (FIPS 186-5 A.2.1).
+# Longer than a private key, so that reducing modulo the order leaves negligible bias (FIPS 186-5
+# A.2.1).
 _WIDE_BYTES: Final = 48
-# A push service refuses a token valid for more than 24 hours. Ours is for one message.
+# A push service refuses a token valid for more than 24 hours (RFC 8292 section 2). One hour is
+# enough for one send and tolerates clock skew.
 _TOKEN_LIFE: Final = timedelta(hours=1)
 # A topic has at most 32 characters of base64url: 24 bytes.
 _TOPIC_BYTES: Final = 24
 What = Notification.What
-# Other messages do not wake a sleeping device.
+# Sent with `Urgency: high`, which wakes a sleeping device.
 _URGENT: Final = {What.REQUEST, What.REQUEST_ENDS, What.CONFIRMATION, What.RECOVERY_BEGUN}
 
 
@@ -56,43 +58,53 @@ class Subscription:
 
     endpoint: str = field(repr=False)
     keys: BrowserKeys
-    # The key that it subscribed with; the push service accepts messages from no other key.
-    sender: ec.EllipticCurvePrivateKey = field(repr=False)
+    # Ours, which the browser subscribed with; the push service accepts messages from no other key.
+    vapid_key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     def secret(self) -> bytes:
         """The bytes that the channel stores encrypted."""
-        scalar = self.sender.private_numbers().private_value.to_bytes(_SCALAR_BYTES, "big")
+        scalar = self.vapid_key.private_numbers().private_value.to_bytes(_SCALAR_BYTES, "big")
         return self.keys.p256dh + self.keys.auth + scalar
 
+    @classmethod
+    def from_secret(cls, endpoint: str, secret: bytes) -> Self:
+        """The subscription whose `secret()` was stored."""
+        p256dh, rest = secret[:POINT_BYTES], secret[POINT_BYTES:]
+        auth, scalar = rest[:AUTH_BYTES], int.from_bytes(rest[AUTH_BYTES:], "big")
+        vapid_key = ec.derive_private_key(scalar, ec.SECP256R1())
+        return cls(endpoint, BrowserKeys(p256dh, auth), vapid_key)
 
-def parse_subscription(*, endpoint: str, p256dh: str, auth: str, sender: str) -> Subscription:
-    """The fields of the form. Raises InvalidRequestError that says which one is wrong.
 
-    `sender` is the public key for which the page had the browser subscribe.
+def parse_subscription(
+    *, endpoint: str, p256dh: str, auth: str, application_server_key: str
+) -> Subscription:
+    """Parse the form's fields. Raises InvalidRequestError naming the wrong field.
+
+    `application_server_key` is the `applicationServerKey` that the page gave the browser.
     """
     target = parse_target(endpoint)
     keys = BrowserKeys(_decoded("p256dh", p256dh), _decoded("auth", auth))
-    for each in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
-        if _public(key := _sender_key(each)) == sender:
-            return Subscription(target.url, keys, key)
+    for secret_key in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
+        vapid_key = _derive_vapid_key(secret_key)
+        if _encode_public(vapid_key) == application_server_key:
+            return Subscription(target.url, keys, vapid_key)
     raise InvalidRequestError(
-        "The subscription is for another key than that of this page. Reload the page and try again."
+        "This subscription was made with a different server key. Reload the page and try again."
     )
 
 
-def public_key() -> str:
+def application_server_key() -> str:
     """The `applicationServerKey` for new subscriptions, base64url."""
-    return _public(_sender_key(settings.SECRET_KEY))
+    return _encode_public(_derive_vapid_key(settings.SECRET_KEY))
 
 
 def compose(row: Notification, *, now: datetime) -> Outgoing:
     """The message for this row, encrypted now. Raises NotAcceptedError."""
-    url, stored = open_channel(row.channel)
-    keys = BrowserKeys(stored[:POINT_BYTES], stored[POINT_BYTES : POINT_BYTES + AUTH_BYTES])
-    scalar = int.from_bytes(stored[POINT_BYTES + AUTH_BYTES :], "big")
-    sender = ec.derive_private_key(scalar, ec.SECP256R1())
-    # The reminder of a request, or the same message sent again, replaces the earlier one: on the
-    # device by its tag, and at the push service, if it still waits there, by its topic.
+    subscription = Subscription.from_secret(*open_channel(row.channel))
+    url, vapid_key = subscription.endpoint, subscription.vapid_key
+    # The reminder of a request, or the same message sent again, replaces the earlier one: `tag`
+    # replaces it on the device; `Topic` replaces it while it is queued at the push service.
+    # Hashed: the push service sees the topic and must not learn the id of the grant or payment.
     topic = b64u_encode(sha256(row.subject.bytes)[:_TOPIC_BYTES])
     content = {
         "text": sentence_of(row),
@@ -101,18 +113,18 @@ def compose(row: Notification, *, now: datetime) -> Outgoing:
         "until": int(row.expires_at.timestamp()),
     }
     headers = {
-        "Authorization": f"vapid t={_token(url, sender, now)}, k={_public(sender)}",
+        "Authorization": f"vapid t={_token(url, vapid_key, now)}, k={_encode_public(vapid_key)}",
         "Content-Encoding": "aes128gcm",
         "Content-Type": "application/octet-stream",
-        # The push service drops the message when it is no longer true.
+        # The push service drops the message once it has expired.
         "TTL": str(max(0, int((row.expires_at - now).total_seconds()))),
         "Topic": topic,
         "Urgency": "high" if row.what in _URGENT else "normal",
     }
-    return Outgoing(url, headers, encrypt(json.dumps(content).encode(), keys))
+    return Outgoing(url, headers, encrypt(json.dumps(content).encode(), subscription.keys))
 
 
-def _token(url: str, sender: ec.EllipticCurvePrivateKey, now: datetime) -> str:
+def _token(url: str, vapid_key: ec.EllipticCurvePrivateKey, now: datetime) -> str:
     place = urlsplit(url)
     claims = {
         "aud": f"{place.scheme}://{place.netloc.lower()}",
@@ -120,18 +132,18 @@ def _token(url: str, sender: ec.EllipticCurvePrivateKey, now: datetime) -> str:
         # The contact for the operator of the push service.
         "sub": settings.PUBLIC_URL,
     }
-    return sign_compact(claims, LocalSigner(PrivateKey(sender)), typ="JWT")
+    return sign_compact(claims, LocalSigner(PrivateKey(vapid_key)), typ="JWT")
 
 
 @lru_cache(maxsize=8)
-def _sender_key(secret_key: str) -> ec.EllipticCurvePrivateKey:
+def _derive_vapid_key(secret_key: str) -> ec.EllipticCurvePrivateKey:
     """Our VAPID key, from SECRET_KEY."""
     wide = HKDF(SHA256(), _WIDE_BYTES, salt=None, info=_LABEL).derive(secret_key.encode())
     scalar = int.from_bytes(wide, "big") % (_ORDER - 1) + 1
     return ec.derive_private_key(scalar, ec.SECP256R1())
 
 
-def _public(key: ec.EllipticCurvePrivateKey) -> str:
+def _encode_public(key: ec.EllipticCurvePrivateKey) -> str:
     return b64u_encode(point_of(key.public_key()))
 
 

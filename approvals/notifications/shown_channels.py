@@ -53,7 +53,7 @@ def notifications_of(human: Human) -> dict[str, Any]:
         "has_email": bool(kinds[Kind.EMAIL]),
         "may_add_webhook": sum(kinds[each] for each in WEBHOOKS) < MAX_WEBHOOKS,
         "may_add_browser": kinds[Kind.PUSH] < MAX_BROWSERS,
-        "push_key": push.public_key(),
+        "push_key": push.application_server_key(),
         "mail_is_sent": mail_is_sent(),
     }
 

@@ -19,7 +19,7 @@ from agentauth.protocol.encoding import b64u_encode, canonical_json
 from agentauth.protocol.errors import InvalidStateError
 from approvals import sentences
 from approvals.models import Passkey, Receipt, SetupCode
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from audit.models import Checkpoint
 from kms.lifetimes import TOKEN_OVERLAP
 from kms.models import Key, KeyCertificate

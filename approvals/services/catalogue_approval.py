@@ -15,7 +15,7 @@ from agentauth.protocol.money import Money
 from agentauth.protocol.passkey_statements import catalogue_statement
 from approvals import catalogue_consent_texts, sentences
 from approvals.models import Challenge, Receipt
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.service_words import argument_name, measured
 from approvals.services.challenges import Ceremony
 from approvals.services.page_token import Page

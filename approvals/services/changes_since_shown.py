@@ -4,7 +4,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from approvals import sentences
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 
 # A state that no page shows by this word.
 _PENDING = gettext_noop("pending")

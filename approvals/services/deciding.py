@@ -19,7 +19,7 @@ from agentauth.protocol.errors import (
 from agentauth.protocol.jose import parse_compact
 from approvals import sentences
 from approvals.models import Challenge, Receipt
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.services.page_token import read_drawn
 from registry.models import Grant, Human
 from registry.services.approver_routing import Cause, Decider, Route, Standing

@@ -23,7 +23,7 @@ from agentauth.protocol.passkey_statements import MAX_REASON
 from approvals import consent_texts, sentences
 from approvals.models import Challenge, Notification, Receipt
 from approvals.notifications.outbox import forget_sent
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn

@@ -11,7 +11,7 @@ from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from agentauth.protocol.passkey_statements import logo_statement
 from approvals.consent_texts import service_line
 from approvals.models import Challenge, Receipt
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.services.challenges import Ceremony
 from approvals.services.page_token import Page
 from approvals.services.signed_acts import accept_signature, ask_signature, receipt_of

@@ -8,12 +8,15 @@ from approvals.models import Notification
 from approvals.notifications.outbox import forget_sent
 from audit.services import Actor
 from registry.models import Grant
-from registry.services.grant_renewal import request_renewal
+from registry.services import grant_renewal
 
 
-def ask_renewal(*, grant: Grant, actor: Actor, now: datetime) -> None:
-    """Ask that the grant end later. Does nothing if that waits. Raises InvalidStateError."""
+def request_renewal(*, grant: Grant, actor: Actor, now: datetime) -> None:
+    """Ask that the grant end later. Does nothing if a renewal is already waiting.
+
+    Raises InvalidStateError.
+    """
     what = Notification.What
     with transaction.atomic():
-        if request_renewal(grant=grant, actor=actor, now=now):
+        if grant_renewal.request_renewal(grant=grant, actor=actor, now=now):
             forget_sent(grant.pk, what.REQUEST, what.REQUEST_ENDS, what.DECIDED)

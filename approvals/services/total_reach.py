@@ -17,7 +17,7 @@ from agentauth.protocol.behavioural_envelope import (
 from agentauth.protocol.capability import Capability, parse_capabilities
 from agentauth.protocol.money import Money
 from approvals import sentences
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.services.term_choices import Terms
 from registry.models import Grant
 

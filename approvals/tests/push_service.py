@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from approvals.models import Notification, NotificationChannel
 from approvals.notifications.channels import Choices, add_browser
-from approvals.notifications.push import parse_subscription, public_key
+from approvals.notifications.push import Subscription, application_server_key, parse_subscription
 from approvals.notifications.push_encryption import point_of
 from approvals.tests.notifying import ALL
 from approvals.tests.webhook_receiver import Receiver, webhook_receiver
@@ -41,7 +41,7 @@ class SubscribedBrowser:
     )
     auth: bytes = field(default_factory=lambda: os.urandom(16))
     # The key of the server for which it subscribed.
-    sender: str = field(default_factory=public_key)
+    application_server_key: str = field(default_factory=application_server_key)
 
     @property
     def fields(self) -> dict[str, str]:
@@ -50,8 +50,13 @@ class SubscribedBrowser:
             "endpoint": self.service.url,
             "p256dh": b64u_encode(point_of(self.key.public_key())),
             "auth": b64u_encode(self.auth),
-            "sender": self.sender,
+            "sender": self.application_server_key,
         }
+
+    def parse(self) -> Subscription:
+        """The subscription that the page reads from these fields."""
+        fields = self.fields
+        return parse_subscription(application_server_key=fields.pop("sender"), **fields)
 
     def messages(self, now: datetime) -> list[dict[str, Any]]:
         """The decrypted messages, each with its headers; fails for one that is refused."""
@@ -66,7 +71,7 @@ class SubscribedBrowser:
     def _check_sender(self, authorization: str, now: float) -> None:
         scheme, _, parameters = authorization.partition(" ")
         given = dict(each.strip().split("=", 1) for each in parameters.split(","))
-        assert (scheme, given["k"]) == ("vapid", self.sender)
+        assert (scheme, given["k"]) == ("vapid", self.application_server_key)
         claims = proved(given["t"], b64u_decode(given["k"]))
         assert claims["aud"] == f"http://127.0.0.1:{self.service.port}"
         # Tokens for more than a day are refused (RFC 8292 section 2).
@@ -114,7 +119,7 @@ def by_push(
     """A browser whose first message was sent."""
     add_browser(
         human=human,
-        subscription=parse_subscription(**browser.fields),
+        subscription=browser.parse(),
         name="Chrome on Android",
         choices=choices,
         actor=TESTER,

@@ -18,9 +18,9 @@ from django.test.utils import CaptureQueriesContext
 from approvals.tests.acting import PAID, READ, act
 from approvals.tests.cast import Person
 from approvals.views import activity_export, activity_search, event_sentences, paging, spending
-from approvals.views.act_sentences import ACTS
 from approvals.views.activity_search import read_search
 from approvals.views.day_chart import Series, draw_days
+from approvals.views.decision_event_sentences import ACTS
 from audit import kinds
 from audit.checkpoints.signing import checkpoint_log
 from audit.models import Event

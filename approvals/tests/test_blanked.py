@@ -17,7 +17,7 @@ from audit.models import DroppedMonth, Event, Opening
 from audit.services import record, seal_audit
 from audit.verify.verification import verify_log
 from registry.models import Agent, Grant, Human
-from registry.services.grant_verification import UNTOLD
+from registry.services.rights_verification import ERASURE_MISSING
 from registry.tests.cast import TESTER, AgentClient, enrolled
 from verifier.models import Confirmation
 
@@ -63,7 +63,7 @@ def test_an_agent_lent_to_a_deleted_person_hides_no_receipt_or_opening(
     assert Opening.objects.filter(event__in=events).delete()[0] > 0
     tell(gone[0], row, rows, events, now)
     seal_audit(now=now)
-    assert named(now) == {str(reading.pk): UNTOLD, str(row.pk): UNTOLD}
+    assert named(now) == {str(reading.pk): ERASURE_MISSING, str(row.pk): ERASURE_MISSING}
     assert not verify_log().ok
 
 
@@ -84,7 +84,7 @@ def test_a_grant_lent_to_a_deleted_persons_agent_hides_no_receipt(
         )
     else:
         tell(gone[0], gone[1], rows, [], now)
-    assert named(now) == {str(place.grant.pk): UNTOLD, str(asked.pk): UNTOLD}
+    assert named(now) == {str(place.grant.pk): ERASURE_MISSING, str(asked.pk): ERASURE_MISSING}
 
 
 @pytest.mark.parametrize("kind", ["claim", "approval", "confirmation"])
@@ -109,7 +109,7 @@ def test_an_event_that_contradicts_the_log_hides_no_receipt(
     Agent.objects.filter(pk=place.agent.pk).update(human=gone[0])
     blank([row])
     tell(gone[0], gone[1], [row], [], now)
-    assert named(now) == {str(subject): UNTOLD}
+    assert named(now) == {str(subject): ERASURE_MISSING}
 
 
 def test_what_the_deleted_persons_own_was_stays_unnamed(
@@ -156,4 +156,4 @@ def test_a_blank_receipt_about_no_id_is_named_and_stops_no_check(
             month=now.date(), events=0, first_leaf=0, last_leaf=0, kept_from=0, at=now
         )
     tell(gone[0], gone[1], rows, [], now)
-    assert named(now) == dict.fromkeys(subjects, UNTOLD)
+    assert named(now) == dict.fromkeys(subjects, ERASURE_MISSING)

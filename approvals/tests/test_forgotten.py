@@ -28,7 +28,13 @@ from audit.services import record, seal_audit
 from audit.stores.opening import store_at
 from audit.verify.verification import verify_log
 from registry.models import Agent, Grant, Human
-from registry.services.grant_verification import ALIVE, UNKNOWN, UNTOLD, UNWRITTEN, review
+from registry.services.rights_verification import (
+    ERASED_BUT_MISSING,
+    ERASED_BUT_PRESENT,
+    ERASURE_MISSING,
+    ROW_UNSEALED,
+    find_contradictions,
+)
 from registry.tests.cast import TESTER, AgentClient, assert_refused
 from verifier.models import Confirmation
 
@@ -46,8 +52,8 @@ def store(settings: Settings, tmp_path: Path) -> Path:
 
 def named(now: datetime) -> dict[str, str]:
     """What verify_audit reports besides the log and invalid seals, with the reason."""
-    found = review(now=now)
-    return {each.grant_id: each.problem for each in found if each.problem != UNWRITTEN}
+    found = find_contradictions(now=now)
+    return {each.subject: each.problem for each in found if each.problem != ROW_UNSEALED}
 
 
 def archive(now: datetime, store: Path) -> None:
@@ -150,7 +156,8 @@ def test_verify_audit_names_a_receipt_that_was_blanked_without_an_erasure(
     Human.objects.filter(pk=alice.human.pk).update(status="deleted")
     Grant.objects.update(status="revoked")
     Receipt.objects.update(compact="", consent_text="", passkey_name="")
-    assert named(now) == {str(reading.pk): UNTOLD}
+    assert named(now) == {str(reading.pk): ERASURE_MISSING}
+    assert "receipt" in {each.kind for each in find_contradictions(now=now)}
 
 
 def test_verify_audit_believes_an_erasure_of_what_was_that_persons_alone(
@@ -168,16 +175,17 @@ def test_verify_audit_believes_an_erasure_of_what_was_that_persons_alone(
     # The trigger trusts the row about the agent's owner; the log has its own record.
     Receipt.objects.update(compact="", consent_text="", passkey_name="")
     Grant.objects.update(status="revoked")
-    assert named(now) == {str(reading.pk): UNTOLD}
+    assert named(now) == {str(reading.pk): ERASURE_MISSING}
     Agent.objects.update(human=hers)
-    assert named(now) == {str(reading.pk): UNTOLD}
+    assert named(now) == {str(reading.pk): ERASURE_MISSING}
 
 
 def test_verify_audit_names_a_person_who_was_erased_and_never_was(now: datetime) -> None:
     nobody = uuid4()
     with transaction.atomic():
         record(kind=kinds.HUMAN_DELETED, actor=TESTER, at=now, human_id=nobody)
-    assert named(now) == {str(nobody): UNKNOWN}
+    assert named(now) == {str(nobody): ERASED_BUT_MISSING}
+    assert [each.kind for each in find_contradictions(now=now)] == ["person"]
 
 
 def test_verify_audit_names_it_also_where_months_were_dropped(
@@ -194,7 +202,7 @@ def test_verify_audit_names_it_also_where_months_were_dropped(
     Agent.objects.update(human=Human.objects.get(status="deleted"))
     assert Receipt.objects.update(compact="", consent_text="", passkey_name="") == 1
     Agent.objects.update(human=human)
-    assert named(now) == {str(reading.pk): UNTOLD}
+    assert named(now) == {str(reading.pk): ERASURE_MISSING}
     Human.objects.filter(pk=human.pk).update(status="deleted")
     assert named(now) == {}
 
@@ -206,7 +214,8 @@ def test_verify_audit_reports_an_existing_user_logged_as_erased(
     with transaction.atomic():
         data: dict[str, object] = {"agents": [], "events": [], "receipts": {}}
         record(kind=kinds.HUMAN_ERASED, actor=TESTER, at=now, human_id=alice.human.pk, data=data)
-    assert named(now) == {str(alice.human.pk): ALIVE}
+    assert named(now) == {str(alice.human.pk): ERASED_BUT_PRESENT}
+    assert [each.kind for each in find_contradictions(now=now)] == ["person"]
 
 
 def test_what_an_earlier_release_left_of_a_deleted_person_is_erased(

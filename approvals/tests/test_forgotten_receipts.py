@@ -21,7 +21,7 @@ from audit.services import seal_audit
 from audit.tests.tampering import execute
 from audit.verify.verification import verify_log
 from registry.models import Human
-from registry.services.grant_verification import review
+from registry.services.rights_verification import find_contradictions
 from registry.tests.cast import TESTER
 from verifier.models import Confirmation
 from verifier.tests.scene import PAY, Scene, scene
@@ -122,7 +122,7 @@ def test_each_event_of_an_erasure_names_a_bounded_number(
     # A reader of the log could combine them.
     seal_audit(now=now)
     assert verify_log().ok
-    assert list(review(now=now)) == []
+    assert list(find_contradictions(now=now)) == []
 
 
 def test_no_statement_names_more_of_a_persons_rows_than_a_bounded_number(

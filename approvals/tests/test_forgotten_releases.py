@@ -13,7 +13,7 @@ from audit import kinds
 from audit.models import Event
 from kms.services import verification_keys
 from registry.models import Grant
-from registry.services.grant_verification import review
+from registry.services.rights_verification import find_contradictions
 from registry.tests.cast import TESTER
 
 pytestmark = pytest.mark.django_db
@@ -62,4 +62,4 @@ def test_old_release_text_is_erased_with_the_owner_of_the_named_agent(
     assert (kept.consent_text, kept.compact, kept.human_id) == ("", "", admin.human.pk)
     assert not Challenge.objects.filter(consent_text__contains="Research Assistant").exists()
     assert str(kept.pk) in ERASED.latest("id").data["receipts"]
-    assert not list(review(now=timezone.now()))
+    assert not list(find_contradictions(now=timezone.now()))

@@ -14,7 +14,7 @@ from approvals import sentences
 from approvals.catalogue_consent_texts import catalogue_text
 from approvals.models import Challenge, Notification, Receipt
 from approvals.notifications import mail, webhooks
-from approvals.quotation import QUOTED, quoted
+from approvals.quotation_marks import QUOTED, quoted
 from approvals.services.recovery_alert_mail import notice_text
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.services.term_fields import read_money

@@ -60,7 +60,7 @@ def test_a_message_is_encrypted_as_the_vector_of_rfc_8291() -> None:
         return ec.derive_private_key(int.from_bytes(known[name], "big"), ec.SECP256R1())
 
     keys = BrowserKeys(known["p256dh"], known["auth"])
-    body = encrypt(known["text"], keys, salt=known["salt"], sender=key("sender"))
+    body = encrypt(known["text"], keys, salt=known["salt"], ephemeral_key=key("sender"))
     assert body == known["body"]
     assert decrypt(body, key("browser"), known["auth"]) == known["text"]
 
@@ -216,7 +216,7 @@ def test_a_push_outlives_a_rotation_of_the_secret_key(
         channel = by_push(alice.human, now, browser)
         settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
         settings.SECRET_KEY = "rotated-" * 10
-        assert push.public_key() != browser.sender
+        assert push.application_server_key() != browser.application_server_key
         assert expire_everything(now=now)["webhooks"] == 1
         seal_rows(actor=TESTER, now=now)
         settings.SECRET_KEY_FALLBACKS = []
@@ -236,7 +236,7 @@ def test_an_open_page_from_before_a_rotation_still_adds_its_browser(
     with push_service() as browser:
         settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY, settings.SECRET_KEY]
         settings.SECRET_KEY = "rotated-" * 10
-        assert push.parse_subscription(**browser.fields).endpoint == browser.service.url
+        assert browser.parse().endpoint == browser.service.url
 
 
 def test_a_browser_is_added_and_listed_by_name(alice: Person, now: datetime) -> None:
@@ -328,7 +328,7 @@ def test_no_repr_and_no_error_shows_a_key_or_an_endpoint(
     request_: Any, alice: Person, now: datetime
 ) -> None:
     with push_service() as browser:
-        subscription = push.parse_subscription(**browser.fields)
+        subscription = browser.parse()
         channel = by_push(alice.human, now, browser)
         request_(now)
         NotificationChannel.objects.update(target=f"{channel.target}/x")

@@ -32,7 +32,6 @@ from registry.services.agents import suspend_agent
 from registry.services.approvers import add_member, create_group, create_rule
 from registry.services.expiry import expire_everything
 from registry.services.grant_renewal import request_renewal
-from registry.services.grant_verification import review
 from registry.services.grants import (
     approve_grant,
     expire_grant,
@@ -41,6 +40,7 @@ from registry.services.grants import (
     revoke_grant,
     suspend_grant,
 )
+from registry.services.rights_verification import find_contradictions
 from registry.services.service_providers import suspend_service_provider
 from registry.tests.cast import TESTER, AgentClient, assert_refused, issue
 from verifier.models import GrantLedger
@@ -122,7 +122,7 @@ def test_a_renewal_is_signed_and_its_receipt_says_both_ends(
     seen = agent.call("GET", f"/v1/grants/{granted.pk}").json()
     assert (seen["valid_until"], seen["status"]) == (timestamp(after.valid_until), "approved")
     assert issue(agent, granted).json()["access_token"] != token["access_token"]
-    assert list(review(now=timezone.now())) == []
+    assert list(find_contradictions(now=timezone.now())) == []
 
 
 def test_a_session_asks_for_a_renewal_and_changes_nothing_else(
@@ -288,7 +288,7 @@ def test_DJ_17_a_renewal_that_no_service_wrote_gives_nothing(
     # Even an end that a service wrote without a signature is no end.
     renewed(granted, alice.human, later, now)
     assert issue(agent, granted).status_code == 400
-    assert [each.grant_id for each in review(now=timezone.now())] == [str(granted.pk)]
+    assert [each.subject for each in find_contradictions(now=timezone.now())] == [str(granted.pk)]
 
 
 def renewed(grant: Grant, human: Human, end: datetime, now: datetime) -> None:
@@ -399,7 +399,7 @@ def test_a_rule_sends_a_renewal_to_its_group(
     assert after.valid_until > now + 28 * DAY
     assert after.human_id == bob.human.pk
     assert statement_of(granted, now)["routing"]["as"] == "member"
-    assert list(review(now=timezone.now())) == []
+    assert list(find_contradictions(now=timezone.now())) == []
 
 
 def test_a_signed_renewal_is_shown_to_no_one_whom_it_had_not_reached(
@@ -469,7 +469,7 @@ def test_after_a_restore_to_the_earlier_end_it_is_signed_and_renewed_again(
     assert fresh(granted).valid_until == old
     assert not Renewal.objects.exists()
     assert alice.approve(asked(alice, granted)).status_code == 200
-    assert list(review(now=timezone.now())) == []
+    assert list(find_contradictions(now=timezone.now())) == []
 
 
 def test_a_deleted_person_leaves_no_renewal_and_no_text(

@@ -8,7 +8,7 @@ import pytest
 from agentauth.protocol.capability import parse_action
 from agentauth.protocol.tests.test_untrusted_text import code_points
 from approvals.models import Receipt
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.templatetags.display_filters import set_apart, spoken
 from approvals.tests.cast import PAY, READ_CALENDAR, Person
 from audit.models import Event

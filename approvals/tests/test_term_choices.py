@@ -10,13 +10,21 @@ from agentauth.protocol.capability import Capability
 from agentauth.protocol.errors import GrantChangedError, InvalidRequestError
 from agentauth.protocol.money import Money
 from approvals.services.grant_decisions import draw_approval, review_choices
-from approvals.services.term_choices import Terms, changes, read_choices, whole_days
+from approvals.services.term_choices import (
+    Terms,
+    changes,
+    chosen_terms,
+    read_choices,
+    whole_days,
+)
 from approvals.tests.cast import READ_CALENDAR, Person
 from registry.models import Grant, ServiceProvider
-from registry.services.grants import suspend_grant
+from registry.services.grants import latest_end, suspend_grant
 from registry.tests.cast import TESTER, AgentClient, approved
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+# What the fixture `reading` asks for.
+REQUESTED_DAYS = 30
 PAY = Capability.transact("payments", max_amount=("100.00", "EUR"))
 ASKED = Terms(
     capabilities=(Capability.read("calendar"), PAY),
@@ -98,3 +106,34 @@ def test_an_end_that_passed_since_the_page_was_drawn_is_refused(
     review(timedelta(hours=23))
     with pytest.raises(GrantChangedError, match="has passed"):
         review(timedelta(days=1))
+
+
+@pytest.mark.django_db
+def test_chosen_limits_replace_requested_ones(paying: Grant, now: datetime) -> None:
+    choices = {"permission.0": "on", "permission.1": "on", "rate": "5", "uses": "3"}
+    chosen = chosen_terms(paying, choices, zone="UTC", now=now).envelope
+    assert (chosen.max_requests_per_minute, chosen.max_burst, chosen.max_uses) == (5, None, 3)
+
+
+@pytest.mark.django_db
+def test_blank_limit_keeps_the_requested_one(paying: Grant, now: datetime) -> None:
+    paying.requested_envelope = paying.requested_envelope | {"max_uses": 9, "max_burst": 20}
+    choices = {"permission.0": "on", "permission.1": "on", "rate": "5", "uses": ""}
+    chosen = chosen_terms(paying, choices, zone="UTC", now=now).envelope
+    # A burst cannot be larger than the rate.
+    assert (chosen.max_burst, chosen.max_uses) == (5, 9)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("days", "shortened"), [(REQUESTED_DAYS - 1, True), (REQUESTED_DAYS, False)]
+)
+def test_chosen_end_is_a_whole_second_and_at_most_the_latest(
+    reading: Grant, now: datetime, days: int, *, shortened: bool
+) -> None:
+    assert timedelta(seconds=reading.requested_seconds) == timedelta(days=REQUESTED_DAYS)
+    now = now.replace(microsecond=123)
+    choices = {"permission.0": "on", "days": str(days)}
+    end = chosen_terms(reading, choices, zone="UTC", now=now).valid_until
+    assert end.microsecond == 0
+    assert (end < latest_end(reading, now)) is shortened

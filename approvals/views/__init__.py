@@ -5,9 +5,9 @@ answered. `setup_and_sign_in` is the front page, setup and sign-in; `inbox` what
 decides: `claim`, `grant_decision`, `transaction_confirmation`, `resume`, and for administrators
 `admin_denial`. What exists: `agents`, with `grant_descriptions` and `usage_descriptions` (grants
 and their use in words). What happened: `activity` (the list, one event), `activity_search`,
-`activity_export`, `spending` (budgets, and a `day_chart`), with `event_sentences` and
-`act_sentences` (events in words) and `log_status` (the state of the log); `paging` cuts long lists.
-Acts on oneself: `settings`,
+`activity_export`, `spending` (budgets, and a `day_chart`), with `event_sentences` (any event in
+words; decisions and confirmations in `decision_event_sentences`) and `log_status` (the state of the
+log); `paging` cuts long lists. Acts on oneself: `settings`, `renewal_request`,
 `presence_lease`, `recovery`. `reauthentication` asks for the signature of a sensitive act,
 `destructive_actions` before anything irreversible. After a restore, administrators use `log_break`
 and `release_after_restore`.

@@ -13,9 +13,9 @@ from django.views.decorators.http import require_safe
 from agentauth.protocol.errors import NotFoundError
 from approvals.templatetags.display_filters import exact
 from approvals.views import paging
-from approvals.views.act_sentences import ACTS, DETAILS, argument_lines, opened_details
 from approvals.views.activity_export import MOST
 from approvals.views.activity_search import NO_ONE, choices, read_search
+from approvals.views.decision_event_sentences import ACTS, DETAILS, argument_lines, opened_details
 from approvals.views.event_sentences import describe_events
 from approvals.views.log_status import describe_log
 from approvals.views.page_requests import human_of, require_sign_in

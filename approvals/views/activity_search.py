@@ -21,7 +21,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from agentauth.protocol.capability import PAYEE
-from approvals.views.act_sentences import ACTS, DETAILS
+from approvals.views.decision_event_sentences import ACTS, DETAILS
 from approvals.views.paging import id_or_none_of_ours, newest_events
 from audit.models import Event, Opening
 from audit.new_ids import first_id_at

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.errors import NotFoundError
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.signed_acts import receipt_of
 from approvals.views.event_sentences import describe_events

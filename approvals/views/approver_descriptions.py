@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy
 from agentauth.protocol.capability import TYPES
 from agentauth.protocol.money import Money
 from approvals import sentences
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.services.deciding import route_sentences
 from kms.row_seals import select_sealed
 from registry.models import (

@@ -11,10 +11,15 @@ from django.utils.translation import gettext_lazy, gettext_noop
 
 from agentauth.protocol.catalogue import Catalogue
 from approvals.models import Recovery
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.role_words import ROLES
 from approvals.services.recent_recovery import RECENT, recovery_mark
-from approvals.views.act_sentences import ACTS, CONFIRMATIONS, describe_act, describe_confirmation
+from approvals.views.decision_event_sentences import (
+    ACTS,
+    CONFIRMATIONS,
+    describe_act,
+    describe_confirmation,
+)
 from approvals.views.grant_descriptions import sentence
 from audit import kinds
 from audit.models import Event

@@ -12,7 +12,7 @@ from agentauth.protocol.behavioural_envelope import Envelope, TimeWindow
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.constraint import Constraint
 from approvals import sentences
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.services.term_choices import Terms, currency_of, whole_days
 from approvals.services.term_fields import MIDNIGHT, week_of
 from approvals.views.grant_descriptions import describe_kind, said_of

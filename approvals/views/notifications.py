@@ -65,7 +65,7 @@ def add_browser(request: HttpRequest) -> HttpResponse:
         endpoint=sent.get("endpoint", ""),
         p256dh=sent.get("p256dh", ""),
         auth=sent.get("auth", ""),
-        sender=sent.get("sender", ""),
+        application_server_key=sent.get("sender", ""),
     )
     channels.add_browser(
         human=human_of(request),

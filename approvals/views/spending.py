@@ -17,7 +17,7 @@ from django.views.decorators.http import require_safe
 
 from agentauth.protocol.money import MINOR_DIGITS, Money
 from approvals import sentences
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.views.activity_search import start_of_day
 from approvals.views.day_chart import Series, draw_days
 from approvals.views.page_requests import human_of, require_sign_in

@@ -64,8 +64,8 @@ def new_name(now: datetime, *, after: str = "") -> str:
     name = max(f"{now:%Y%m%d%H%M%S}", f"{int(after or 0) + 1:014d}")
     if not _NAME.fullmatch(name):
         raise ContradictedError(
-            f"No log can be named after {key_of_break(after)} in the external store. If this "
-            "registry did not write it, remove it."
+            f"The log name in {key_of_break(after)} in the external store is the last possible "
+            "one, so no later log can be created. If this registry did not write it, remove it."
         )
     return name
 

@@ -399,6 +399,7 @@ def test_AU_31_the_archive_is_proved_by_a_command(
         "strange": [],
         "contradicted_grants": {},
         "contradicted_rows": {},
+        "contradictions": [],
         "grants_of_disabled_keys": {},
     }
     assert json.loads(line) == asdict(log.prove()) | plain

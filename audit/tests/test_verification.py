@@ -5,14 +5,12 @@ import io
 import json
 import uuid
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import OperationalError
-from pytest_django.fixtures import Settings
 
 from agentauth.protocol.log_hashes import CompactTree, leaf_hash, link
 from audit.log.event_encoding import entry_of
@@ -408,52 +406,6 @@ def test_openings_of_waiting_events_that_match_pass(
     for name in ("Bob", "Carol", "Dan"):
         make_event(personal={"name": name})
     assert verify_log(batch=2).ok
-
-
-class Found(NamedTuple):
-    """As `settings.AUDIT_GRANTS` reports a grant or row; audit imports no registry."""
-
-    grant_id: str
-    problem: str = ""
-    disabled_at: str = ""
-    table: str = ""
-
-
-FOUND: list[Found] = []
-
-
-def found(*, now: datetime) -> list[Found]:
-    return FOUND
-
-
-@pytest.mark.parametrize(
-    ("finding", "line", "code"),
-    [
-        (Found("g1", "its receipt is missing"), "GRANT g1 WAS CHANGED: its receipt is missing.", 1),
-        (
-            Found("7", "its seal is not ours", table="registry_human"),
-            "ROW registry_human 7 WAS CHANGED: its seal is not ours.",
-            1,
-        ),
-        (Found("g2", disabled_at="2026-11-29"), "Grant g2 permits nothing", 0),
-    ],
-)
-def test_the_command_names_what_contradicts_its_receipt(
-    log: list[Event],
-    settings: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    finding: Found,
-    line: str,
-    code: int,
-) -> None:
-    """A disabled key is not tampering."""
-    settings.AUDIT_GRANTS = f"{__name__}.found"
-    monkeypatch.setattr(f"{__name__}.FOUND", [finding])
-    out = io.StringIO()
-    with pytest.raises(SystemExit) if code else nullcontext():
-        call_command("verify_audit", stdout=out)
-    assert line in out.getvalue()
-    assert f"The log is whole: {SIZE} events" in out.getvalue()
 
 
 def test_the_command_prints_one_json_object_and_exits_0(log: list[Event]) -> None:

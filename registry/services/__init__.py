@@ -8,8 +8,8 @@
   not, permanently.
 - Grants: `grant_requests`, then `grants`. `grants_after_change` follows a change of key, manifest,
   audience or allow-list. `approval_receipt_check` finds the human's signed approval,
-  `grant_contradictions` what the log says against a grant, and `grant_verification` checks them
-  all.
+  `grant_contradictions` what the log says against a grant, and `rights_verification` checks them
+  all, other sealed rows and erasures too.
 - Tokens: `tokens` issues and revokes, `token_size` measures, `token_state` says what one may do.
 - Requests: `spent_proofs` (the replay cache), `nonces`, `idempotency`, `poll_interval`, `codes`,
   `secret_key_macs`.

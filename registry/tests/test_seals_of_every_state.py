@@ -17,7 +17,7 @@ from kms.models import Key
 from kms.seal_backfill import seal_rows, unsealed_rows
 from kms.services import disable_key, evidence_keys, public_jwks, rotate_key
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret
-from registry.services.grant_verification import review
+from registry.services.rights_verification import find_contradictions
 from registry.services.service_providers import end_secret, revoke_service_provider
 from registry.services.settings_agreement import record_settings
 from registry.tests.cast import TESTER, AgentClient, approve, approved, issue
@@ -32,7 +32,9 @@ _PAST = timedelta(seconds=1)
 
 
 def found() -> list[tuple[str, str, str]]:
-    return [(each.table, each.grant_id, each.problem) for each in review(now=timezone.now())]
+    return [
+        (each.table, each.subject, each.problem) for each in find_contradictions(now=timezone.now())
+    ]
 
 
 @pytest.mark.parametrize("status", OF_AN_OWNER)

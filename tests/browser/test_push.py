@@ -180,7 +180,7 @@ def subscribed(phone: Phone) -> Iterator[SubscribedBrowser]:
     page = phone.page
     with push_service() as browser:
         page.goto(phone.registry.url + "/settings/")
-        browser.sender = page.locator("[name=sender]").input_value()
+        browser.application_server_key = page.locator("[name=sender]").input_value()
         page.evaluate(SUBSCRIBE, browser.fields)
         page.get_by_text("Get notifications in this browser").click()
         page.get_by_role("button", name="Switch on in this browser").click()

@@ -8,25 +8,11 @@ from typing import Any, Final
 from django.conf import settings
 
 from agentauth.protocol.errors import InvalidTokenError
-from agentauth.protocol.token import TokenClaims, TokenKey, verify_token
+from agentauth.protocol.token import INTROSPECTED_CLAIMS, TokenClaims, TokenKey, verify_token
 from registry.models import ServiceProvider
 from verifier.services.freshness import check_age
 from verifier.verification import VerifierRuntime, check_key
 
-# The claims that the answer repeats (docs/protocol.md section 8).
-_CLAIMS = (
-    "scope",
-    "client_id",
-    "sub",
-    "aud",
-    "iss",
-    "exp",
-    "iat",
-    "jti",
-    "cnf",
-    "authorization_details",
-    "verify",
-)
 INACTIVE: Final[Mapping[str, Any]] = {"active": False}
 
 
@@ -91,5 +77,5 @@ def _read_token(
     except InvalidTokenError:
         return None
     return _ReadToken(
-        claims, {name: token.claims[name] for name in _CLAIMS if name in token.claims}
+        claims, {name: token.claims[name] for name in INTROSPECTED_CLAIMS if name in token.claims}
     )

@@ -73,6 +73,9 @@ def test_a_wait_that_takes_too_long_exits_with_3(
     known.grants = [grant(status="pending")]
     code, told = answer(capsys, "wait", GRANT_ID, "--timeout", "0.05")
     assert (code, told["error"]) == (3, "timeout")
+    assert told["error_description"] == (
+        f"No decision within 0.05 s. Run `agentauth wait {GRANT_ID}` to keep waiting."
+    )
 
 
 def test_grants_are_listed_by_state(

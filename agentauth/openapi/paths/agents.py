@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentauth.openapi.example_values import ASKED_AT, CLAIM_PAGE, ID, MANIFEST_ENDS, STORY
-from agentauth.openapi.operations import Body, Operation, SuccessResponse
+from agentauth.openapi.operations import Body, Operation, SuccessResponse, see_section
 
 _REGISTRATION: Final[dict[str, Any]] = {
     "agent_id": ID["agent"],
@@ -34,7 +34,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/agents": Operation(
         "register_agent",
         "Register an agent by its key",
-        {
+        answers={
             201: SuccessResponse("A new agent.", "Registration", _REGISTRATION),
             200: SuccessResponse(
                 "An agent that is registered already: same key, same manifest.",
@@ -42,9 +42,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 _OWNED,
             ),
         },
-        "The proof must be made with the manifest's key. With an enrolment code the agent is "
-        "active at once and belongs to the human. Without one, a human opens `claim_url` and "
-        "types the `claim_code` that the agent displays. Section 5.",
+        description=(
+            "The proof must be made with the manifest's key. With an enrolment code the agent is "
+            "active at once and belongs to the human. Without one, a human opens `claim_url` and "
+            f"types the `claim_code` that the agent displays. {see_section(5)}"
+        ),
         body=Body("RegisterRequest", {"manifest": STORY["manifest"]}),
         errors=[
             "invalid_manifest",
@@ -58,20 +60,24 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         callers=["proof"],
     ),
     "GET /v1/agents/me": Operation(
-        "own_agent", "The agent that makes the call", {200: SuccessResponse("", "Agent", _AGENT)}
+        "own_agent",
+        "The agent that makes the call",
+        answers={200: SuccessResponse("", "Agent", _AGENT)},
     ),
     "DELETE /v1/agents/me": Operation(
         "end_own_agent",
         "Revoke this agent permanently",
-        {204: SuccessResponse("Revoked, with its grants and tokens.")},
+        answers={204: SuccessResponse("Revoked, with its grants and tokens.")},
         keyed=True,
     ),
     "POST /v1/agents/me/manifest": Operation(
         "replace_manifest",
         "Renew or change the manifest",
-        {200: SuccessResponse("The agent after the change.", "Agent", _AGENT)},
-        "Signed with the current key, with a later `iat`. Grants it no longer covers are "
-        "suspended until a human signs again. An expired agent may renew.",
+        answers={200: SuccessResponse("The agent after the change.", "Agent", _AGENT)},
+        description=(
+            "Signed with the current key, with a later `iat`. Grants it no longer covers are "
+            "suspended until a human signs again. An expired agent may renew."
+        ),
         body=Body("ManifestRequest", {"manifest": STORY["manifest"]}),
         errors=["invalid_manifest", "agent_inactive", "invalid_state"],
         keyed=True,
@@ -79,14 +85,16 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/agents/me/key": Operation(
         "replace_key",
         "Change to a new key",
-        {
+        answers={
             200: SuccessResponse(
                 "The agent after the change.", "Agent", _AGENT | {"jkt": STORY["new_jkt"]}
             )
         },
-        "The proof is made with the current key. `new_key` is signed with the new one: a JWS with "
-        "`typ: agent-key+jwt`, its `jwk` and the claims `aud`, `iat`, `jti`, `agent_id`, "
-        "`old_jkt`. Tokens bound to the old key end, and that key can never be used again.",
+        description=(
+            "The proof is made with the current key. `new_key` is signed with the new one: a JWS "
+            "with `typ: agent-key+jwt`, its `jwk` and the claims `aud`, `iat`, `jti`, `agent_id`, "
+            "`old_jkt`. Tokens bound to the old key end, and that key can never be used again."
+        ),
         body=Body("KeyRequest", {"new_key": STORY["new_key"]}),
         errors=["agent_inactive", "key_in_use"],
         keyed=True,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentauth.openapi.example_values import ID, STORY
-from agentauth.openapi.operations import Operation, SuccessResponse
+from agentauth.openapi.operations import Operation, SuccessResponse, see_section
 from agentauth.openapi.value_schemas import integer, one_of, string
 from audit.events_api import DEFAULT_LIMIT, MAX_LIMIT
 
@@ -20,12 +20,15 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/events": Operation(
         "list_events",
         "Events that the caller may read",
-        {
+        answers={
             200: SuccessResponse(
                 "", "EventPage", {"results": [_EVENT], "next": str(_EVENT["leaf_index"])}
             )
         },
-        "An agent reads its own; a service provider with the auditor right reads all. Section 9.",
+        description=(
+            "An agent reads its own; a service provider with the auditor right reads all. "
+            f"{see_section(9)}"
+        ),
         query={
             "agent": string("Only events of this agent.", format="uuid"),
             "human": string("Only events of this human.", format="uuid"),
@@ -43,7 +46,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/checkpoint": Operation(
         "audit_checkpoint",
         "The newest signed checkpoint of the log",
-        {
+        answers={
             200: SuccessResponse(
                 "With the cosignatures of witnesses, if any.",
                 "CheckpointNote",
@@ -51,15 +54,19 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 _TEXT,
             )
         },
-        "While new events arrive, there is a new one at least every 60 s. `Accept` is ignored.",
+        description=(
+            "While new events arrive, there is a new one at least every 60 s. `Accept` is ignored."
+        ),
         errors=["not_yet_logged"],
     ),
     "GET /v1/audit/proof/inclusion": Operation(
         "audit_inclusion_proof",
         "Proof that an event is in the log",
-        {200: SuccessResponse("", "InclusionProof", _LOG["inclusion"])},
-        "RFC 9162 section 2.1.3, in the tree of the newest checkpoint unless `tree_size` names "
-        "another.",
+        answers={200: SuccessResponse("", "InclusionProof", _LOG["inclusion"])},
+        description=(
+            "RFC 9162 section 2.1.3, in the tree of the newest checkpoint unless `tree_size` "
+            "names another."
+        ),
         query={
             "event": _PROVED,
             "tree_size": integer(
@@ -72,8 +79,8 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/proof/consistency": Operation(
         "audit_consistency_proof",
         "Proof that the log has only grown",
-        {200: SuccessResponse("", "ConsistencyProof", _LOG["consistency"])},
-        "RFC 9162 section 2.1.4.",
+        answers={200: SuccessResponse("", "ConsistencyProof", _LOG["consistency"])},
+        description="RFC 9162 section 2.1.4.",
         query={
             "first": integer("The older size.", 1),
             "second": integer("The newer size, at most that of the log.", 1),
@@ -83,9 +90,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/proof/bundle": Operation(
         "audit_proof_bundle",
         "Proof of an event, for offline use",
-        {200: SuccessResponse("c2sp.org/tlog-proof@v1.", "LogProof", _LOG["bundle"], _TEXT)},
-        "With the newest checkpoint and its cosignatures. Together with the event, its salt and "
-        "the log's key, it proves the event offline. `Accept` is ignored.",
+        answers={
+            200: SuccessResponse("c2sp.org/tlog-proof@v1.", "LogProof", _LOG["bundle"], _TEXT)
+        },
+        description=(
+            "With the newest checkpoint and its cosignatures. Together with the event, its salt "
+            "and the log's key, it proves the event offline. `Accept` is ignored."
+        ),
         query={"event": _PROVED},
         required=["event"],
         errors=["not_found", "not_yet_logged"],
@@ -93,25 +104,25 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/tile/entries/{tile}": Operation(
         "audit_entries",
         "Entries of the log",
-        {
+        answers={
             200: SuccessResponse(
                 "Each entry follows its length, which is two bytes, big-endian.",
                 "Bytes",
                 media_type=_BYTES,
             )
         },
-        _TILE,
+        description=_TILE,
         errors=["not_found"],
     ),
     "GET /v1/audit/tile/{level}/{tile}": Operation(
         "audit_tile",
         "Hashes of the tree",
-        {
+        answers={
             200: SuccessResponse(
                 "Hashes of 32 bytes each, concatenated.", "Bytes", media_type=_BYTES
             )
         },
-        _TILE,
+        description=_TILE,
         errors=["not_found"],
     ),
 }

@@ -23,13 +23,15 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/confirmations": Operation(
         "list_confirmations",
         "The agent's own confirmations, newest first",
-        {200: SuccessResponse("", "ConfirmationPage", {"results": [_CONFIRMATION], "next": None})},
+        answers={
+            200: SuccessResponse("", "ConfirmationPage", {"results": [_CONFIRMATION], "next": None})
+        },
         query=PAGE,
     ),
     "GET /v1/confirmations/{confirmation_id}": Operation(
         "follow_confirmation",
         "A confirmation, at once or as soon as it is decided",
-        {200: SuccessResponse("", "Confirmation", _CONFIRMATION)},
+        answers={200: SuccessResponse("", "Confirmation", _CONFIRMATION)},
         query={"wait": WAIT},
         errors=["not_found"],
     ),

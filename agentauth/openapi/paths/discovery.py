@@ -56,29 +56,31 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /.well-known/agentauth": Operation(
         "discover",
         "Endpoints, algorithms, limits and keys of this registry",
-        {200: SuccessResponse("May be cached for 30 s.", "AgentAuthDiscovery", _AGENTAUTH)},
+        answers={200: SuccessResponse("May be cached for 30 s.", "AgentAuthDiscovery", _AGENTAUTH)},
     ),
     "GET /.well-known/oauth-authorization-server": Operation(
         "authorization_server_metadata",
         "OAuth metadata (RFC 8414)",
-        {
+        answers={
             200: SuccessResponse(
                 "May be cached for 300 s.", "AuthorizationServerMetadata", _METADATA
             )
         },
-        "`/v1/tokens` is not an OAuth token endpoint and is not listed as one.",
+        description="`/v1/tokens` is not an OAuth token endpoint and is not listed as one.",
     ),
     "GET /.well-known/jwks.json": Operation(
         "token_keys",
         "The keys that sign tokens",
-        {200: SuccessResponse("May be cached for 30 s.", "Jwks", STORY["token_keys"])},
-        "The next one, the active one, and retired ones that a token still in force may need. A "
-        "new key is listed here for 130 s before it signs.",
+        answers={200: SuccessResponse("May be cached for 30 s.", "Jwks", STORY["token_keys"])},
+        description=(
+            "The next one, the active one, and retired ones that a token still in force may need. "
+            "A new key is listed here for 130 s before it signs."
+        ),
     ),
     "GET /v1/schema/": Operation(
         "openapi",
         "This description, in OpenAPI 3.1",
-        {200: SuccessResponse("May be cached for 300 s.", "OpenApi")},
-        "`/docs/` shows it to people.",
+        answers={200: SuccessResponse("May be cached for 300 s.", "OpenApi")},
+        description="`/docs/` shows it to people.",
     ),
 }

@@ -13,7 +13,7 @@ from agentauth.openapi.example_values import (
     STORY,
     VALID_UNTIL,
 )
-from agentauth.openapi.operations import Body, Operation, SuccessResponse
+from agentauth.openapi.operations import Body, Operation, SuccessResponse, see_section
 from agentauth.openapi.value_schemas import integer, string
 from registry.api.base_view import DEFAULT_PAGE, MAX_PAGE
 from registry.api.long_poll import MAX_WAIT_SECONDS
@@ -58,7 +58,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/grants": Operation(
         "request_grant",
         "Request a grant",
-        {
+        answers={
             201: SuccessResponse(
                 "The request waits for a human, for at most one hour.", "GrantAccepted", _ACCEPTED
             ),
@@ -66,8 +66,10 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 "An identical request is waiting already: this is it.", "GrantAccepted", _ACCEPTED
             ),
         },
-        "The request must lie within the manifest and the service provider's allow-list, and use "
-        "one currency. Section 6.",
+        description=(
+            "The request must lie within the manifest and the service provider's allow-list, and "
+            f"use one currency. {see_section(6)}"
+        ),
         body=Body("GrantRequest", STORY["request"] | {"reason": GRANT["reason"]}),
         errors=[
             "invalid_scope",
@@ -82,38 +84,39 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/grants": Operation(
         "list_grants",
         "The agent's own grants, newest first",
-        {200: SuccessResponse("", "GrantPage", {"results": [GRANT], "next": None})},
+        answers={200: SuccessResponse("", "GrantPage", {"results": [GRANT], "next": None})},
         query=PAGE,
     ),
     "GET /v1/grants/{grant_id}": Operation(
         "follow_grant",
         "A grant, at once or as soon as it is decided",
-        {200: SuccessResponse("", "Grant", GRANT)},
-        "Poll at most every `interval` seconds while it waits.",
+        answers={200: SuccessResponse("", "Grant", GRANT)},
+        description="Poll at most every `interval` seconds while it waits.",
         query={"wait": WAIT},
         errors=["not_found", "slow_down"],
     ),
     "POST /v1/grants/{grant_id}/withdraw": Operation(
         "withdraw_grant",
         "Withdraw a request that is waiting",
-        {204: SuccessResponse("Withdrawn. A repeated call changes nothing.")},
+        answers={204: SuccessResponse("Withdrawn. A repeated call changes nothing.")},
         errors=["not_found", "invalid_state"],
         keyed=True,
     ),
     "POST /v1/grants/{grant_id}/revoke": Operation(
         "revoke_grant",
         "Give a grant back",
-        {204: SuccessResponse("Revoked. A repeated call changes nothing.")},
+        answers={204: SuccessResponse("Revoked. A repeated call changes nothing.")},
         errors=["not_found", "invalid_state"],
         keyed=True,
     ),
     "GET /v1/grants/{grant_id}/receipt": Operation(
         "grant_receipt",
         "What the human signed",
-        {200: SuccessResponse("", "Receipt", _RECEIPT)},
-        "For the agent, its human, and a service provider with the auditor right; all others "
-        "get 404. "
-        "`agentauth verify-receipt` checks it without any server.",
+        answers={200: SuccessResponse("", "Receipt", _RECEIPT)},
+        description=(
+            "For the agent, its human, and a service provider with the auditor right; all others "
+            "get 404. `agentauth verify-receipt` checks it without any server."
+        ),
         errors=["not_found"],
     ),
 }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from agentauth.openapi.example_values import ASKED_AT, PROVIDER
-from agentauth.openapi.operations import Body, Operation, SuccessResponse
+from agentauth.openapi.operations import Body, Operation, SuccessResponse, see_section
 
 _POLICY: Final = {"allowed": ["read:calendar", "transact:payments"], "require_nonce": False}
 _WORDS: Final = {
@@ -29,13 +29,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/service-providers/{reference}": Operation(
         "service_provider",
         "A service provider, before requesting a grant",
-        {200: SuccessResponse("", "ServiceProvider", PROVIDER | _POLICY)},
+        answers={200: SuccessResponse("", "ServiceProvider", PROVIDER | _POLICY)},
         errors=["not_found"],
     ),
     "POST /v1/catalogue": Operation(
         "propose_catalogue",
         "Propose the next version of the service provider's own words",
-        {
+        answers={
             201: SuccessResponse(
                 "The version waits for an administrator.", "CatalogueVersion", _VERSION
             ),
@@ -45,15 +45,17 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
                 _VERSION,
             ),
         },
-        "People read these words after the registry's own sentence, marked as the service's, "
-        "once an administrator has signed for this version. Section 3.",
+        description=(
+            "People read these words after the registry's own sentence, marked as the service's, "
+            f"once an administrator has signed for this version. {see_section(3)}"
+        ),
         body=Body("CatalogueRequest", {"catalogue": _WORDS}),
         errors=["invalid_state"],
     ),
     "GET /v1/catalogue": Operation(
         "read_catalogue",
         "The approved version, and the one that waits",
-        {
+        answers={
             200: SuccessResponse(
                 "", "Catalogues", {"approved": None, "proposed": _VERSION | {"catalogue": _WORDS}}
             )

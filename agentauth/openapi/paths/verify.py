@@ -11,23 +11,31 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "POST /v1/verify": Operation(
         "verify",
         "May this agent do this, now?",
-        {200: SuccessResponse("Allowed, or refused with the reason.", "Decision", STORY["answer"])},
-        "200 whether the call is allowed or refused, unless the request itself is invalid. A "
-        "refusal names `error` and `reason`, and changes no counter. Section 8 has the order of "
-        "the checks, all reasons, and what to answer the agent.",
+        answers={
+            200: SuccessResponse(
+                "Allowed, or refused with the reason.", "Decision", STORY["answer"]
+            )
+        },
+        description=(
+            "200 whether the call is allowed or refused, unless the request itself is invalid. A "
+            "refusal names `error` and `reason`, and changes no counter. docs/protocol.md section "
+            "8 has the order of the checks, all reasons, and what to answer the agent."
+        ),
         body=Body("VerifyRequest", STORY["question"]),
         keyed=True,
     ),
     "POST /v1/verify/batch": Operation(
         "verify_batch",
         "Many questions in one call",
-        {
+        answers={
             200: SuccessResponse(
                 "In the order of the requests.", "BatchAnswer", {"results": [STORY["answer"], _BAD]}
             )
         },
-        "Up to 256 requests, at most 1 MiB. Each is decided on its own; an invalid one gets its "
-        "error in its place. In the rate limit, each counts as a call.",
+        description=(
+            "Up to 256 requests, at most 1 MiB. Each is decided on its own; an invalid one gets "
+            "its error in its place. In the rate limit, each counts as a call."
+        ),
         body=Body("BatchRequest", {"requests": [STORY["question"], {"token": STORY["token"]}]}),
     ),
 }

@@ -36,6 +36,8 @@ PAY = Action("transact", "payments", amount=euros("20.00"))
         (Call(PAY), euros("20.00"), False),
         (Call(PAY), None, False),
         (Call(None), euros("19.99"), False),
+        # What cannot be compared counts as above the threshold.
+        (Call(PAY), Money.parse({"value": "99.00", "currency": "USD"}), True),
     ],
 )
 def test_only_a_payment_above_the_threshold_uses_up_the_yes(

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentauth.protocol.behavioural_envelope import (
-    Allowed,
     Confirmation,
     Envelope,
+    EnvelopeAllowed,
+    EnvelopeRefused,
     Ledger,
     Outcome,
-    Refused,
     StepUp,
     enforce,
     limits_left,
@@ -61,8 +61,8 @@ def budget(value: str, period: str = "day", zone: str = "UTC") -> dict[str, str]
     return {"value": value, "currency": "EUR", "period": period, "zone": zone}
 
 
-def allowed(outcome: Outcome) -> Allowed:
-    assert isinstance(outcome, Allowed), outcome
+def allowed(outcome: Outcome) -> EnvelopeAllowed:
+    assert isinstance(outcome, EnvelopeAllowed), outcome
     return outcome
 
 
@@ -83,7 +83,7 @@ def test_EN_1_three_at_once_then_one_per_six_seconds() -> None:
         now = NOON + timedelta(seconds=tenth / 10)
         for _ in range(20 if tenth == 0 else 1):
             outcome = ask(envelope, ledger, now=now)
-            if isinstance(outcome, Allowed):
+            if isinstance(outcome, EnvelopeAllowed):
                 ledger = outcome.ledger
                 passed.append(tenth / 10)
                 left.append(outcome.limits.rate_remaining)
@@ -95,13 +95,13 @@ def test_EN_1_three_at_once_then_one_per_six_seconds() -> None:
 def test_EN_1_a_rate_refusal_tells_when_the_next_use_is_allowed() -> None:
     envelope = parse_envelope({"max_requests_per_minute": 10})
     ledger = allowed(ask(envelope)).ledger
-    assert ask(envelope, ledger) == Refused("envelope_exceeded", "rate", 6)
+    assert ask(envelope, ledger) == EnvelopeRefused("envelope_exceeded", "rate", 6)
     late = NOON + timedelta(seconds=5, microseconds=999_999)
-    assert ask(envelope, ledger, now=late) == Refused("envelope_exceeded", "rate", 1)
+    assert ask(envelope, ledger, now=late) == EnvelopeRefused("envelope_exceeded", "rate", 1)
     # A second and a microsecond have not passed after one second.
     late -= timedelta(seconds=1)
-    assert ask(envelope, ledger, now=late) == Refused("envelope_exceeded", "rate", 2)
-    assert isinstance(ask(envelope, ledger, now=NOON + timedelta(seconds=6)), Allowed)
+    assert ask(envelope, ledger, now=late) == EnvelopeRefused("envelope_exceeded", "rate", 2)
+    assert isinstance(ask(envelope, ledger, now=NOON + timedelta(seconds=6)), EnvelopeAllowed)
 
 
 @settings(max_examples=60)
@@ -148,11 +148,11 @@ def test_a_clock_that_goes_backwards_gives_no_extra_use() -> None:
     )
     ledger = allowed(ask(envelope, action=pay("1.00"))).ledger
     yesterday = NOON - timedelta(days=1)
-    assert ask(envelope, ledger, action=pay("0.01"), now=yesterday) == Refused(
+    assert ask(envelope, ledger, action=pay("0.01"), now=yesterday) == EnvelopeRefused(
         "envelope_exceeded", "rate", 86_400
     )
     slow = parse_envelope({"budgets": [budget("1.00")]})
-    assert isinstance(ask(slow, ledger, action=pay("0.01"), now=yesterday), Refused)
+    assert isinstance(ask(slow, ledger, action=pay("0.01"), now=yesterday), EnvelopeRefused)
 
 
 def test_a_budget_is_spent_to_the_last_cent_and_not_beyond() -> None:
@@ -160,7 +160,7 @@ def test_a_budget_is_spent_to_the_last_cent_and_not_beyond() -> None:
     ledger, count = Ledger(), 0
     for _ in range(40):
         outcome = ask(envelope, ledger, action=pay("3.00"))
-        if isinstance(outcome, Allowed):
+        if isinstance(outcome, EnvelopeAllowed):
             ledger, count = outcome.ledger, count + 1
     assert count == 33
     assert limits_left(envelope, ledger, NOON).to_json()["budgets"] == [
@@ -168,7 +168,7 @@ def test_a_budget_is_spent_to_the_last_cent_and_not_beyond() -> None:
     ]
     assert allowed(ask(envelope, ledger, action=pay("1.00"))).limits.budgets[0].remaining == "0.00"
     # Twelve hours until midnight in UTC.
-    assert ask(envelope, ledger, action=pay("1.01")) == Refused(
+    assert ask(envelope, ledger, action=pay("1.01")) == EnvelopeRefused(
         "envelope_exceeded", "budget", 43_200
     )
 
@@ -178,19 +178,20 @@ def test_a_budget_returns_in_its_next_period_in_its_zone() -> None:
     ledger = allowed(ask(envelope, action=pay("5.00"))).ledger
     midnight = datetime(2026, 11, 25, 23, tzinfo=UTC)
     assert isinstance(
-        ask(envelope, ledger, action=pay("0.01"), now=midnight - timedelta(microseconds=1)), Refused
+        ask(envelope, ledger, action=pay("0.01"), now=midnight - timedelta(microseconds=1)),
+        EnvelopeRefused,
     )
-    assert isinstance(ask(envelope, ledger, action=pay("5.00"), now=midnight), Allowed)
+    assert isinstance(ask(envelope, ledger, action=pay("5.00"), now=midnight), EnvelopeAllowed)
 
 
 def test_every_budget_must_fit_and_the_longest_wait_is_returned() -> None:
     envelope = parse_envelope({"budgets": [budget("5.00"), budget("6.00", "month")]})
     ledger = allowed(ask(envelope, action=pay("5.00"))).ledger
     until_december = (datetime(2026, 12, 1, tzinfo=UTC) - NOON) // timedelta(seconds=1)
-    assert ask(envelope, ledger, action=pay("1.50")) == Refused(
+    assert ask(envelope, ledger, action=pay("1.50")) == EnvelopeRefused(
         "envelope_exceeded", "budget", until_december
     )
-    assert ask(envelope, ledger, action=pay("1.00")) == Refused(
+    assert ask(envelope, ledger, action=pay("1.00")) == EnvelopeRefused(
         "envelope_exceeded", "budget", 43_200
     )
 
@@ -198,14 +199,18 @@ def test_every_budget_must_fit_and_the_longest_wait_is_returned() -> None:
 def test_time_does_not_heal_a_total_nor_an_amount_above_the_whole_budget() -> None:
     total = parse_envelope({"budgets": [budget("5.00", "total"), budget("5.00")]})
     ledger = allowed(ask(total, action=pay("5.00"))).ledger
-    assert ask(total, ledger, action=pay("1.00")) == Refused("envelope_exceeded", "budget", None)
+    assert ask(total, ledger, action=pay("1.00")) == EnvelopeRefused(
+        "envelope_exceeded", "budget", None
+    )
     daily = parse_envelope({"budgets": [budget("5.00")]})
-    assert ask(daily, action=pay("5.01")) == Refused("envelope_exceeded", "budget", None)
+    assert ask(daily, action=pay("5.01")) == EnvelopeRefused("envelope_exceeded", "budget", None)
 
 
 def test_an_amount_that_no_budget_can_count_is_refused() -> None:
     envelope = parse_envelope({"budgets": [budget("5.00")]})
-    assert ask(envelope, action=pay("1.00", "USD")) == Refused("envelope_exceeded", "budget", None)
+    assert ask(envelope, action=pay("1.00", "USD")) == EnvelopeRefused(
+        "envelope_exceeded", "budget", None
+    )
 
 
 def test_what_a_budget_had_counted_is_kept_while_it_is_not_in_the_envelope() -> None:
@@ -221,7 +226,7 @@ def test_uses_end_for_good() -> None:
     one = allowed(ask(envelope))
     two = allowed(ask(envelope, one.ledger))
     assert (one.limits.uses_remaining, two.limits.uses_remaining) == (1, 0)
-    assert ask(envelope, two.ledger) == Refused("envelope_exceeded", "max_uses", None)
+    assert ask(envelope, two.ledger) == EnvelopeRefused("envelope_exceeded", "max_uses", None)
 
 
 NIGHT = {"days": ["wed"], "start": "22:00", "end": "23:00", "zone": "UTC"}
@@ -229,31 +234,37 @@ NIGHT = {"days": ["wed"], "start": "22:00", "end": "23:00", "zone": "UTC"}
 
 def test_refusal_outside_its_windows_gives_the_next_opening() -> None:
     envelope = parse_envelope({"allowed_time_windows": [NIGHT]})
-    assert ask(envelope) == Refused("outside_time_window", None, 36_000)
-    assert isinstance(ask(envelope, now=NOON + timedelta(hours=10)), Allowed)
-    assert ask(Envelope(allowed_time_windows=())) == Refused("outside_time_window", None, None)
+    assert ask(envelope) == EnvelopeRefused("outside_time_window", None, 36_000)
+    assert isinstance(ask(envelope, now=NOON + timedelta(hours=10)), EnvelopeAllowed)
+    assert ask(Envelope(allowed_time_windows=())) == EnvelopeRefused(
+        "outside_time_window", None, None
+    )
 
 
 def test_EN_10_without_a_presence_lease_nothing_is_allowed() -> None:
     envelope = parse_envelope({"requires_human_online": True})
-    assert ask(envelope) == Refused("step_up_required", "human_offline")
-    assert isinstance(ask(envelope, human_online=True), Allowed)
+    assert ask(envelope) == EnvelopeRefused("step_up_required", "human_offline")
+    assert isinstance(ask(envelope, human_online=True), EnvelopeAllowed)
     # Presence is not a confirmation, and a confirmation is not presence.
-    assert ask(envelope, confirmation="confirmed") == Refused("step_up_required", "human_offline")
+    assert ask(envelope, confirmation="confirmed") == EnvelopeRefused(
+        "step_up_required", "human_offline"
+    )
 
 
 def test_EN_11_above_the_threshold_a_human_must_confirm() -> None:
     envelope = parse_envelope({"confirm_above": {"value": "100.00", "currency": "EUR"}})
-    assert isinstance(ask(envelope, action=pay("100.00")), Allowed)
+    assert isinstance(ask(envelope, action=pay("100.00")), EnvelopeAllowed)
     assert ask(envelope, action=pay("100.01"), human_online=True) == StepUp()
-    assert ask(envelope, action=pay("100.01"), confirmation="denied") == Refused(
+    assert ask(envelope, action=pay("100.01"), confirmation="denied") == EnvelopeRefused(
         "step_up_required", "confirmation_denied"
     )
-    assert isinstance(ask(envelope, action=pay("100.01"), confirmation="confirmed"), Allowed)
+    assert isinstance(
+        ask(envelope, action=pay("100.01"), confirmation="confirmed"), EnvelopeAllowed
+    )
     assert ask(envelope, action=pay("1.00", "USD")) == StepUp()
     # A denial of the larger amount does not affect amounts that need no confirmation.
-    assert isinstance(ask(envelope, action=pay("100.00"), confirmation="denied"), Allowed)
-    assert isinstance(ask(envelope, action=READ), Allowed)
+    assert isinstance(ask(envelope, action=pay("100.00"), confirmation="denied"), EnvelopeAllowed)
+    assert isinstance(ask(envelope, action=READ), EnvelopeAllowed)
 
 
 def test_no_confirmation_is_asked_for_what_would_be_refused_anyway() -> None:
@@ -266,7 +277,7 @@ def test_no_confirmation_is_asked_for_what_would_be_refused_anyway() -> None:
         envelope = parse_envelope({**limits, **extra})
         ledger = allowed(ask(envelope, action=pay("0.50"))).ledger
         refusal = ask(envelope, ledger, action=pay("4.60"))
-        assert isinstance(refusal, Refused)
+        assert isinstance(refusal, EnvelopeRefused)
         assert refusal.reason == reason
 
 
@@ -286,7 +297,7 @@ def test_the_checks_come_in_the_order_of_the_contract() -> None:
     used = Ledger(tat_us=10**17, uses=1, spent={"EUR/day/UTC": ("2026-11-25", 150)})
     for name in EVERYTHING:
         refusal = ask(parse_envelope(body), used, action=pay("1.20"), confirmation="denied")
-        assert isinstance(refusal, Refused)
+        assert isinstance(refusal, EnvelopeRefused)
         seen.append(refusal.reason or refusal.error)
         del body[name]
     assert seen == [
@@ -302,11 +313,11 @@ def test_the_checks_come_in_the_order_of_the_contract() -> None:
 def test_call_without_action_checks_windows_and_presence_uncounted() -> None:
     body = dict(EVERYTHING)
     used = Ledger(tat_us=10**17, uses=1, spent={})
-    assert ask(parse_envelope(body), used, action=None) == Refused(
+    assert ask(parse_envelope(body), used, action=None) == EnvelopeRefused(
         "outside_time_window", None, 36_000
     )
     del body["allowed_time_windows"]
-    assert ask(parse_envelope(body), used, action=None) == Refused(
+    assert ask(parse_envelope(body), used, action=None) == EnvelopeRefused(
         "step_up_required", "human_offline"
     )
     outcome = allowed(ask(parse_envelope(body), used, action=None, human_online=True))
@@ -328,7 +339,7 @@ def test_EN_16_asking_a_thousand_times_consumes_nothing() -> None:
     for _ in range(999):
         assert ask(envelope, ledger, action=pay("4.00")) == first
     assert (ledger.tat_us, ledger.uses, dict(ledger.spent)) == before
-    assert isinstance(first, Allowed)
+    assert isinstance(first, EnvelopeAllowed)
 
 
 Step = tuple[Action | None, timedelta, bool, Confirmation]
@@ -356,7 +367,7 @@ def allows_all(envelope: Envelope, sequence: Sequence[Step], start: datetime) ->
         outcome = ask(
             envelope, ledger, action=action, now=now, human_online=online, confirmation=confirmation
         )
-        if not isinstance(outcome, Allowed):
+        if not isinstance(outcome, EnvelopeAllowed):
             return index
         ledger = outcome.ledger
     return len(sequence)

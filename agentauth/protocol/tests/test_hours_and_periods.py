@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from agentauth.protocol import hours_and_periods
-from agentauth.protocol.behavioural_envelope import EMPTY, Ledger, Refused, enforce
+from agentauth.protocol.behavioural_envelope import EMPTY, EnvelopeRefused, Ledger, enforce
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.hours_and_periods import (
     DAYS,
@@ -274,7 +274,7 @@ def told(closed: tuple[TimeWindow, ...], now: datetime) -> int | None:
         human_online=False,
         confirmation="none",
     )
-    assert isinstance(outcome, Refused)
+    assert isinstance(outcome, EnvelopeRefused)
     return outcome.retry_after
 
 

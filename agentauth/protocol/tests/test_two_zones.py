@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from agentauth.protocol.behavioural_envelope import (
-    Allowed,
+    EnvelopeAllowed,
     Ledger,
     enforce,
     limits_left,
@@ -53,10 +53,10 @@ class Attacker:
         outcome = enforce(
             envelope, ledger, action=action, now=now, human_online=False, confirmation="none"
         )
-        if isinstance(outcome, Allowed):
+        if isinstance(outcome, EnvelopeAllowed):
             self.spent[zone] = outcome.ledger.spent
             self.paid.append((now, Money.of(value, "EUR", "value").minor))
-        return isinstance(outcome, Allowed)
+        return isinstance(outcome, EnvelopeAllowed)
 
     def in_running_period(self, zone: str, now: datetime) -> int:
         """The minor units paid under both grants in the period of `zone` that runs."""

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 
 from agentauth.protocol.behavioural_envelope import (
-    Allowed,
+    EnvelopeAllowed,
+    EnvelopeRefused,
     Ledger,
-    Refused,
     enforce,
     limits_left,
     parse_envelope,
@@ -110,9 +110,9 @@ def test_budget_limits_the_sum_but_a_debit_counts_only_for_its_grant() -> None:
         )
 
     refused, allowed = asked("4.01"), asked("4.00")
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, EnvelopeRefused)
     assert (refused.reason, refused.retry_after) == ("budget", 12 * 3600)
-    assert isinstance(allowed, Allowed)
+    assert isinstance(allowed, EnvelopeAllowed)
     assert allowed.ledger.spent == {"EUR/day/UTC": ("2026-11-25", 500)}
     assert allowed.ledger.beside == others
     assert allowed.limits.budgets[0].remaining == "0.00"

@@ -37,7 +37,7 @@ from agentauth.protocol.notes import (
     parse_note,
     verify_signatures,
 )
-from agentauth.sdk.stderr_output import tell
+from agentauth.sdk.stderr_output import print_stderr
 
 from .state import Latest, State
 
@@ -179,7 +179,7 @@ def _tell(latest: Latest | None, checkpoint: Checkpoint, note: Note) -> None:
     """
     if latest is not None and latest.size == checkpoint.size:
         told = {"split_view": [latest.note, format_note(note.text, note.signatures)]}
-        tell(json.dumps(told))
+        print_stderr(json.dumps(told))
 
 
 def _check_growth(latest: Latest | None, request: AddCheckpoint, checkpoint: Checkpoint) -> None:

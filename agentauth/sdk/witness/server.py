@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.notes import MAX_NOTE_BYTES
-from agentauth.sdk.stderr_output import tell
+from agentauth.sdk.stderr_output import print_stderr
 
 from .rules import Witness, WitnessAnswer
 
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer = make()
         except AgentAuthError as error:
             # Show the operator the cause: a full disk, a file that was moved away.
-            tell(f"{error.description} {error.__cause__}")
+            print_stderr(f"{error.description} {error.__cause__}")
             answer = WitnessAnswer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error.description}\n")
         content = answer.body.encode()
         self.send_response(answer.status)

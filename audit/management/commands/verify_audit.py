@@ -38,6 +38,12 @@ from audit.verify.verification import Verdict
 
 # In VAR_DIR.
 STATE = "audit-verified.json"
+_CONTRADICTED = {
+    "grant": "GRANT {} WAS CHANGED",
+    "person": "PERSON {} CONTRADICTS THE LOG",
+    "receipt": "THE RECEIPT ABOUT {} WAS CHANGED",
+    "row": "ROW {} WAS CHANGED",
+}
 
 
 class Command(JsonCommand):
@@ -124,22 +130,31 @@ class Command(JsonCommand):
             verdict = _with_breaks(verdict, breaks)
             others = stores_not_read(named)
             found = list(import_string(settings.AUDIT_GRANTS)(now=now))
-        grants = {
-            each.grant_id: each.problem for each in found if not (each.disabled_at or each.table)
-        }
-        rows = {f"{each.table} {each.grant_id}": each.problem for each in found if each.table}
+        changed = [each for each in found if not each.disabled_at]
+        # Also people and the subjects of receipts: readers of this member expect them in it.
+        grants = {each.subject: each.problem for each in changed if not each.table}
+        rows = {f"{each.table} {each.subject}": each.problem for each in changed if each.table}
         strange = [key for each in stores for key in strange_keys(each, since=verdict.checked_from)]
         self.unaccepted = [
             shown_break(row) for row in breaks if shown_break(row) not in options["accepted"]
         ]
-        self.whole = verdict.ok and not self.unaccepted and not grants and not rows
+        self.whole = verdict.ok and not self.unaccepted and not changed
         shown = [shown_break(row) for row in breaks]
         return asdict(verdict) | {
             "breaks": shown,
             "contradicted_grants": grants,
             "contradicted_rows": rows,
+            "contradictions": [
+                {
+                    "kind": each.kind,
+                    "id": each.subject,
+                    "table": each.table,
+                    "problem": each.problem,
+                }
+                for each in changed
+            ],
             "grants_of_disabled_keys": {
-                each.grant_id: each.disabled_at for each in found if each.disabled_at
+                each.subject: each.disabled_at for each in found if each.disabled_at
             },
             "state_kept": kept,
             "other_stores": others,
@@ -209,10 +224,9 @@ class Command(JsonCommand):
                 f"The store holds {key}, which the log did not write. It is ignored: find out who "
                 "wrote it."
             )
-        for grant, problem in result["contradicted_grants"].items():
-            yield f"GRANT {grant} WAS CHANGED: {problem}."
-        for row, problem in result["contradicted_rows"].items():
-            yield f"ROW {row} WAS CHANGED: {problem}."
+        for each in result["contradictions"]:
+            place = " ".join(filter(None, [each["table"], each["id"]]))
+            yield f"{_CONTRADICTED[each['kind']].format(place)}: {each['problem']}."
         for grant, at in result["grants_of_disabled_keys"].items():
             yield (
                 f"Grant {grant} permits nothing: the key that signed its receipt was disabled on "

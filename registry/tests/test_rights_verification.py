@@ -13,8 +13,8 @@ from audit.tests.tampering import as_table_owner
 from kms.models import Key
 from kms.services import disable_key
 from registry.models import Grant, Human, ServiceProvider
-from registry.services.grant_verification import review
 from registry.services.grants import resume_grant, revoke_grant, suspend_grant
+from registry.services.rights_verification import find_contradictions
 from registry.services.service_providers import change_audience
 from registry.tests.cast import PAY, TESTER, AgentClient, approve, approved, pending
 from registry.tests.test_approval_receipt_check import set_approved
@@ -29,7 +29,7 @@ def _own_state(settings: Any, tmp_path: Any) -> None:
 
 
 def found() -> list[str]:
-    return [each.grant_id for each in review(now=timezone.now())]
+    return [each.subject for each in find_contradictions(now=timezone.now())]
 
 
 def test_grants_that_were_signed_stand_whatever_happened_since(
@@ -94,7 +94,7 @@ def test_DJ_17_a_suspended_grant_set_to_approved_is_named(
     assert found() == []
     suspend_grant(grant=grant, actor=TESTER, now=now)
     Grant.objects.update(status="approved", suspension_cause="", version=version)
-    [(named, problem, *_)] = review(now=now)
+    [(_, named, problem, *_)] = find_contradictions(now=now)
     assert named == str(grant.pk)
     assert "registry.grant.suspended at version 3, and no event" in problem
 
@@ -106,7 +106,7 @@ def test_DJ_17_revoked_grant_set_to_approved_by_table_owner_is_found(
     revoke_grant(grant=grant, actor=TESTER, now=now)
     with as_table_owner():
         Grant.objects.update(status="approved", ended_at=None)
-        [(named, problem, *_)] = review(now=now)
+        [(_, named, problem, *_)] = find_contradictions(now=now)
     assert (named, "registry.grant.revoked" in problem) == (str(grant.pk), True)
 
 
@@ -140,7 +140,7 @@ def test_SA_8_disabled_receipt_key_is_distinct_from_a_changed_grant(
     revoke_grant(grant=grant, actor=TESTER, now=now)
     with as_table_owner():
         Grant.objects.filter(pk=grant.pk).update(status="approved", ended_at=None)
-        problems = {each.grant_id: each.disabled_at for each in review(now=now)}
+        problems = {each.subject: each.disabled_at for each in find_contradictions(now=now)}
     assert problems == {str(grant.pk): "", str(changed.pk): ""}
 
 
@@ -150,7 +150,7 @@ def test_all_are_looked_at_however_many(
     now: datetime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("registry.services.grant_verification._BATCH", 2)
+    monkeypatch.setattr("registry.services.rights_verification._BATCH", 2)
     grants = [approved(agent, service_provider, now=now) for _ in range(5)]
     Grant.objects.update(envelope={"max_uses": 1})
     assert sorted(found()) == sorted(str(grant.pk) for grant in grants)

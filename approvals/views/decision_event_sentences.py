@@ -14,7 +14,7 @@ from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.money import Money
 from agentauth.protocol.untrusted_text import MAX_NAME
 from approvals import sentences
-from approvals.quotation import quoted
+from approvals.quotation_marks import quoted
 from approvals.service_words import in_brief
 from audit import kinds
 from audit.log.event_encoding import is_committed

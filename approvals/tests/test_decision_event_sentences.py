@@ -8,7 +8,7 @@ from django.db import connection
 
 from approvals.tests.acting import PAID, READ, act, verify
 from approvals.tests.cast import PAY, Person
-from approvals.views.act_sentences import REFUSALS
+from approvals.views.decision_event_sentences import REFUSALS
 from approvals.views.event_sentences import describe_events
 from audit import kinds
 from audit.models import Event, Opening
