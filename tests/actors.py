@@ -134,7 +134,7 @@ def _scene(registry: LiveRegistry, *, agent_pem: str, **made: str) -> Scene:
 
 
 def drawn_in(page: str) -> str:
-    """The token of a page that shows a text to sign; the previous release may have none."""
+    """The token of a page that shows a text to sign; empty if this page shows none."""
     drawn = re.search(r'name="drawn" value="([^"]+)"', page)
     return drawn[1] if drawn else ""
 

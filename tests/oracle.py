@@ -155,10 +155,8 @@ def done_twice(own: list[Any]) -> Iterator[str]:
 
 
 def _name_of(event: Any) -> str | None:
-    """The previous release has it in the data itself."""
-    name = "idempotency_key_sha256"
     details = event.openings.filter(member="details").values_list("value", flat=True).first() or {}
-    return event.data.get(name) or details.get(name)
+    return details.get("idempotency_key_sha256")
 
 
 if __name__ == "__main__":

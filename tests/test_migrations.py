@@ -138,7 +138,9 @@ def test_new_migrations_raise_the_release_by_one() -> None:
     assert were
     assert were <= {path(*key) for key in (*ours, *squashed)}, "a landed migration is gone"
     found = re.search(
-        r"^RELEASE: Final = (\d+)$", previous_release.file("registry/release.py"), re.MULTILINE
+        r"^RELEASE: Final = (\d+)$",
+        previous_release.file("registry/release_compatibility.py"),
+        re.MULTILINE,
     )
     before = int(found[1]) if found else 1
     assert before + (1 if added else 0) <= RELEASE <= before + 1

@@ -71,10 +71,8 @@ class Release:
         """Rights its verifier's role should not have, by this version's code: it would refuse to
         start.
         """
-        # The previous release has this function in another module.
-        module = "audit.db.role_rights" if self.root == ROOT else "audit.db.roles"
         asked = (
-            f"import django; django.setup(); from {module} import beyond_verifier; "
+            "import django; django.setup(); from audit.db.role_rights import beyond_verifier; "
             "print(*beyond_verifier())"
         )
         env = self.verifier.env | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}
