@@ -54,7 +54,7 @@ from registry.services.humans import create_human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, AgentClient, enrolled
 from tests.vectors.shared import ABSENT, SECURITY
-from verifier.services import host_clock, process_lease, replay_epochs
+from verifier.services import host_clock_check, replay_cache_lease, replay_epochs
 
 ALLOWED = ("read:calendar", "write:files", "transact:payments", "read:mail")
 
@@ -171,13 +171,13 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
         replay_epochs, "database_clock", lambda: Value(timezone.now(), output_field=DateTimeField())
     )
     monkeypatch.setattr("registry.services.database_time.database_time", lambda: None)
-    monkeypatch.setattr(process_lease, "LEASE", process_lease.Lease())
+    monkeypatch.setattr(replay_cache_lease, "LEASE", replay_cache_lease.Lease())
     # Nothing outside is newer than a test's rows. Tests of a restore compare for themselves.
     monkeypatch.setattr(
         "verifier.services.rollback_detection.HISTORY_COMPARISON.holds", lambda _row: True
     )
     SILENCE.record_answer()
-    monkeypatch.setattr(host_clock.CLOCK, "_told", False)
+    monkeypatch.setattr(host_clock_check.CLOCK, "_told", False)
     # Each refusal is an event, even of many within a second. Tests of floods use the real limits.
     monkeypatch.setattr("verifier.credential_checks._UNRECOGNISED", Batches(seconds=0))
     monkeypatch.setattr("registry.services.barred_keys._FLOODS", Batches(seconds=0))

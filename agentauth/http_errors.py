@@ -45,7 +45,7 @@ from registry import rate_limits
 from registry.authentication import actor_of
 from registry.refusal_recording import method_and_route, record_refused_request
 from registry.refusal_texts import refusal_text
-from verifier.services import process_lease
+from verifier.services import replay_cache_lease
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +228,7 @@ def record_strangers(route: str, count: int) -> None:
 def _unrecordable() -> AgentAuthError | None:
     """Why nothing may be recorded: in a restored database an event would begin a second history."""
     try:
-        halt = process_lease.LEASE.halt()
+        halt = replay_cache_lease.LEASE.halt()
     except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
         return domain_error(error)
     return TemporarilyUnavailableError(halt.told) if halt else None

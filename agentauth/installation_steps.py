@@ -20,7 +20,7 @@ from audit.db.role_rights import is_verifier_role, may_change_log, missing_right
 from audit.models import QueueEntry
 from audit.new_ids import made_at
 from audit.stores import ImmutableError
-from audit.stores.opening import require_lock
+from audit.stores.store_factory import require_lock
 from kms.key_health import inspect_keys
 from kms.models import Key, SealsPending, WiderSealsPending
 from kms.services import may_sign
@@ -29,8 +29,8 @@ from registry.services.pairwise_subjects import LEGACY
 from registry.services.settings_agreement import disagreement
 from verifier.models import Home
 from verifier.services import rollback_detection
-from verifier.services.host_clock import clock_problem
-from verifier.stores.epoch_probe import (
+from verifier.services.host_clock_check import clock_problem
+from verifier.stores.redis_probe import (
     EvictingServersError,
     OtherRegistryError,
     RedisProbe,

@@ -15,7 +15,7 @@ from agentauth.observability import metrics
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.startup_checks import START
 from approvals.notifications.delivery import send_notifications
-from approvals.services import cleanup
+from approvals.services import expiry
 from approvals.services.recovery_alert_mail import send_notices
 from approvals.services.routed_requests import tell_approvers
 from audit.archive.segment_writing import archive_due
@@ -26,10 +26,10 @@ from audit.services import seal_audit
 from kms.services import promote_due_keys, rotate_due_keys
 from registry.services import expiry as registry_expiry
 from verifier.services import expiry as verifier_expiry
-from verifier.services import outbox_drain, process_lease
+from verifier.services import outbox_drain, replay_cache_lease
+from verifier.services.periodic_rollback_check import mark_history
 from verifier.services.replay_epoch_keeper import keep_home
 from verifier.services.rollback_detection import holding
-from verifier.services.rollback_mark import mark_history
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def may_act() -> bool:
     """
     try:
         START.require()
-        return process_lease.LEASE.halt() is None
+        return replay_cache_lease.LEASE.halt() is None
     except (Error, TemporarilyUnavailableError) as error:
         # No traceback: an unreachable database is not a bug.
         logger.error("jobs: skipped: this process cannot check whether it may act: %s", error)  # noqa: TRY400
@@ -120,7 +120,7 @@ JOBS: Final = (
     Job(promote_due_keys, SLOWLY),
     Job(registry_expiry.expire_everything, SLOWLY),
     Job(verifier_expiry.expire_everything, SLOWLY),
-    Job(cleanup.expire_everything, SLOWLY),
+    Job(expiry.expire_everything, SLOWLY),
     Job(tell_approvers, SOON),
     Job(send_notices, SLOWLY, waits=True),
     Job(send_notifications, EACH_SECOND, waits=True),

@@ -30,13 +30,13 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.proxies import address_of
-from agentauth.server.request_bytes import WAITED
+from agentauth.server.request_framing import WAITED
 from agentauth.startup_checks import START
 from registry import rate_limits
 from registry.models import Human
 from verifier.endpoint_paths import LEAN_PATHS
-from verifier.services import process_lease
-from verifier.services.host_clock import CLOCK
+from verifier.services import replay_cache_lease
+from verifier.services.host_clock_check import CLOCK
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
@@ -255,7 +255,7 @@ class InstallationMiddleware:
             return self.get_response(request)
         try:
             START.require()
-            halt = process_lease.LEASE.halt()
+            halt = replay_cache_lease.LEASE.halt()
         except (TemporarilyUnavailableError, OperationalError, InterfaceError) as error:
             if START.pending or request.method not in SAFE_METHODS:
                 return error_response(request, domain_error(error))

@@ -31,7 +31,7 @@ from registry.services.settings_agreement import (
     release_disagreement,
 )
 from verifier.services import rollback_detection
-from verifier.services.host_clock import clock_problem
+from verifier.services.host_clock_check import clock_problem
 from verifier.services.replay_epochs import contradiction, read_or_create_row, read_row
 
 # Named for operators: its level is set by name (agentauth/observability/logging_config.py).

@@ -2,7 +2,7 @@
 
 Start with `services/` (what a decision does) and `passkeys` (the only module that uses the WebAuthn
 library). `sentences` puts what is granted into words for pages, `consent_texts` and
-`resume_consent_texts` make the texts that the human signs of them; `service_words` adds what a
+`resume_consent_texts` make the texts that the human signs of them; `catalogue_words` adds what a
 service calls its actions. `models` has passkeys, setup codes, recoveries, challenges and receipts;
 `sessions` keeps who is signed in. `notifications/` tells people what waits for them.
 

@@ -12,7 +12,7 @@ from approvals.models import Notification, SetupCode
 from approvals.notifications.delivery import retry
 from approvals.role_words import ROLES
 from approvals.services.human_suspension_and_erasure import suspend_human
-from approvals.views.page_requests import human_of
+from approvals.views.request_helpers import human_of
 from audit.admin import ReadOnlyAdmin
 from registry.admin import ask_first, each, sign_each
 from registry.models import Human

@@ -23,8 +23,8 @@ from approvals.models import Notification, Passkey, SetupCode
 from approvals.templatetags.display_filters import exact
 from approvals.views.activity_search import NO_ONE
 from approvals.views.event_sentences import describe_events
-from approvals.views.page_requests import human_of
 from approvals.views.paging import newest_events
+from approvals.views.request_helpers import human_of
 from audit.admin import acts_on_key, acts_on_service_provider
 from audit.models import Event
 from kms.models import Key, KeyCertificate

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_safe
 
 from approvals.admin_export import export_list
 from approvals.admin_permissions import READS
-from approvals.views.page_requests import human_of
+from approvals.views.request_helpers import human_of
 from audit.new_ids import first_id_at
 from registry.roles import Permission
 from registry.services.roles import check_permission

@@ -12,7 +12,7 @@ from django.db.models import Model
 from django.http import HttpRequest, HttpResponse
 
 from approvals.models import Notification, SetupCode
-from approvals.views.page_requests import human_of
+from approvals.views.request_helpers import human_of
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
 from kms.models import Key, KeyCertificate
 from registry.models import Agent, CatalogueVersion, Grant, Human, ServiceProvider

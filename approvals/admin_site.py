@@ -44,8 +44,8 @@ from approvals.services.operations_overview import read_overview
 from approvals.services.reauthentication import acting
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.views.log_status import describe_log, log_page
-from approvals.views.page_requests import human_of
 from approvals.views.reauthentication import check_verification
+from approvals.views.request_helpers import human_of
 from audit.admin import ADMINS as AUDIT_ADMINS
 from audit.verify.log_status import read_log_status
 from registry.admin import ADMINS as REGISTRY_ADMINS

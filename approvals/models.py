@@ -296,7 +296,7 @@ class Receipt(models.Model):
 
 
 # Channels that are for nothing are removed e-mail channels: they stay until their last messages are
-# sent (approvals/notifications/channels.py).
+# sent (approvals/notifications/channel_management.py).
 IN_USE = (
     models.Q(for_requests=True) | models.Q(for_confirmations=True) | models.Q(for_security=True)
 )

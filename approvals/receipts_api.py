@@ -9,7 +9,7 @@ from rest_framework.views import APIView
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import InvalidClientError, NotFoundError
 from agentauth.protocol.identifiers import parse_id
-from approvals.services.signed_acts import receipt_of
+from approvals.services.passkey_signature_flow import receipt_of
 from approvals.services.text_erasure import is_for_another
 from registry.api.base_view import NativeView
 from registry.authentication import AgentProofAuthentication, ServiceProviderAuthentication

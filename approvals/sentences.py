@@ -14,8 +14,8 @@ from agentauth.protocol.catalogue import NO_CATALOGUE, ArgumentWords, Catalogue
 from agentauth.protocol.constraint import Constraint, Scalar
 from agentauth.protocol.money import MINOR_DIGITS, Money
 from agentauth.protocol.untrusted_text import legible
+from approvals.catalogue_words import argument_name, argument_words, measured, service_sentence
 from approvals.quotation_marks import quoted
-from approvals.service_words import argument_name, argument_words, measured, service_sentence
 from registry.services.lookalikes import Likeness, Whose
 
 _SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "INR": "₹", "KRW": "₩"}

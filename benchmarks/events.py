@@ -176,7 +176,7 @@ def call_of(token: Any, known: Any, number: int) -> Any:
     from agentauth.protocol.capability import Action
     from agentauth.protocol.token import TokenClaims
     from audit.services import Actor
-    from verifier.services.process_lease import LEASE
+    from verifier.services.replay_cache_lease import LEASE
     from verifier.stores import StoreCall
 
     now, claims = timezone.now(), token.claims

@@ -50,7 +50,7 @@ from agentauth.server.loop_worker import Connection, Worker
 from registry.models import Grant, Human, Token
 from registry.services.token_state import TokenState
 from verifier.endpoint import Edge, Endpoint
-from verifier.services import process_lease
+from verifier.services import replay_cache_lease
 from verifier.services.cached_token import CachedToken, known_of
 from verifier.services.clock_readings import ClockReading
 from verifier.services.loop_verification import VerifierProcess
@@ -222,7 +222,7 @@ async def measured(
 ) -> list[float]:
     """Send the stage's requests to a new endpoint. Raises RuntimeError for an unexpected answer."""
     cached_state, tally = Knowing(place, known(place, now, windows)), Tally()
-    process_lease.LEASE._last = process_lease._Look(
+    replay_cache_lease.LEASE._last = replay_cache_lease._Look(
         ReplayEpoch(1, "redis", frozenset(), now),
         leaving=False,
         clock_off=None,

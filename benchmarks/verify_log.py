@@ -24,7 +24,7 @@ from agentauth.protocol.checkpoint import Checkpoint, sign_checkpoint
 from agentauth.protocol.encoding import b64u_encode, canonical_json
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.log_hashes import CompactTree, canonical_entry_hash, leaf_hash
-from agentauth.protocol.notes import verifier_key
+from agentauth.protocol.signed_notes import verifier_key
 from benchmarks.measured_system import machine
 from tests.live import ROOT
 

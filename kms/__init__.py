@@ -6,8 +6,8 @@ hold the private keys; `signing_rate` limits token signing to what a throttling 
 
 So that a token need not wait for a backend, `process_key_certificates` lets a token key certify
 keys of single processes, and `token_signer` makes and renews the one of this process.
-`change_notices` tells verifiers of every change. `key_health` and `immediate_rotation` serve
-operators, and `jwks_view` the key set.
+`state_change_publisher` tells verifiers of every change. `key_health` and `immediate_rotation`
+serve operators, and `jwks_view` the key set.
 
 `row_seals` and `seal_backfill` prove with a MAC that our services wrote a row that gives a right,
 in this app and in the apps above.

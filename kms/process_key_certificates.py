@@ -23,10 +23,10 @@ from agentauth.protocol.token import CertifiedKey, TokenKey
 from audit import kinds
 from audit.new_ids import new_id
 from audit.services import SYSTEM, Actor, record
-from kms.change_notices import Subject, publish_change
 from kms.lifetimes import PUBLISHED_BEFORE_USE
 from kms.models import Key, KeyCertificate
 from kms.services import public_jwks, signer, verification_keys
+from kms.state_change_publisher import Subject, publish_change
 
 logger = logging.getLogger(__name__)
 

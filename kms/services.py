@@ -19,11 +19,11 @@ from audit import kinds
 from audit.db.prebuilt_sql import Columns, SelectQuery
 from audit.services import SYSTEM, Actor, record
 from kms import backends
-from kms.change_notices import Subject, publish_change
 from kms.lifetimes import PUBLISHED_BEFORE_USE, lifetimes, needed_until
 from kms.models import Key
 from kms.row_seals import ENDED, select_sealed
 from kms.signing_rate import PACE, SigningRateLimiter
+from kms.state_change_publisher import Subject, publish_change
 
 logger = logging.getLogger(__name__)
 

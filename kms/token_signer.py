@@ -23,12 +23,12 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer
 from agentauth.protocol.token import MAX_TOKEN_SECONDS, CertifiedKey
 from audit.db.prebuilt_sql import Columns, SelectQuery
-from kms.change_notices import KEY_CHANGES
 from kms.lifetimes import HANDOVER, lifetimes
 from kms.models import Key
 from kms.process_key_certificates import CERTIFIED_FOR, certify
 from kms.services import signer
 from kms.signing_rate import PACE
+from kms.state_change_publisher import KEY_CHANGES
 
 logger = logging.getLogger(__name__)
 

@@ -25,13 +25,13 @@ from kms.process_key_certificates import token_keys
 from tests import conformance
 from verifier.endpoint_paths import LEAN_PATHS
 from verifier.models import Home, StateChange
-from verifier.services import loop_verification, process_lease, replay_epochs, state_cache
+from verifier.services import loop_verification, replay_cache_lease, replay_epochs, state_cache
 from verifier.services.clock_readings import ClockReading
 from verifier.services.state_change_feed import present_position, state_since
 from verifier.services.state_watcher import StateNews, StateReading
-from verifier.stores import epoch_probe, redis_decisions
-from verifier.stores.epoch_probe import RedisProbe
+from verifier.stores import redis_decisions, redis_probe
 from verifier.stores.redis_for_threads import SyncServers, sync_client
+from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.redis_servers import Servers
 
 # The modules of verifier/tests that call an endpoint; the others test what is behind it.
@@ -186,13 +186,13 @@ class Looking:
         began = ClockReading.now()
         # The decision itself checks whether the replay cache is here.
         with contextlib.suppress(DatabaseError, TemporarilyUnavailableError):
-            process_lease.LEASE.current()
+            replay_cache_lease.LEASE.current()
         with contextlib.suppress(DatabaseError):
             news = self._news()
             keys = token_keys(now=timezone.now())
             # The lease decides whether the clocks agree; its view of the database's clock travels
             # with the tests.
-            off = process_lease.LEASE._last and process_lease.LEASE._last.clock_off
+            off = replay_cache_lease.LEASE._last and replay_cache_lease.LEASE._last.clock_off
             ahead = float(off.seconds_ahead) if off else 0.0
             self._tell(StateNews(news.changes, news.everything, StateReading(began, keys, ahead)))
 
@@ -341,7 +341,7 @@ def use_redis_replay_cache(url: str) -> Iterator[None]:
         row, _ = replay_epochs.read_or_create_row()
         with pytest.MonkeyPatch.context() as asking:
             asking.setattr(settings, "REDIS_URL", url)
-            asking.setattr(epoch_probe, "PROBE_SECONDS", 10.0)
+            asking.setattr(redis_probe, "PROBE_SECONDS", 10.0)
             probe = RedisProbe()
             probe.mark(row.epoch)
             Home.objects.update(kind=Home.Kind.REDIS, servers=sorted(probe.run_ids()))

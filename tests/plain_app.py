@@ -11,7 +11,7 @@ from typing import Any
 
 import django
 
-from agentauth.server.request_bytes import MAX_BODY_BYTES
+from agentauth.server.request_framing import MAX_BODY_BYTES
 
 # Its server's startup checks (agentauth/startup_checks.py) use models.
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "agentauth.settings")

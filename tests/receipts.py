@@ -18,7 +18,7 @@ from agentauth.protocol.capability import GRAVE_TYPES, parse_capabilities
 from agentauth.protocol.encoding import b64u_encode, sha256
 from agentauth.protocol.keys import Signer
 from agentauth.protocol.passkey_statements import Statement
-from agentauth.protocol.urls import split_url
+from agentauth.protocol.url_normalization import split_url
 from approvals.models import Receipt
 from approvals.services.statement_builders import approval, confirmation
 from approvals.services.term_choices import Terms

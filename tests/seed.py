@@ -115,7 +115,7 @@ def redis_home() -> dict[str, Any]:
     A move would make all callers wait: for leases, and then for nonces.
     """
     from verifier.models import Home
-    from verifier.stores.epoch_probe import RedisProbe
+    from verifier.stores.redis_probe import RedisProbe
 
     probe = RedisProbe()
     servers = sorted(probe.run_ids())

@@ -196,7 +196,7 @@ REACHES_OUT = {
     ("kms/backends/pkcs11.py", "pkcs11"),
     ("kms/backends/vault.py", "hvac"),
     ("kms/backends/vault.py", "requests"),
-    ("verifier/stores/epoch_probe.py", "redis"),
+    ("verifier/stores/redis_probe.py", "redis"),
     ("verifier/stores/log_size_mark.py", "redis"),
     ("verifier/stores/redis_servers.py", "asyncio"),
     ("verifier/stores/redis_servers.py", "redis"),
@@ -211,9 +211,9 @@ REACHES_OUT = {
     ("agentauth/server/thread_worker.py", "ssl"),
     # The kind of address it listens on.
     ("agentauth/observability/ops_listener.py", "socket"),
-    ("agentauth/server/least_loaded.py", "socket"),
+    ("agentauth/server/connection_balancing.py", "socket"),
     # Only the event loop: it accepts connections.
-    ("agentauth/server/least_loaded.py", "asyncio"),
+    ("agentauth/server/connection_balancing.py", "asyncio"),
     ("agentauth/server/loop_worker.py", "asyncio"),
     # Mail goes to the server EMAIL_HOST, which delivers to a person's address; smtplib is for its
     # errors.
@@ -234,7 +234,7 @@ REACHES_OUT = {
     ("verifier/services/batch_fairness.py", "asyncio"),
     ("verifier/stores/group_commit.py", "asyncio"),
     ("verifier/services/state_cache.py", "asyncio"),
-    ("verifier/services/batch_loader.py", "asyncio"),
+    ("verifier/services/cache_loader.py", "asyncio"),
 }
 
 # What agents and service providers run: the server imports none of it (pyproject.toml).

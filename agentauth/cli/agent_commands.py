@@ -8,7 +8,6 @@ import httpx
 from agentauth.protocol.capability import parse_capability
 from agentauth.protocol.encoding import read_json, read_object
 from agentauth.protocol.errors import AgentAuthError, EncodingError
-from agentauth.sdk.addresses import check_registry_url
 from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.errors import KeyFileError
 from agentauth.sdk.grant_choice import waits_for_human
@@ -18,9 +17,10 @@ from agentauth.sdk.key_store import KEY_VARIABLE, EnvironmentStore, KeyStore
 from agentauth.sdk.own_manifest import read_manifest
 from agentauth.sdk.registry_answers import Grant, optional
 from agentauth.sdk.registry_client import Registry
+from agentauth.sdk.url_checks import check_registry_url
 
+from .agent_options import Connection
 from .arguments import read_action, read_capability, read_data
-from .connection import Connection
 from .pending_display import await_with_limit, show_pending
 from .result import DONE, REFUSED, UNAVAILABLE, WAITING, CommandResult, Outcome, Table, UsageError
 

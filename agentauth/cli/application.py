@@ -12,7 +12,7 @@ from agentauth.sdk.key_store_choice import KeyStoreName
 from agentauth.sdk.stderr_output import print_stderr
 
 from . import agent_commands, auditor_commands, mcp_server, witness_commands
-from .connection import Connection
+from .agent_options import Connection
 from .doctor import doctor
 from .output import show, show_error, show_json
 from .result import INTERRUPTED, NEEDS_EXTRA, USAGE, Outcome, code_of

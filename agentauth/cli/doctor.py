@@ -18,16 +18,16 @@ import httpx
 from agentauth.protocol.dpop import WINDOW_SECONDS
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
-from agentauth.sdk.addresses import check_registry_url
 from agentauth.sdk.bounded_http import ask
 from agentauth.sdk.identity import Identity
 from agentauth.sdk.key_file import KeyFile
 from agentauth.sdk.own_manifest import is_due, read_manifest
 from agentauth.sdk.registry_answers import optional
 from agentauth.sdk.registry_client import TIMEOUT_SECONDS, open_client, registry_at
+from agentauth.sdk.url_checks import check_registry_url
 
 from .agent_commands import ask_about
-from .connection import Connection
+from .agent_options import Connection
 from .result import DONE, REFUSED, UNAVAILABLE, Outcome, Table
 
 # Seconds. `Date` is cut to whole seconds, and an answer takes some time: less is not measurable.

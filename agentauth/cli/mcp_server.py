@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agentauth.sdk.key_store_choice import KeyStoreName
 
-from .connection import Connection
+from .agent_options import Connection
 from .result import UsageError
 
 _MISSING = "The MCP server needs further packages: pip install 'agentauth-sdk[mcp]'"

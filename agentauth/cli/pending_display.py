@@ -5,10 +5,10 @@ import sys
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from agentauth.sdk.addresses import is_loopback
 from agentauth.sdk.link_display import link_text, qr_code
 from agentauth.sdk.registry_answers import Confirmation, Grant
 from agentauth.sdk.stderr_output import encodable, print_stderr
+from agentauth.sdk.url_checks import is_loopback
 
 from .output import spinner
 from .result import TimeLimitError

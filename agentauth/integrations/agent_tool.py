@@ -38,11 +38,11 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.sdk.client import AgentAuthClient
+from agentauth.sdk.decision_polling import Callback, tell
 from agentauth.sdk.errors import NoGrantError
 from agentauth.sdk.redacted_response import shown_content
 from agentauth.sdk.registry_answers import Confirmation, Grant
 from agentauth.sdk.registry_client import new_key
-from agentauth.sdk.waiting import Callback, tell
 
 from .incoming import Incoming
 from .requirement import ConfigurationError, Requirement

@@ -3,7 +3,7 @@
 AutoGen has no pause inside a tool call: `show` gets the link, and the tool waits for the person.
 """
 
-from agentauth.sdk.waiting import Callback
+from agentauth.sdk.decision_polling import Callback
 
 from .agent_tool import AgentTool, PersonNeeded
 

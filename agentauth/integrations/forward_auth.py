@@ -42,9 +42,9 @@ from agentauth.protocol.errors import (
     InvalidRequestError,
     TemporarilyUnavailableError,
 )
-from agentauth.sdk.addresses import check_audience
 from agentauth.sdk.errors import RefusedError
 from agentauth.sdk.refusal_responses import HttpAnswer
+from agentauth.sdk.url_checks import check_audience
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
 from .incoming import WEBSOCKET, Incoming, question, wsgi_headers, wsgi_target

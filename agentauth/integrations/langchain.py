@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.sdk.waiting import Callback
+from agentauth.sdk.decision_polling import Callback
 
 from .agent_tool import AgentTool, Parked, PersonNeeded, declined, operation_key, park
 from .requirement import ConfigurationError

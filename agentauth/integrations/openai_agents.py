@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agentauth.sdk.waiting import Callback, tell
+from agentauth.sdk.decision_polling import Callback, tell
 
 from .agent_tool import AgentTool, PersonNeeded, operation_key
 

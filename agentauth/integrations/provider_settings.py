@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from agentauth.protocol.errors import AgentAuthError
-from agentauth.sdk.addresses import check_audience, check_registry_url
 from agentauth.sdk.async_verifier import AsyncVerifierClient
+from agentauth.sdk.url_checks import check_audience, check_registry_url
 from agentauth.sdk.verifier import VerifierClient
 
 from .requirement import ConfigurationError

@@ -1,7 +1,7 @@
 """AgentAuth and the Model Context Protocol, on the official SDK (`mcp`, extra `mcp`).
 
 - `server`: an MCP server through which any MCP client uses protected services. It is made of
-  `options` (how it runs), `agent_tools` (what its tools do), `argument_checks` (checked before
+  `options` (how it runs), `server_tools` (what its tools do), `argument_checks` (checked before
   anything is sent), `url_elicitation` (links for a person) and `outcomes` (what the client sees).
 - `protect`: checks each call of an MCP server's tools with verify. `rules` maps tools to actions,
   `tool_call_messages` reads and writes the JSON-RPC of a call.

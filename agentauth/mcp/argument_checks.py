@@ -1,4 +1,4 @@
-"""The arguments of the tools, checked before anything is sent."""
+"""Checks what a model passes to the MCP server's own tools, before anything is sent."""
 
 import json
 import re

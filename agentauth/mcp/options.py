@@ -1,4 +1,7 @@
-"""How the MCP server runs. Needs no package beyond the SDK, so a command line can import it."""
+"""Options of the MCP server (registry, key store, transport, port, hosts), checked when set.
+
+Needs no package beyond the SDK, so a command line can import it.
+"""
 
 import os
 from dataclasses import dataclass, field

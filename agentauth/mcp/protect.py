@@ -30,14 +30,13 @@ import anyio.to_thread
 from agentauth.protocol.capability import Action
 from agentauth.protocol.dpop import authorization_header, single_header
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
-from agentauth.sdk.addresses import check_audience
 from agentauth.sdk.errors import AlreadyProcessedError, RefusedError
 from agentauth.sdk.refusal_responses import HttpAnswer, answer_for
 from agentauth.sdk.registry_client import new_key
+from agentauth.sdk.url_checks import check_audience
 from agentauth.sdk.verifier import Allowed
 
-from .exact_arguments import ToolSchema
-from .extra import (
+from .mcp_sdk import (
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
     ASGIApp,
@@ -63,6 +62,7 @@ from .tool_call_messages import (
     take_call,
     waiting,
 )
+from .tool_schema import ToolSchema
 from .transport_checks import HttpChecks
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 from agentauth.protocol.json_fields import quote_safely
 from agentauth.protocol.money import Money
 
-from .exact_arguments import ToolSchema
+from .tool_schema import ToolSchema
 
 Arguments = Mapping[str, Any]
 

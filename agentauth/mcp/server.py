@@ -9,9 +9,8 @@ from typing import Annotated, Any, Final
 
 from agentauth.sdk.client import AgentAuthClient
 
-from .agent_tools import Access
 from .argument_checks import METHODS
-from .extra import (
+from .mcp_sdk import (
     Context,
     Field,
     MCPServer,
@@ -20,6 +19,7 @@ from .extra import (
     WithJsonSchema,
 )
 from .options import LONGEST_WAIT, LOOPBACK_HOSTS, Options
+from .server_tools import Access
 from .url_elicitation import Asking, Result, qr_code
 
 NAME: Final = "agentauth"

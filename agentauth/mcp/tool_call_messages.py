@@ -16,7 +16,7 @@ from agentauth.sdk.errors import RefusedError
 from agentauth.sdk.redacted_response import in_each_text
 from agentauth.sdk.refusal_responses import answer_for
 
-from .extra import (
+from .mcp_sdk import (
     CallToolResult,
     ElicitRequest,
     ElicitRequestURLParams,

@@ -11,8 +11,7 @@ from typing import Any, Final
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.sdk.refusal_responses import HttpAnswer, answer_for
 
-from .exact_arguments import ToolSchema
-from .extra import (
+from .mcp_sdk import (
     DEFAULT_NEGOTIATED_VERSION,
     HANDSHAKE_PROTOCOL_VERSIONS,
     MCP_PROTOCOL_VERSION_HEADER,
@@ -26,6 +25,7 @@ from .extra import (
     validate_client_request,
     validate_mcp_param_headers,
 )
+from .tool_schema import ToolSchema
 
 _JSON: Final = "application/json"
 _ANY: Final = "*/*"

@@ -20,7 +20,7 @@ from agentauth.protocol.untrusted_text import printable
 from agentauth.sdk.redacted_response import in_each_text
 
 from .argument_checks import is_key
-from .extra import (
+from .mcp_sdk import (
     CallToolResult,
     ClientCapabilities,
     Context,

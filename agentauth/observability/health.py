@@ -20,7 +20,7 @@ from audit.log.load_shedding import MAX_WAITING_EVENTS
 from audit.models import QueueEntry
 from kms.backends import TRIAL
 from kms.services import may_sign, signer
-from verifier.services import process_lease
+from verifier.services import replay_cache_lease
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def audit_queue() -> None:
 
 def clock() -> None:
     """This host's clock agrees with the database's; if not, changes and decisions get 503."""
-    if off := process_lease.LEASE.clock_off(waits=False):
+    if off := replay_cache_lease.LEASE.clock_off(waits=False):
         raise NotReadyError(off.text)
 
 
@@ -97,7 +97,7 @@ def history() -> None:
 
 
 def _not_halted(check: str) -> None:
-    halt = process_lease.LEASE.halt(waits=False)
+    halt = replay_cache_lease.LEASE.halt(waits=False)
     if halt is not None and halt.check == check:
         raise NotReadyError(halt.reason)
 

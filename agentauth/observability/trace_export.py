@@ -1,4 +1,7 @@
-"""Where spans go: OpenTelemetry's SDK and OTLP/HTTP exporter, which read their own variables."""
+"""Creates OpenTelemetry's tracer provider, which exports spans over OTLP/HTTP.
+
+OpenTelemetry's own environment variables configure it.
+"""
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource

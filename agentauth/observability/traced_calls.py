@@ -1,4 +1,4 @@
-"""What is traced: requests and jobs, and their calls to SQL, Redis, key backends and other hosts.
+"""Traces calls to SQL, Redis, key backends and other hosts.
 
 `install` replaces each method by a traced one, and `remove` puts it back. Why the instrumentations
 of OpenTelemetry are not used: docs/adr/0081-spans-hold-names-and-no-values.md.

@@ -1,4 +1,4 @@
-"""What begins a trace: a request, with what was decided in it, and a job."""
+"""Opens the root span of each request and each job, and notes in it what was decided."""
 
 import functools
 from collections.abc import Mapping

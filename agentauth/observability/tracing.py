@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from django.conf import settings
 
-from audit.missing_packages import Package
+from audit.optional_packages import Package
 
 # How long (s) a process that ends waits for the collector, within the 30 s in which it drains.
 FLUSH_SECONDS: Final = 3.0

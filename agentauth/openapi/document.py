@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.conf import settings
 
 from agentauth.openapi.endpoint_schemas import ANSWERS
-from agentauth.openapi.operations import (
+from agentauth.openapi.operation_types import (
     ALWAYS,
     BY_ACCEPT,
     BY_BODY,

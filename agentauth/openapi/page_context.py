@@ -1,4 +1,7 @@
-"""The description as a page shows it: rows and sentences for schemas. Adds nothing to it."""
+"""The template context of the API page (`/docs/`), built from the OpenAPI document.
+
+Rows and sentences for each schema. It adds nothing to the document.
+"""
 
 import json
 import re
@@ -11,7 +14,7 @@ from django.utils.html import escape, format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
 from agentauth.openapi.document import openapi
-from agentauth.openapi.operations import FORM, REFUSALS
+from agentauth.openapi.operation_types import FORM, REFUSALS
 from agentauth.openapi.paths import OPERATIONS
 from agentauth.openapi.value_schemas import Schema
 

@@ -1,4 +1,4 @@
-"""The description over HTTP: as OpenAPI for programs, and as a page for people. Both are public."""
+"""Serves the OpenAPI document (`/v1/schema/`) and its page (`/docs/`). Both are public."""
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse

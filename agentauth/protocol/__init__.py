@@ -1,8 +1,8 @@
 """The protocol: types, bytes, signatures and proofs. No I/O, no clock, no framework.
 
 - Bytes: `encoding` and `json_fields` (strict), `keys`, `jose` (the only parser of JWS), `cose`,
-  `urls`, `identifiers`, `untrusted_text`; `errors` lists every refusal, `fast_dataclass` is for
-  speed alone.
+  `url_normalization`, `identifiers`, `untrusted_text`; `errors` lists every refusal,
+  `fast_dataclass` is for speed alone.
 - An agent: `agent_manifest` (what it may ever ask for), `dpop` (its proofs), `key_change`.
 - What is granted: `capability` with `money` and `constraint`; `behavioural_envelope` with
   `hours_and_periods` and `usage_counters`.
@@ -11,8 +11,9 @@
   in it.
 - A call: `token` (with `certificate` for delegated keys, and `key_set`), then `decision_rules`, the
   pure yes or no.
-- The log: `log_hashes` hashes, `merkle_proofs` makes and verifies proofs; `notes`, `checkpoint` and
-  `checkpoint_proofs` are its texts; `key_introduction` leads from one key to the next.
+- The log: `log_hashes` hashes, `merkle_proofs` makes and verifies proofs; `signed_notes`,
+  `checkpoint` and `checkpoint_proofs` are its texts; `key_introduction` leads from one key to the
+  next.
 
 Begin with `capability`, `token` and `decision_rules`. docs/protocol.md is the contract.
 """

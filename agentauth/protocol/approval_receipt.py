@@ -15,7 +15,7 @@ from .jose import parse_compact, sign_compact, verify_jws
 from .json_fields import members, text
 from .keys import PublicKey, Signer
 from .passkey_statements import Statement, consent_sha256, parse_statement
-from .urls import split_url
+from .url_normalization import split_url
 
 RECEIPT_TYP: Final = "approval-receipt+jwt"
 MAX_RECEIPT_BYTES: Final = 65_536

@@ -9,7 +9,7 @@ from .encoding import b64_decode, b64_encode
 from .errors import EncodingError, NoteError, UntrustedNoteError
 from .keys import Signer
 from .log_hashes import HASH_BYTES, TreeHead
-from .notes import (
+from .signed_notes import (
     Note,
     Signature,
     SignatureType,

@@ -10,7 +10,7 @@ from .checkpoint import OpenedCheckpoint, open_checkpoint, parse_checkpoint, par
 from .encoding import b64_decode, b64_encode
 from .errors import EncodingError, NoteError
 from .merkle_proofs import verify_inclusion
-from .notes import Verifier, check_text, parse_note, read_text
+from .signed_notes import Verifier, check_text, parse_note, read_text
 
 # A tree of 2^63 leaves needs no more, and c2sp.org/tlog-witness allows no more.
 MAX_HASHES: Final = 63

@@ -23,7 +23,7 @@ from .fast_dataclass import per_call
 from .jose import proved_claims, read_header, sign_compact, split_compact
 from .json_fields import quote_safely
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
-from .urls import normalize_url, url_within
+from .url_normalization import normalize_url, url_within
 
 __all__ = [
     "SPEND_SECONDS",

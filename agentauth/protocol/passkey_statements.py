@@ -16,7 +16,7 @@ from .catalogue import CatalogueRef
 from .encoding import b64u_encode, canonical_json, sha256, timestamp
 from .errors import InvalidRequestError
 from .json_fields import INTEGER_LIMIT, integer, items, members, text
-from .routing_member import ROUTED, check_routing, routing_json
+from .statement_routing import ROUTED, check_routing, routing_json
 from .untrusted_text import MAX_NAME, check_host
 
 # Hashed before the statement, so that a signature over one kind cannot be shown as another.

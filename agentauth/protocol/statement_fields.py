@@ -9,7 +9,7 @@ from typing import Final
 from .encoding import b64u_decode, parse_timestamp, timestamp
 from .errors import EncodingError, InvalidRequestError
 from .json_fields import text
-from .urls import split_url
+from .url_normalization import split_url
 
 NONCE_BYTES: Final = 32
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")

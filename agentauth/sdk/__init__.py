@@ -2,18 +2,18 @@
 
 - An agent: `client` is the interface, and `sync_client` the same without `await`. They stand on
   `agent_lifecycle` (key, manifest, registration), `grants_and_tokens` (grants and tokens, with
-  `ensure_plan`, `grant_choice` and the caches of `client_cache`), `waiting` (for a person),
-  `service_calls` (a call to a service provider, with `rate_pacing`) and `registry_client` (the
-  registry's API). `httpx_auth` and `requests_auth` sign for other HTTP clients, `link_display`
+  `ensure_plan`, `grant_choice` and the caches of `client_cache`), `decision_polling` (for a
+  person), `service_calls` (a call to a service provider, with `rate_pacing`) and `registry_client`
+  (the registry's API). `httpx_auth` and `requests_auth` sign for other HTTP clients, `link_display`
   shows a person the link. The key and the rest of the `identity` are in a `key_file`, made of
   `private_files`, or in another `key_store` (`keyring_store`); `kms_signer` signs with a key
-  elsewhere. `own_manifest` makes what the agent declares; `argument_checks` and
-  `clock_check` explain mistakes.
+  elsewhere. `own_manifest` makes what the agent declares; `argument_checks` and `clock_check`
+  explain mistakes.
 - A service provider: `verifier` and `async_verifier` ask the registry, by the rules of
   `verifier_core`, over kept connections (`thread_connections`, `async_connections`, `http1`);
   `refusal_responses` answers the agent. `agentauth.integrations` protects the routes of a
   framework.
-- Both: `bounded_http` makes one HTTP exchange, with `server_nonces` and `addresses`; its result is
+- Both: `bounded_http` makes one HTTP exchange, with `server_nonces` and `url_checks`; its result is
   in `registry_answers` and `errors`.
 - An auditor: `log_client` reads the public log. `verify_log` and `verify_log_proof` also run as
   plain files, without this package; `approval_receipts` checks approvals offline, `witness/`

@@ -10,7 +10,6 @@ import httpx
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 
-from .addresses import is_loopback
 from .bounded_http import ask
 from .http1 import Answer, AnswerReader, Target
 from .registry_client import registry_at
@@ -24,6 +23,7 @@ from .thread_connections import (
     headers_of,
     is_readable,
 )
+from .url_checks import is_loopback
 
 
 class AsyncConnections:

@@ -16,10 +16,10 @@ from agentauth.protocol.behavioural_envelope import Envelope
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.errors import InvalidRequestError
 
-from .addresses import check_registry_url
 from .agent_lifecycle import AgentLife
 from .argument_checks import check_action, check_capabilities, check_max_bytes, read_envelope
 from .bounded_http import MAX_ANSWER_BYTES
+from .decision_polling import Callback, wait_for_confirmation, wait_for_grant
 from .grants_and_tokens import UNSPECIFIED_ORIGIN, AgentGrants
 from .identity import Identity
 from .key_file import KeyFile, default_path
@@ -27,7 +27,7 @@ from .key_store import KeyStore
 from .registry_answers import Agent, Confirmation, Grant, ServiceProvider
 from .registry_client import Registry
 from .service_calls import Call, Conversation, send
-from .waiting import Callback, wait_for_confirmation, wait_for_grant
+from .url_checks import check_registry_url
 
 
 class AgentAuthClient:

@@ -17,7 +17,6 @@ from agentauth.protocol.errors import (
     TooManyPendingGrantsError,
 )
 
-from .addresses import check_audience, path_segment, within_audience, without_query
 from .agent_lifecycle import AgentLife
 from .client_cache import Cache, Kept, Locks, looked_up, token_of
 from .ensure_plan import Plan, held, plan, with_time
@@ -28,6 +27,7 @@ from .rate_pacing import Pacing, Turn
 from .registry_answers import Agent, Grant, ServiceProvider, results_of
 from .registry_client import new_jti
 from .server_nonces import ServerNonce
+from .url_checks import check_audience, path_segment, within_audience, without_query
 
 # The manifest must name an origin; `.invalid` (RFC 2606) says honestly that none was given.
 UNSPECIFIED_ORIGIN: Final = "unspecified.invalid"

@@ -14,11 +14,11 @@ from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 
 from .argument_checks import check_action, check_capabilities
 from .client import AgentAuthClient
+from .decision_polling import Callback
 from .errors import AudienceError
 from .registry_answers import Confirmation, Grant
 from .service_calls import MAX_REFUSAL_BYTES, Answer, Call, Conversation
 from .sync_client import SyncAgentAuthClient
-from .waiting import Callback
 
 CREDENTIALS: Final = ("Authorization", "DPoP")
 KEY: Final = "Idempotency-Key"

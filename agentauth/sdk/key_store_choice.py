@@ -6,9 +6,9 @@ from typing import Final, Literal, get_args
 
 from agentauth.protocol.errors import InvalidRequestError
 
-from .addresses import check_registry_url
 from .key_file import KeyFile, default_path
 from .key_store import EnvironmentStore, KeyStore
+from .url_checks import check_registry_url
 
 KeyStoreName = Literal["file", "keyring", "env"]
 KEY_STORES: Final[tuple[str, ...]] = get_args(KeyStoreName)

@@ -10,8 +10,8 @@ from typing import Final, TextIO
 
 from agentauth.protocol.untrusted_text import printable
 
-from .addresses import is_loopback
 from .registry_answers import Confirmation, Grant
+from .url_checks import is_loopback
 
 # A longer link makes a code that does not fit into a terminal of 80 columns.
 MAX_QR_CHARACTERS: Final = 300

@@ -16,9 +16,8 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.protocol.log_hashes import entry_hash, field_commitment, leaf_hash
-from agentauth.protocol.notes import SignatureType, parse_vkey
+from agentauth.protocol.signed_notes import SignatureType, parse_vkey
 
-from .addresses import check_registry_url
 from .bounded_http import ask
 from .registry_client import (
     ATTEMPTS,
@@ -31,6 +30,7 @@ from .registry_client import (
     registry_at,
     retry_after,
 )
+from .url_checks import check_registry_url
 
 # Members beside the event that are not part of it (docs/protocol.md section 9).
 _BESIDE: Final = ("salt", "leaf_index", "openings")

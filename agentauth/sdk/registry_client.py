@@ -26,11 +26,11 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.keys import Signer
 
-from .addresses import is_loopback
 from .bounded_http import MAX_ANSWER_BYTES, Params, ask
 from .clock_check import ClockWatch, clock_error
 from .errors import RegistryError, error_from
 from .server_nonces import ServerNonce
+from .url_checks import is_loopback
 
 ATTEMPTS: Final = 4
 # Seconds. If the server asks for a longer wait, the caller gets its answer instead.

@@ -22,12 +22,12 @@ from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 
 from .argument_checks import check_action, check_capabilities
+from .decision_polling import Callback
 from .errors import AudienceError
 from .httpx_auth import CREDENTIALS, KEY, MAX_REDIRECTS, is_short_refusal
 from .registry_answers import Confirmation, Grant
 from .service_calls import Answer, Call, Conversation
 from .sync_client import SyncAgentAuthClient
-from .waiting import Callback
 
 _PROOF: Final = CREDENTIALS[1]
 

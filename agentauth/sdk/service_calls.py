@@ -19,12 +19,12 @@ from agentauth.protocol.errors import AgentAuthError, EncodingError, Temporarily
 from .agent_lifecycle import AgentLife
 from .bounded_http import UnreadAnswerError, ask_service
 from .clock_check import clock_error
+from .decision_polling import Callback, tell, wait_for_confirmation, wait_for_grant
 from .errors import ClockError, GrantPendingError, NoGrantError
 from .grant_choice import is_usable, waits_for_human
 from .grants_and_tokens import AgentGrants, Signed
 from .registry_answers import Confirmation, Grant
 from .registry_client import ATTEMPTS, new_key, open_client, pause, retry_after
-from .waiting import Callback, tell, wait_for_confirmation, wait_for_grant
 
 # Seconds. A shorter Retry-After is waited for; a longer one is for the caller to decide.
 LONGEST_WAIT_SECONDS: Final = 10

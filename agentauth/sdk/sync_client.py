@@ -18,12 +18,12 @@ from agentauth.protocol.errors import InvalidStateError
 
 from .bounded_http import MAX_ANSWER_BYTES
 from .client import AgentAuthClient
+from .decision_polling import Callback, tell
 from .grants_and_tokens import UNSPECIFIED_ORIGIN
 from .identity import Identity
 from .key_store import KeyStore
 from .registry_answers import Agent, Confirmation, Grant, ServiceProvider
 from .service_calls import Call, Conversation
-from .waiting import Callback, tell
 
 T = TypeVar("T")
 

@@ -20,10 +20,10 @@ import httpx
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 
-from .addresses import is_loopback
 from .bounded_http import answering, ask_blocking, hold_to_time
 from .http1 import Answer, AnswerReader, Target
 from .registry_client import registry_at
+from .url_checks import is_loopback
 
 PATHS: Final = {False: "/v1/verify", True: "/v1/verify/batch"}
 # Seconds after which an idle connection is closed: a server or a firewall may drop it unnoticed.

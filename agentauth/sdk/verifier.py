@@ -14,10 +14,10 @@ import httpx
 from agentauth.protocol.capability import Action
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 
-from .addresses import check_registry_url
 from .http1 import Answer
 from .registry_client import ssl_context
 from .thread_connections import Connections, Exchanges, HttpxExchanges, uses_proxy
+from .url_checks import check_registry_url
 from .verifier_core import (
     MAX_ANSWER_BYTES,
     MAX_BATCH_ANSWER_BYTES,

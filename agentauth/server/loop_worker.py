@@ -16,8 +16,13 @@ from gunicorn.asgi.protocol import HIGH_WATER_LIMIT, ASGIProtocol, FlowControl
 from gunicorn.workers.gasgi import ASGIWorker
 
 from agentauth.server.asgi_exchange import Exchange, Head
-from agentauth.server.least_loaded import Acceptor
-from agentauth.server.request_bytes import LINGER_SECONDS, MAX_HELD_BYTES, REQUEST_SECONDS, Incoming
+from agentauth.server.connection_balancing import Acceptor
+from agentauth.server.request_framing import (
+    LINGER_SECONDS,
+    MAX_HELD_BYTES,
+    REQUEST_SECONDS,
+    Incoming,
+)
 
 # How long (s) a replacement that could not start waits before it exits and the next one tries.
 _AGAIN_SECONDS: Final = 1

@@ -18,7 +18,7 @@ from gunicorn.http.unreader import Unreader
 from gunicorn.sock import ssl_wrap_socket
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from agentauth.server.request_bytes import (
+from agentauth.server.request_framing import (
     ANSWER_SECONDS,
     LINGER_SECONDS,
     MAX_HELD_BYTES,

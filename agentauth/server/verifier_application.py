@@ -46,7 +46,7 @@ from registry.refusal_recording import METHODS
 from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, render_body
 from verifier.endpoint_paths import LEAN_PATHS, VERIFY
 from verifier.request_heads import Scope
-from verifier.services import process_lease
+from verifier.services import replay_cache_lease
 from verifier.services.loop_verification import VerifierProcess
 from verifier.services.state_cache import StateCache
 from verifier.stores.redis_servers import Servers
@@ -293,7 +293,7 @@ async def start() -> tuple[VerifierProcess, Edge]:
     # How long the loop waits for the GIL while a thread reads rows (s). Python's default: 0.005.
     sys.setswitchinterval(0.0005)
     loop = asyncio.get_running_loop()
-    runs = lambda: process_lease.LEASE.last_epoch().servers  # noqa: E731 — what the present epoch began with
+    runs = lambda: replay_cache_lease.LEASE.last_epoch().servers  # noqa: E731 — what the present epoch began with
     servers = Servers(settings.REDIS_URL, expected_runs=runs) if settings.REDIS_URL else None
     tally = Tally()
     verifier = VerifierProcess(

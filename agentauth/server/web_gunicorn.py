@@ -66,7 +66,7 @@ def worker_exit(_server: Any, _worker: Any) -> None:
     from django.db import connections
 
     from agentauth.observability import tracing
-    from verifier.stores.answered_events import ACKNOWLEDGED
+    from verifier.stores.acknowledged_events import ACKNOWLEDGED
 
     try:
         ACKNOWLEDGED.save()

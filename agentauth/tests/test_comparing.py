@@ -10,7 +10,7 @@ from django.test import Client
 
 from agentauth.observability import health
 from audit.checkpoints.rollback_check import Mark
-from verifier.services import process_lease, rollback_detection
+from verifier.services import replay_cache_lease, rollback_detection
 from verifier.services.replay_epochs import ReplayEpoch
 
 # Other threads must see what the test wrote.
@@ -26,11 +26,11 @@ class Gate:
             rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
         )
         monkeypatch.setattr(rollback_detection, "check_history", self.check)
-        monkeypatch.setattr(process_lease, "LEASE", process_lease.Lease())
+        monkeypatch.setattr(replay_cache_lease, "LEASE", replay_cache_lease.Lease())
         # The wait for it must outlast the comparison.
-        monkeypatch.setattr(process_lease, "COMPARE_SECONDS", 60)
-        monkeypatch.setattr(process_lease, "PROBE_SECONDS", 0.01)
-        monkeypatch.setattr(process_lease, "LEASE_SECONDS", 60)
+        monkeypatch.setattr(replay_cache_lease, "COMPARE_SECONDS", 60)
+        monkeypatch.setattr(replay_cache_lease, "PROBE_SECONDS", 0.01)
+        monkeypatch.setattr(replay_cache_lease, "LEASE_SECONDS", 60)
         monkeypatch.setattr(health, "KEPT_SECONDS", 0)
         monkeypatch.setattr(health, "_readiness", health.Readiness())
 
@@ -42,7 +42,7 @@ class Gate:
     def call() -> ReplayEpoch:
         """The check a call makes in a server thread."""
         try:
-            return process_lease.LEASE.current()
+            return replay_cache_lease.LEASE.current()
         finally:
             connection.close()
 
@@ -85,7 +85,7 @@ def test_SA_13_a_call_after_a_probes_comparison_looks_again(
 ) -> None:
     """The probe's own read came too early, and would count as fresh for another second."""
     gate = Gate(monkeypatch)
-    monkeypatch.setattr(process_lease, "FRESH_SECONDS", 60)
+    monkeypatch.setattr(replay_cache_lease, "FRESH_SECONDS", 60)
     assert not gate.is_ready()
     assert gate.begun.wait(10)
     gate.opened.set()
@@ -100,6 +100,6 @@ def test_SA_13_first_probe_is_ready_if_the_comparison_is_quick(
 ) -> None:
     """A probe may reach any process, and each would be unready at its first."""
     gate = Gate(monkeypatch)
-    monkeypatch.setattr(process_lease, "PROBE_SECONDS", 60)
+    monkeypatch.setattr(replay_cache_lease, "PROBE_SECONDS", 60)
     gate.opened.set()
     assert gate.is_ready()

@@ -22,7 +22,7 @@ from kms import services
 from kms.backends import TRIAL
 from kms.models import Key
 from kms.services import disable_key
-from verifier.services import process_lease, replay_epochs
+from verifier.services import replay_cache_lease, replay_epochs
 
 pytestmark = pytest.mark.django_db
 SYSTEM = Actor("system", "test")
@@ -206,7 +206,7 @@ def test_a_host_whose_clock_is_off_is_not_ready(
         patch.setattr(replay_epochs, "database_clock", lambda: later)
         assert failing(ask()) == ["clock"]
         assert REGISTRY.get_sample_value("agentauth_ready", {"check": "clock"}) == 0
-    monkeypatch.setattr(process_lease, "LEASE", process_lease.Lease())
+    monkeypatch.setattr(replay_cache_lease, "LEASE", replay_cache_lease.Lease())
     assert failing(ask()) == []
 
 

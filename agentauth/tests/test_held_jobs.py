@@ -12,13 +12,13 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.checkpoints.copy_locations import ContradictedError, StoreChangedError, key_of
 from audit.checkpoints.rollback_check import Mark
 from audit.models import Head, Leaf, QueueEntry
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.tests import proving
 from audit.tests.tampering import as_table_owner
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import process_lease, rollback_detection
+from verifier.services import replay_cache_lease, rollback_detection
 
 
 @pytest.mark.django_db
@@ -91,7 +91,7 @@ def test_the_jobs_hold_a_database_whose_log_was_rewritten(
         with pytest.raises(ContradictedError):
             job.do()
         assert "is not the one that was signed" in Home.objects.get().held_because
-        assert process_lease.LEASE.halt() is not None
+        assert replay_cache_lease.LEASE.halt() is not None
 
 
 @pytest.mark.django_db
@@ -100,7 +100,7 @@ def test_SA_13_a_store_is_moved_before_the_history_can_be_compared(
 ) -> None:
     """With a new AUDIT_STORE and restarted PostgreSQL, jobs resume by docs/operations.md."""
     monkeypatch.setattr(rollback_detection, "RETRY_SECONDS", 0)
-    monkeypatch.setattr(process_lease, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(replay_cache_lease, "FRESH_SECONDS", 0)
     for job in JOBS:
         monkeypatch.setattr(job, "_rests_until", 0.0)
     old, settings.AUDIT_STORE = f"file:{tmp_path / 'old'}", f"file:{tmp_path / 'old'}"

@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 
 from agentauth import http_errors
 from agentauth.protocol import errors
-from approvals.views.page_requests import SignInRequiredError
+from approvals.views.request_helpers import SignInRequiredError
 from audit.log.refusal_counts import RECORDED_PER_MINUTE
 from audit.models import Event
 

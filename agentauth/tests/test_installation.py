@@ -26,8 +26,8 @@ from registry.services.settings_agreement import (
 )
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import process_lease, rollback_detection
-from verifier.services.process_lease import Lease
+from verifier.services import replay_cache_lease, rollback_detection
+from verifier.services.replay_cache_lease import Lease
 from verifier.services.replay_epoch_keeper import Keeper
 from verifier.services.replay_epochs import read_or_create_row
 
@@ -141,7 +141,7 @@ def test_a_fingerprint_that_changes_stops_a_running_process_until_it_fits(
 ) -> None:
     monkeypatch.setattr("agentauth.observability.health.KEPT_SECONDS", 0.0)
     monkeypatch.setattr("agentauth.observability.health._readiness", Readiness())
-    monkeypatch.setattr(process_lease, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(replay_cache_lease, "FRESH_SECONDS", 0)
     record(now)
     client = Client()
     assert client.get("/v1/issuer-does-not-exist").status_code == 404

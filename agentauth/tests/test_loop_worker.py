@@ -13,7 +13,7 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from agentauth.server import request_bytes
+from agentauth.server import request_framing
 from agentauth.server.loop_worker import Connection, Worker
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
@@ -128,14 +128,14 @@ async def a_kept_connection_has_its_time_from_the_first_byte_of_the_next_request
     connection, line = scene.connect(GET)
     await scene.answer()
     # It may be idle for longer than a head may take ...
-    look(connection, request_bytes.REQUEST_SECONDS)
+    look(connection, request_framing.REQUEST_SECONDS)
     assert line.acts == ["200"]
     # ... and was, when the next request began.
     connection.incoming.begun -= verifier_gunicorn.keepalive - 1
     connection.data_received(GET[:5])
-    look(connection, request_bytes.HEAD_SECONDS - 1)
+    look(connection, request_framing.HEAD_SECONDS - 1)
     assert line.acts == ["200"]
-    look(connection, request_bytes.HEAD_SECONDS + 1)
+    look(connection, request_framing.HEAD_SECONDS + 1)
     assert line.acts == ["200", "408", "end"]
 
 
@@ -154,18 +154,18 @@ async def a_refusal_is_read_past_for_two_seconds() -> None:
     assert line.acts[0] == "400"
     assert line.acts[-1] == "end"
     connection.data_received(b"more")
-    look(connection, request_bytes.LINGER_SECONDS - 1)
+    look(connection, request_framing.LINGER_SECONDS - 1)
     assert line.acts[-1] == "end"
-    look(connection, request_bytes.LINGER_SECONDS + 1)
+    look(connection, request_framing.LINGER_SECONDS + 1)
     assert line.acts[-1] == "abort"
 
 
 async def whoever_takes_the_answer_slowly_has_longer() -> None:
     connection, line = Scene().connect(b"nonsense\n\n")
     line.unsent = 5
-    look(connection, request_bytes.LINGER_SECONDS + 1)
+    look(connection, request_framing.LINGER_SECONDS + 1)
     assert line.acts[-1] == "end"
-    look(connection, request_bytes.REQUEST_SECONDS + 1)
+    look(connection, request_framing.REQUEST_SECONDS + 1)
     assert line.acts[-1] == "abort"
 
 
@@ -199,7 +199,7 @@ async def of_those_without_one_the_first_makes_room() -> None:
 
 async def a_parser_that_wants_more_than_was_taken_for_whole_ends_the_connection() -> None:
     scene = Scene()
-    with patch.object(request_bytes, "_FRAMING", re.compile(rb"(never)")):
+    with patch.object(request_framing, "_FRAMING", re.compile(rb"(never)")):
         connection, line = scene.connect(POST)
         connection.data_received(b"GET /")
         await scene.answer()

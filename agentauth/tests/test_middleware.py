@@ -9,7 +9,7 @@ from pytest_django import Settings
 from rest_framework.views import APIView
 
 from agentauth.middleware import MOST_WAIT_SECONDS
-from agentauth.server.request_bytes import WAITED
+from agentauth.server.request_framing import WAITED
 from agentauth.urls import urlpatterns
 from audit.models import Event
 from kms.models import Key

@@ -16,7 +16,7 @@ from audit.services import Actor
 from registry.models import Installation
 from registry.release_compatibility import RELEASE
 from registry.services.settings_agreement import record_settings
-from verifier.services import process_lease
+from verifier.services import replay_cache_lease
 
 pytestmark = pytest.mark.django_db
 keys = import_module("kms.migrations.0001_squashed_0005_keys")
@@ -25,7 +25,7 @@ keys = import_module("kms.migrations.0001_squashed_0005_keys")
 @pytest.fixture(autouse=True)
 def _asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(health, "_readiness", health.Readiness())
-    monkeypatch.setattr(process_lease, "LEASE", process_lease.Lease())
+    monkeypatch.setattr(replay_cache_lease, "LEASE", replay_cache_lease.Lease())
     health._check_migrations.cache_clear()
     yield
     health._check_migrations.cache_clear()

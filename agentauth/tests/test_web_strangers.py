@@ -301,7 +301,7 @@ def test_SA_10_refusals_that_cannot_be_recorded_are_recorded_later(
 ) -> None:
     judging.look_up([own(AgentClient())])
     with monkeypatch.context() as patch:
-        patch.setattr("verifier.services.process_lease.Lease.halt", _away)
+        patch.setattr("verifier.services.replay_cache_lease.Lease.halt", _away)
         judging.write_down()
     assert not Event.objects.filter(reason="rate_limited").exists()
     judging.write_down()

@@ -15,8 +15,8 @@ from django.db.models.functions import RowNumber
 
 from agentauth.protocol.errors import InvalidStateError
 from approvals.models import Notification, NotificationChannel
-from approvals.notifications import chat_rooms, mail, posting, push, webhooks
-from approvals.notifications.channels import GROUPS, remove_gone
+from approvals.notifications import chat_webhooks, mail, posting, push, webhooks
+from approvals.notifications.channel_management import GROUPS, remove_gone
 from approvals.notifications.outbox import add_waiting, is_unwanted
 from audit import kinds
 from audit.services import Actor, record
@@ -44,8 +44,8 @@ UNEXPECTED: Final = "unexpected"
 Kind = NotificationChannel.Kind
 _COMPOSERS: Final = {
     Kind.WEBHOOK: webhooks.compose,
-    Kind.SLACK: chat_rooms.compose,
-    Kind.TEAMS: chat_rooms.compose,
+    Kind.SLACK: chat_webhooks.compose,
+    Kind.TEAMS: chat_webhooks.compose,
     Kind.PUSH: push.compose,
 }
 

@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from agentauth.protocol.encoding import b64u_encode, sha256
 from approvals.models import IN_USE, Notification, NotificationChannel
 from approvals.notifications import push
-from approvals.notifications.channels import MAX_BROWSERS, MAX_WEBHOOKS, WEBHOOKS
+from approvals.notifications.channel_management import MAX_BROWSERS, MAX_WEBHOOKS, WEBHOOKS
 from approvals.services.recovery_alert_mail import mail_is_sent
 from registry.models import Human
 

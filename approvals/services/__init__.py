@@ -1,11 +1,12 @@
 """Services behind the pages. They call the services of the registry and the verifier.
 
 - Every signature takes one path: `page_token` (what the page showed), `statement_builders` (what is
-  signed), `challenges` (made and used once), `human_locking`, `signed_acts` (all of them in order).
-- Requests: `grant_decisions` approves and denies, with `offered_capabilities` and `term_choices`
-  (what may be approved and what was chosen). `agent_claiming` takes an agent, `confirmations`
-  answers for one transaction, `presence_lease` is the "I'm here" switch. `lookalike_warnings` warns
-  about names.
+  signed), `challenges` (made and used once), `human_locking`, `passkey_signature_flow` (all of
+  them in order).
+- Requests: `decidable_requests` finds what a person may decide, `grant_decisions` approves and
+  denies, with `offered_capabilities` and `term_choices` (what may be approved and what was chosen).
+  `agent_claiming` takes an agent, `confirmations` answers for one transaction, `presence_lease` is
+  the "I'm here" switch. `lookalike_warnings` warns about names.
 - Getting in: `setup_and_sign_in`, `passkey_management`, `reauthentication` (a signature for one
   sensitive act), `recovery` with `recent_recovery` and `recovery_alert_mail`.
 - Ending: `cascades` says what would end with something, `destructive_actions` does it once it is
@@ -14,6 +15,6 @@
 - Resuming: `resuming`, with `differences_since_signing` and `changes_since_shown` (what changed
   since).
 - After a restore: `log_break_signing`, `continue_after_restore`, `reapply_endings`,
-  `unused_since_backup`, `restore_grant_release`.
-- Jobs: `cleanup`, `receipt_key_backfill`.
+  `unused_grants`, `grant_release_after_restore`.
+- Jobs: `expiry`, `receipt_key_backfill`.
 """

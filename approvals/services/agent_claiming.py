@@ -8,8 +8,8 @@ from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Page
+from approvals.services.passkey_signature_flow import accept_signature, ask_signature
 from approvals.services.recent_recovery import recovery_marks
-from approvals.services.signed_acts import accept_signature, ask_signature
 from approvals.services.statement_builders import claim
 from audit.services import Actor
 from registry.models import Agent, Human

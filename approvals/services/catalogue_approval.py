@@ -14,12 +14,12 @@ from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from agentauth.protocol.money import Money
 from agentauth.protocol.passkey_statements import catalogue_statement
 from approvals import catalogue_consent_texts, sentences
+from approvals.catalogue_words import argument_name, measured
 from approvals.models import Challenge, Receipt
 from approvals.quotation_marks import quoted
-from approvals.service_words import argument_name, measured
 from approvals.services.challenges import Ceremony
 from approvals.services.page_token import Page
-from approvals.services.signed_acts import accept_signature, ask_signature, receipt_of
+from approvals.services.passkey_signature_flow import accept_signature, ask_signature, receipt_of
 from approvals.services.statement_builders import provider_ref, signing
 from audit.services import Actor
 from registry.models import CatalogueVersion, Human

@@ -17,9 +17,9 @@ from approvals.services.challenges import Ceremony
 from approvals.services.grant_decisions import Routed, page_routing
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Page
+from approvals.services.passkey_signature_flow import accept_signature, ask_signature
 from approvals.services.recent_recovery import recovery_marks
 from approvals.services.routed_requests import tell_owner
-from approvals.services.signed_acts import accept_signature, ask_signature
 from approvals.services.statement_builders import confirmation as confirmation_statement
 from audit.services import Actor
 from registry.models import Human

@@ -20,7 +20,7 @@ from approvals.models import Challenge, Recovery, SetupCode
 from approvals.services.reapply_endings import REASON, end_again
 from approvals.services.recovery import cancel_recovery
 from audit import kinds
-from audit.checkpoints.ending_copies import Ending, read_endings
+from audit.checkpoints.endings_in_store import Ending, read_endings
 from audit.checkpoints.log_breaks import (
     break_record,
     current_break,
@@ -35,7 +35,7 @@ from audit.log.sequencer import tree_of
 from audit.models import Checkpoint, Head, LogBreak, Segment
 from audit.services import Actor, record
 from audit.stores import Store
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from kms.immediate_rotation import switch_key
 from registry.models import Agent, EnrolmentCode, Grant, Human
 from registry.services.grant_requests import withdraw_grant
@@ -43,8 +43,8 @@ from registry.services.grants import suspend_grant
 from verifier.models import Home
 from verifier.services import rollback_detection
 from verifier.services.replay_epochs import configured_cache, database_clock, read_or_create_row
-from verifier.stores.epoch_probe import RedisProbe
 from verifier.stores.log_size_mark import read_mark
+from verifier.stores.redis_probe import RedisProbe
 
 # More claim links than an agent can get in the week before it is deleted unclaimed.
 _CLAIMS: Final = 1_000_000

@@ -9,7 +9,7 @@ from agentauth.protocol.encoding import read_object
 from agentauth.protocol.jose import parse_compact
 from approvals.services.changes_since_shown import change_sentence
 from approvals.services.offered_capabilities import LostPermission
-from approvals.services.signed_acts import receipt_of
+from approvals.services.passkey_signature_flow import receipt_of
 from registry.models import Grant
 
 

@@ -27,9 +27,9 @@ from approvals.quotation_marks import quoted
 from approvals.services.challenges import Ceremony, begin, take
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn
+from approvals.services.passkey_signature_flow import accept_signature, ask_signature
 from approvals.services.recent_recovery import recovery_marks
 from approvals.services.routed_requests import tell_owner
-from approvals.services.signed_acts import accept_signature, ask_signature
 from approvals.services.statement_builders import approval
 from approvals.services.term_choices import Terms, asked_terms, changes, chosen_terms, offered_terms
 from approvals.services.total_reach import Total, other_grants, total_reach

@@ -12,13 +12,13 @@ from approvals import consent_texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
 from approvals.services.page_token import Page
-from approvals.services.signed_acts import accept_signature, ask_signature, receipt_of
+from approvals.services.passkey_signature_flow import accept_signature, ask_signature, receipt_of
 from approvals.services.statement_builders import signing
 from audit import kinds
 from audit.checkpoints.log_breaks import folder_of, origin
 from audit.models import LogBreak
 from audit.services import Actor, record
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from registry.models import Human
 from registry.roles import Permission
 from registry.services.log_keys import audit_vkeys

@@ -14,7 +14,7 @@ from approvals.models import Challenge, Receipt
 from approvals.quotation_marks import quoted
 from approvals.services.challenges import Ceremony
 from approvals.services.page_token import Page
-from approvals.services.signed_acts import accept_signature, ask_signature, receipt_of
+from approvals.services.passkey_signature_flow import accept_signature, ask_signature, receipt_of
 from approvals.services.statement_builders import provider_ref, signing
 from audit.services import Actor
 from registry.models import Human, ServiceLogo, ServiceProvider

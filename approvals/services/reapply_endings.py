@@ -21,7 +21,7 @@ from approvals.services.human_suspension_and_erasure import (
 )
 from approvals.services.passkey_management import remove_passkey_for_good
 from audit import kinds
-from audit.checkpoints.ending_copies import Ending
+from audit.checkpoints.endings_in_store import Ending
 from audit.services import Actor
 from kms.process_key_certificates import revoke_certificate
 from kms.services import disable_key
@@ -34,11 +34,11 @@ from registry.models import (
     ServiceProvider,
     ServiceProviderSecret,
 )
+from registry.services.agent_key_rotation import ROTATED
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.approvers import end_absence, remove_member
 from registry.services.barred_keys import DISCLOSED, bar_key
 from registry.services.grants import revoke_grant, suspend_grant
-from registry.services.key_rotation import ROTATED
 from registry.services.service_providers import (
     end_secret,
     revoke_service_provider,

@@ -24,7 +24,7 @@ from agentauth.protocol.errors import (
 )
 from approvals import sentences
 from approvals.models import Challenge, Notification, Recovery, RecoveryQuerySet
-from approvals.notifications.channels import remove_all_but_email
+from approvals.notifications.channel_management import remove_all_but_email
 from approvals.notifications.outbox import tell_security
 from approvals.passkeys import creation_options
 from approvals.services.challenges import Ceremony, answering, begin, latest

@@ -14,10 +14,10 @@ from approvals.models import Challenge, Receipt, Recovery
 from approvals.services.challenges import Ceremony, void
 from approvals.services.human_locking import hold_human
 from approvals.services.page_token import Page
+from approvals.services.passkey_signature_flow import accept_signature, ask_signature, receipt_of
 from approvals.services.recent_recovery import recovery_marks
 from approvals.services.recovery import cancel_all, check_taken_part_in, hold_taken_part_in
 from approvals.services.setup_and_sign_in import end_invitations
-from approvals.services.signed_acts import accept_signature, ask_signature, receipt_of
 from approvals.services.statement_builders import signing
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider

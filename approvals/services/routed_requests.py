@@ -21,8 +21,8 @@ from audit.new_ids import first_id_at
 from audit.services import SYSTEM, record
 from kms.row_seals import not_ended
 from registry.models import Agent, Grant, Human
-from registry.services.approver_routing import Cause, Route, Step
 from registry.services.decision_routing import Rosters, decider_of, read_rosters, route_grant
+from registry.services.routing_rules import Cause, Route, Step
 from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import (
     lock_waiting,

@@ -18,9 +18,9 @@ from agentauth.protocol.encoding import b64u_encode, read_object
 from agentauth.protocol.errors import AgentAuthError, InvalidStateError
 from agentauth.protocol.identifiers import ENTROPY_BYTES, uuid7_text
 from agentauth.protocol.jose import parse_compact
-from agentauth.protocol.routing_member import owner_id
+from agentauth.protocol.statement_routing import owner_id
 from approvals.models import Challenge, Receipt, SetupCode
-from approvals.notifications.channels import erase_channels
+from approvals.notifications.channel_management import erase_channels
 from audit import kinds
 from audit.log.erasure import erase_invitation, erase_openings
 from audit.models import Event
@@ -224,7 +224,7 @@ def is_for_another(row: Receipt) -> bool:
 def _is_relied_on(row: Receipt, human: Human) -> bool:
     """Whether another person's grant rests on this receipt, which has no word of the deleted human.
 
-    Nor of their passkey: `approvals.services.signed_acts` leaves out its name.
+    Nor of their passkey: `approvals.services.passkey_signature_flow` leaves out its name.
     """
     approves = row.decision in {"approve", "confirm"}
     return row.human_id == human.pk and approves and is_for_another(row)

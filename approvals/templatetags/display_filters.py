@@ -14,7 +14,7 @@ from django.utils.translation import npgettext_lazy, pgettext
 
 from agentauth.protocol.untrusted_text import legible
 from approvals import sentences
-from approvals.identity_marks import identity_mark, logo_or_mark
+from approvals.identicons import identity_mark, logo_or_mark
 from approvals.quotation_marks import QUOTED
 from approvals.quotation_marks import quoted as in_quotes
 from registry.models import ServiceProvider

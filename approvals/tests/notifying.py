@@ -4,7 +4,7 @@ from datetime import datetime, time
 from typing import Any
 
 from approvals.models import Notification, NotificationChannel
-from approvals.notifications.channels import Choices, add_email, add_webhook
+from approvals.notifications.channel_management import Choices, add_email, add_webhook
 from registry.models import Human
 from registry.tests.cast import TESTER
 

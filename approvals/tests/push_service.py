@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from approvals.models import Notification, NotificationChannel
-from approvals.notifications.channels import Choices, add_browser
+from approvals.notifications.channel_management import Choices, add_browser
 from approvals.notifications.push import Subscription, application_server_key, parse_subscription
 from approvals.notifications.push_encryption import point_of
 from approvals.tests.notifying import ALL

@@ -11,8 +11,8 @@ from django.test.utils import CaptureQueriesContext
 
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError, NotFoundError
 from approvals.notifications.outbox import add_waiting
+from approvals.services.pending_items import waiting_for
 from approvals.services.routed_requests import routed_to, tell_approvers
-from approvals.services.waiting import waiting_for
 from approvals.tests.cast import ORIGIN, Person
 from approvals.tests.notifying import by_mail
 from approvals.tests.test_pages import asking, stray

@@ -46,7 +46,7 @@ from registry.tests.cast import PAY, TESTER, AgentClient, assert_refused, enroll
 from tests.time_limits import within
 from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import USABLE_LIFE
-from verifier.services.signed_confirmations import is_signed
+from verifier.services.confirmation_receipt_check import is_signed
 
 __all__ = ["asking"]
 

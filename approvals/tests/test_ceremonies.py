@@ -19,9 +19,9 @@ from approvals.services import (
     catalogue_approval,
     confirmations,
     grant_decisions,
+    grant_release_after_restore,
     log_break_signing,
     logo_approval,
-    restore_grant_release,
     resuming,
 )
 from approvals.services.page_token import Page, drawn_token
@@ -199,7 +199,7 @@ def release(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.admin,
         path,
-        lambda: restore_grant_release.release_page(row, list(Grant.objects.all()), 0),
+        lambda: grant_release_after_restore.release_page(row, list(Grant.objects.all()), 0),
         drawn_on(page),
         lambda drawn: cast.admin.post(
             f"{path}statement", {"grants": str(grant.pk), "drawn": drawn}

@@ -22,7 +22,7 @@ from audit.checkpoints.log_breaks import key_of_break
 from audit.checkpoints.rollback_check import check_history
 from audit.models import Event, LogBreak
 from audit.stores import Store
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from kms.models import Key
 from kms.services import ensure_key, verification_keys
 from registry.models import EnrolmentCode, Grant, ServiceProvider

@@ -6,7 +6,7 @@ import pytest
 from django.contrib.sessions.models import Session
 
 from approvals.models import Challenge
-from approvals.services.cleanup import expire_everything
+from approvals.services.expiry import expire_everything
 from approvals.tests.cast import Person
 
 pytestmark = pytest.mark.django_db

@@ -12,7 +12,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.encoding import b64u_encode, sha256
 from approvals.models import Receipt
-from approvals.services.cleanup import expire_everything
+from approvals.services.expiry import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.services.text_erasure import AGAIN_FOR
 from approvals.tests import canary_texts as words
@@ -25,7 +25,7 @@ from audit.checkpoints.signing import checkpoint_log
 from audit.log.sequencer import sequence_until_empty
 from audit.models import DroppedMonth, Event, Opening
 from audit.services import record, seal_audit
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.verify.verification import verify_log
 from registry.models import Agent, Grant, Human
 from registry.services.rights_verification import (

@@ -6,7 +6,7 @@ import pytest
 
 from agentauth.protocol.errors import InvalidStateError
 from approvals.models import Challenge, SetupCode
-from approvals.services.cleanup import expire_everything
+from approvals.services.expiry import expire_everything
 from approvals.services.setup_and_sign_in import INVITATION_LIFE, create_setup_link
 from approvals.services.text_erasure import INVITATION_KEPT, forget_invitation
 from approvals.tests.canary_texts import in_database, listed, word

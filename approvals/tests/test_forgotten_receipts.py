@@ -32,7 +32,7 @@ BLANK = {"compact": "", "consent_text": "", "passkey_name": ""}
 
 
 def receipt(kind: str, subject: object, human: Human, *, compact: str = "a.b.c") -> Receipt:
-    """As `approvals.services.signed_acts` stores it; no test reads the text."""
+    """As `approvals.services.passkey_signature_flow` stores it; no test reads the text."""
     return Receipt.objects.create(
         kind=kind,
         decision="approve",

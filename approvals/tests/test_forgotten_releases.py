@@ -8,7 +8,13 @@ from approvals.models import Challenge, Receipt
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.tests.cast import Person
 from approvals.tests.database_rollback import restored
-from approvals.tests.test_restore_grant_release import decide, grant, outside, reviewed, statement
+from approvals.tests.test_grant_release_after_restore import (
+    decide,
+    grant,
+    outside,
+    reviewed,
+    statement,
+)
 from audit import kinds
 from audit.models import Event
 from kms.services import verification_keys

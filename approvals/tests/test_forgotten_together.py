@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidStateError
-from approvals.services.cleanup import expire_everything
+from approvals.services.expiry import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.tests import canary_texts as words
 from approvals.tests.canary_texts import Planted, in_database, in_files, listed, word
@@ -22,7 +22,7 @@ from audit.checkpoints.signing import checkpoint_log
 from audit.db.role_rights import grant_serving_role
 from audit.log.sequencer import sequence_until_empty
 from audit.services import seal_audit
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.tests.tampering import execute
 from audit.tests.waiting import wait_for_lock_waiters
 from audit.verify.verification import verify_log

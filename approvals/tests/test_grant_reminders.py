@@ -13,7 +13,7 @@ from approvals.notifications.outbox import (
     USED_WITHIN,
     add_waiting,
 )
-from approvals.services.cleanup import KEPT
+from approvals.services.expiry import KEPT
 from approvals.tests.cast import Person
 from approvals.tests.notifying import NIGHT, by_mail, outbox
 from approvals.tests.test_renewal import asked

@@ -16,7 +16,7 @@ from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import InvalidStateError
 from agentauth.sdk.approval_receipts import check_receipt
 from approvals.models import Passkey, Receipt, SetupCode
-from approvals.services.cleanup import expire_everything
+from approvals.services.expiry import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import Person, browser, invited

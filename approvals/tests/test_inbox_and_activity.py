@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from approvals.templatetags.display_filters import when
 from approvals.tests.cast import PAY, Person
-from approvals.tests.test_waiting import confirmation, many
+from approvals.tests.test_pending_items import confirmation, many
 from approvals.views import inbox, paging
 from audit.models import Event
 from audit.services import Actor

@@ -10,11 +10,11 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from approvals.models import Notification, NotificationChannel
-from approvals.notifications.channels import MAX_WEBHOOKS
+from approvals.notifications.channel_management import MAX_WEBHOOKS
 from approvals.notifications.delivery import send_notifications
 from approvals.notifications.outbox import tell_security
-from approvals.services.cleanup import expire_everything
 from approvals.services.data_export import export_data
+from approvals.services.expiry import expire_everything
 from approvals.tests.cast import Person
 from approvals.tests.notifying import by_mail, by_webhook, outbox
 from audit.models import Event, Opening

@@ -10,7 +10,7 @@ from django.db import IntegrityError
 
 from approvals.models import Notification, NotificationChannel
 from approvals.notifications import delivery, mail, outbox, posting
-from approvals.notifications.channels import MAX_WEBHOOKS, forget_removed
+from approvals.notifications.channel_management import MAX_WEBHOOKS, forget_removed
 from approvals.notifications.delivery import BATCH, MAX_ATTEMPTS, send_notifications
 from approvals.notifications.outbox import add_waiting, tell_security
 from approvals.tests.cast import Person

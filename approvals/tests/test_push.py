@@ -13,11 +13,11 @@ from agentauth.protocol.encoding import b64u_decode, b64u_encode, sha256
 from agentauth.protocol.errors import InvalidStateError
 from approvals.models import Notification, NotificationChannel
 from approvals.notifications import channel_secrets, push, push_encryption
-from approvals.notifications.channels import MAX_BROWSERS, remove_gone
+from approvals.notifications.channel_management import MAX_BROWSERS, remove_gone
 from approvals.notifications.delivery import send_notifications
 from approvals.notifications.outbox import REMIND_BEFORE, tell_security
 from approvals.notifications.push_encryption import BrowserKeys, encrypt
-from approvals.services.cleanup import expire_everything
+from approvals.services.expiry import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.tests.cast import Person
 from approvals.tests.notifying import NIGHT, by_mail, by_webhook, outbox

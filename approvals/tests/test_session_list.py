@@ -10,7 +10,7 @@ from django.contrib.sessions.models import Session
 
 from approvals.browser_names import name_browser
 from approvals.models import HumanSession
-from approvals.services.cleanup import expire_everything
+from approvals.services.expiry import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.services.session_management import sessions_of
 from approvals.sessions import stored_key

@@ -21,7 +21,7 @@ from approvals.notifications import channel_secrets, posting, webhooks
 from approvals.notifications.channel_addresses import is_public, parse_target
 from approvals.notifications.delivery import send_notifications
 from approvals.notifications.outbox import tell_security
-from approvals.services.cleanup import expire_everything
+from approvals.services.expiry import expire_everything
 from approvals.tests.cast import Person
 from approvals.tests.notifying import by_webhook
 from approvals.tests.webhook_receiver import webhook_receiver

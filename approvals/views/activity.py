@@ -18,7 +18,7 @@ from approvals.views.activity_search import NO_ONE, choices, read_search
 from approvals.views.decision_event_sentences import ACTS, DETAILS, argument_lines, opened_details
 from approvals.views.event_sentences import describe_events
 from approvals.views.log_status import describe_log
-from approvals.views.page_requests import human_of, require_sign_in
+from approvals.views.request_helpers import human_of, require_sign_in
 from audit import kinds
 from audit.log.event_encoding import event_with_openings
 from audit.models import Event, Leaf

@@ -20,7 +20,7 @@ from agentauth.protocol.untrusted_text import legible
 from approvals.views.activity_search import ActivitySearch, read_search
 from approvals.views.decision_event_sentences import ACTS, opened_details
 from approvals.views.event_sentences import describe_events
-from approvals.views.page_requests import human_of, require_sign_in
+from approvals.views.request_helpers import human_of, require_sign_in
 from audit.log.event_encoding import event_with_openings
 from audit.models import Event, Leaf
 

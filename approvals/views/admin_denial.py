@@ -12,7 +12,7 @@ from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.services import grant_decisions
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.views.grant_descriptions import describe_grant
-from approvals.views.page_requests import (
+from approvals.views.request_helpers import (
     answer,
     chosen_ids,
     chosen_of,

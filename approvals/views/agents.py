@@ -17,11 +17,11 @@ from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.errors import NotFoundError
 from approvals.quotation_marks import quoted
 from approvals.services.lookalike_warnings import name_warnings
-from approvals.services.signed_acts import receipt_of
+from approvals.services.passkey_signature_flow import receipt_of
 from approvals.views.event_sentences import describe_events
 from approvals.views.grant_descriptions import describe_grant, describe_permissions
-from approvals.views.page_requests import human_of, require_sign_in
 from approvals.views.paging import page_of
+from approvals.views.request_helpers import human_of, require_sign_in
 from approvals.views.usage_descriptions import load_usage
 from audit.models import Event
 from registry.authentication import actor_of

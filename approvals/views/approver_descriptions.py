@@ -11,7 +11,7 @@ from agentauth.protocol.capability import TYPES
 from agentauth.protocol.money import Money
 from approvals import sentences
 from approvals.quotation_marks import quoted
-from approvals.services.deciding import route_sentences
+from approvals.services.decidable_requests import route_sentences
 from kms.row_seals import select_sealed
 from registry.models import (
     Absence,
@@ -21,8 +21,8 @@ from registry.models import (
     Human,
     ServiceProvider,
 )
-from registry.services.approver_routing import Asked, route
 from registry.services.decision_routing import read_rosters
+from registry.services.routing_rules import Asked, route
 
 _WORDS: Final = {
     "": gettext_lazy("Any request"),

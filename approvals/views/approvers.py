@@ -25,9 +25,9 @@ from approvals.services.local_times import moment_typed
 from approvals.services.reauthentication import acting
 from approvals.views import settings
 from approvals.views.approver_descriptions import describe_approvers, preview
-from approvals.views.page_requests import human_of, require_sign_in
 from approvals.views.paging import id_or_none_of_ours
 from approvals.views.reauthentication import check_verification
+from approvals.views.request_helpers import human_of, require_sign_in
 from registry.authentication import actor_of
 from registry.models import (
     Absence,

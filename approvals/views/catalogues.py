@@ -13,7 +13,7 @@ from agentauth.protocol.errors import NotFoundError
 from approvals.services import catalogue_approval
 from approvals.services.page_token import drawn_token
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.views.page_requests import (
+from approvals.views.request_helpers import (
     answer,
     human_of,
     member,

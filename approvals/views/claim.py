@@ -11,7 +11,7 @@ from approvals.services import agent_claiming
 from approvals.services.page_token import drawn_token
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.views.grant_descriptions import describe_kinds
-from approvals.views.page_requests import (
+from approvals.views.request_helpers import (
     answer,
     human_of,
     member,

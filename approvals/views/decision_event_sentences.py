@@ -14,8 +14,8 @@ from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.money import Money
 from agentauth.protocol.untrusted_text import MAX_NAME
 from approvals import sentences
+from approvals.catalogue_words import in_brief
 from approvals.quotation_marks import quoted
-from approvals.service_words import in_brief
 from audit import kinds
 from audit.log.event_encoding import is_committed
 from audit.models import Event

@@ -14,9 +14,9 @@ from django.views.decorators.http import require_POST, require_safe
 
 from approvals.services import destructive_actions
 from approvals.services.destructive_actions import Party, Preview
-from approvals.views.page_requests import chosen_ids, chosen_of, human_of, require_sign_in
 from approvals.views.paging import id_or_none_of_ours
 from approvals.views.reauthentication import check_verification
+from approvals.views.request_helpers import chosen_ids, chosen_of, human_of, require_sign_in
 from registry.admin import MOST_AT_ONCE
 from registry.authentication import actor_of
 from registry.models import Grant

@@ -19,7 +19,7 @@ from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.encoding import canonical_json, sha256
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
 from approvals.services import grant_decisions
-from approvals.services.deciding import (
+from approvals.services.decidable_requests import (
     Case,
     decided_by,
     find_case,
@@ -28,8 +28,8 @@ from approvals.services.deciding import (
 from approvals.services.differences_since_signing import moved_since_signed
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.offered_capabilities import offer
+from approvals.services.passkey_signature_flow import receipt_of
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.services.signed_acts import receipt_of
 from approvals.services.term_choices import Terms, offered_terms, read_choices
 from approvals.services.total_reach import other_grants, total_reach
 from approvals.views.grant_descriptions import (
@@ -44,7 +44,7 @@ from approvals.views.narrowing_fields import (
     limit_fields,
     permission_fields,
 )
-from approvals.views.page_requests import (
+from approvals.views.request_helpers import (
     answer,
     human_of,
     member,

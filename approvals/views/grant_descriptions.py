@@ -11,7 +11,7 @@ from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import Capability, parse_capabilities
 from agentauth.protocol.catalogue import NO_CATALOGUE, Catalogue
 from approvals import sentences
-from approvals.service_words import in_brief
+from approvals.catalogue_words import in_brief
 from approvals.services.offered_capabilities import offer
 from registry.models import Agent, Grant
 from registry.services.catalogues import Published, words_of

@@ -5,7 +5,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
-from approvals.views.page_requests import safe_next
+from approvals.views.request_helpers import safe_next
 from registry.authentication import actor_of
 from registry.models import Human
 from registry.services.humans import change_language, check_language

@@ -17,7 +17,7 @@ from approvals.services import logo_approval
 from approvals.services.page_token import drawn_token
 from approvals.services.reauthentication import acting
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.views.page_requests import (
+from approvals.views.request_helpers import (
     answer,
     human_of,
     member,

@@ -8,7 +8,7 @@ from django.views.decorators.http import require_POST
 from agentauth.protocol.encoding import timestamp
 from approvals.services import presence_lease as ceremonies
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.views.page_requests import answer, human_of, read_posted_json, require_sign_in
+from approvals.views.request_helpers import answer, human_of, read_posted_json, require_sign_in
 from registry.authentication import actor_of
 from verifier.services import presence_leases
 

@@ -13,7 +13,7 @@ from django.views.decorators.http import require_POST
 from agentauth.protocol.encoding import read_object
 from approvals.services.reauthentication import acting, ask_verification, verify_human
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.views.page_requests import (
+from approvals.views.request_helpers import (
     answer,
     human_of,
     member,

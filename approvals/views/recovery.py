@@ -19,8 +19,14 @@ from approvals.services.recent_recovery import recovery_news
 from approvals.services.recovery_alert_mail import mail_is_sent
 from approvals.services.setup_and_sign_in import SetupLink, session_key_of, setup_digest
 from approvals.sessions import start_session
-from approvals.views.page_requests import HOME, answer, human_of, read_posted_json, require_sign_in
 from approvals.views.reauthentication import check_verification
+from approvals.views.request_helpers import (
+    HOME,
+    answer,
+    human_of,
+    read_posted_json,
+    require_sign_in,
+)
 from registry.authentication import actor_of
 from registry.models import Human
 from registry.roles import Permission

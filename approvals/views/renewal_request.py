@@ -8,7 +8,7 @@ from django.views.decorators.http import require_POST
 
 from agentauth.protocol.errors import NotFoundError
 from approvals.services import renewal_requests
-from approvals.views.page_requests import human_of, require_sign_in
+from approvals.views.request_helpers import human_of, require_sign_in
 from registry.authentication import actor_of
 from registry.models import Grant
 from registry.services.agent_owners import own_agent_ids

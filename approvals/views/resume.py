@@ -14,7 +14,7 @@ from approvals.services import resuming
 from approvals.services.page_token import drawn_token
 from approvals.services.resuming import Party
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.views.page_requests import (
+from approvals.views.request_helpers import (
     answer,
     chosen_ids,
     chosen_of,

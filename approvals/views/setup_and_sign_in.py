@@ -17,7 +17,7 @@ from approvals.models import SetupCode
 from approvals.role_words import ROLES
 from approvals.services import setup_and_sign_in
 from approvals.sessions import start_session
-from approvals.views.page_requests import (
+from approvals.views.request_helpers import (
     HOME,
     answer,
     human_of,

@@ -11,11 +11,11 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.capability import parse_action
 from approvals import sentences
 from approvals.services import confirmations
-from approvals.services.deciding import decided_by, find_confirmation
+from approvals.services.decidable_requests import decided_by, find_confirmation
 from approvals.services.page_token import drawn_token
+from approvals.services.passkey_signature_flow import receipt_of
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.services.signed_acts import receipt_of
-from approvals.views.page_requests import (
+from approvals.views.request_helpers import (
     answer,
     human_of,
     member,

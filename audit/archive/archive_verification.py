@@ -11,7 +11,7 @@ from typing import NamedTuple
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import ChainError, NoteError
 from audit.archive.archive_format import MANIFESTS, ArchiveError, Line, manifest_key
-from audit.archive.reading import prove_segment, read_manifest
+from audit.archive.segment_reading import prove_segment, read_manifest
 from audit.archive.tiles import Tiles
 from audit.checkpoints.anchors import Anchor, read_any_anchor
 from audit.checkpoints.copy_locations import PREFIX, key_of

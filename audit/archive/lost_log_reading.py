@@ -8,14 +8,14 @@ from django.conf import settings
 
 from agentauth.protocol.errors import NoteError
 from audit.archive.archive_format import ArchiveError, Line
-from audit.archive.reading import prove_segment, read_manifest
 from audit.archive.segment_building import tiles_at
+from audit.archive.segment_reading import prove_segment, read_manifest
 from audit.checkpoints.anchors import Anchor, read_anchor
 from audit.checkpoints.copy_locations import PREFIX, ContradictedError, key_of, size_of
 from audit.checkpoints.log_breaks import seen_from_log
 from audit.models import LogBreak
 from audit.stores import Store
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 
 
 def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) -> Anchor:

@@ -16,7 +16,7 @@ import orjson
 
 from agentauth.protocol.encoding import parse_timestamp
 from agentauth.protocol.errors import InvalidStateError
-from audit.missing_packages import Package
+from audit.optional_packages import Package
 
 # Rows per row group: this many are in memory at a time.
 ROWS: Final = 8_192

@@ -12,9 +12,9 @@ from django.db import transaction
 from agentauth.protocol.encoding import canonical_json, parse_timestamp
 from agentauth.protocol.errors import EncodingError
 from audit.archive.archive_format import ArchiveError, Line
-from audit.archive.reading import download, noted_manifest, read_lines
 from audit.archive.scratch import scratch
 from audit.archive.segment_building import PAGE, leaves, prove
+from audit.archive.segment_reading import download, noted_manifest, read_lines
 from audit.db.partition_creation import ensure_partitions
 from audit.log.event_encoding import event_body
 from audit.models import Event, Leaf, Segment

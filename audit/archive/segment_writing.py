@@ -16,13 +16,13 @@ from typing import Final, NamedTuple
 from django.db import IntegrityError, transaction
 
 from agentauth.protocol.checkpoint import parse_checkpoint
-from agentauth.protocol.notes import parse_note
+from agentauth.protocol.signed_notes import parse_note
 from audit.archive.archive_format import ArchiveError, Manifest, manifest_key
 from audit.archive.parallel_calls import ParallelCalls
 from audit.archive.parquet import package_error
-from audit.archive.reading import noted_manifest, prove_segment, read_manifest
 from audit.archive.scratch import scratch
 from audit.archive.segment_building import leaves, prove, stage, tiles_at
+from audit.archive.segment_reading import noted_manifest, prove_segment, read_manifest
 from audit.checkpoints.anchors import anchor_of
 from audit.checkpoints.copy_locations import ContradictedError, check_place
 from audit.checkpoints.log_breaks import log_store

@@ -24,14 +24,14 @@ from audit.checkpoints.copy_locations import (
     store_left_behind,
     store_name,
 )
-from audit.checkpoints.ending_copies import copy_endings
+from audit.checkpoints.endings_in_store import copy_endings
 from audit.checkpoints.log_breaks import check_records, copy_break, seen_store
 from audit.checkpoints.signing import checkpoints_in, compare_outside, newest_checkpoint
 from audit.fault_injection import fault_point
 from audit.models import Checkpoint, CheckpointCopy
 from audit.services import Actor, record
 from audit.stores import Store, is_key
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 
 
 class MovingError(ChainError):

@@ -13,7 +13,7 @@ from django.utils.module_loading import import_string
 from agentauth.protocol.checkpoint import open_checkpoint, parse_checkpoint
 from agentauth.protocol.errors import InvalidKeyError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import PublicKey
-from agentauth.protocol.notes import Verifier, parse_note
+from agentauth.protocol.signed_notes import Verifier, parse_note
 from audit.checkpoints.copy_locations import (
     PREFIX,
     ContradictedError,

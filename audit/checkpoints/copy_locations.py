@@ -4,7 +4,7 @@ from django.conf import settings
 
 from agentauth.protocol.errors import ChainError
 from audit.models import CheckpointCopy
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 
 PREFIX = "checkpoints/"
 # The write-once object in a store that the log has left; it names the new store.

@@ -23,7 +23,7 @@ from audit.checkpoints.copy_locations import MOVED, ContradictedError
 from audit.log.tree_reader import root_at
 from audit.models import LogBreak
 from audit.stores import MAX_SMALL_BYTES, Sink, Store
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 
 PREFIX: Final = "breaks/"
 VERSION: Final = 1

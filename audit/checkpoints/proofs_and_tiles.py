@@ -15,7 +15,7 @@ from agentauth.protocol.errors import (
     NotYetLoggedError,
 )
 from agentauth.protocol.log_hashes import TILE_HEIGHT
-from agentauth.protocol.notes import MAX_SIGNATURES
+from agentauth.protocol.signed_notes import MAX_SIGNATURES
 from audit.checkpoints.signing import EVERY, newest_signed
 from audit.log import tree_reader
 from audit.models import Checkpoint, Head, Leaf, QueueEntry

@@ -3,7 +3,7 @@
 Runs after each start of the database. A database restored from a backup, or a lagging replica after
 a failover, has lost the newest events. Three things reveal that: the checkpoints in the external
 store, its own signed checkpoints compared with its head, and a mark of the log's size that the jobs
-keep in Redis (`verifier.services.rollback_mark`).
+keep in Redis (`verifier.services.periodic_rollback_check`).
 """
 
 from typing import NamedTuple, Self
@@ -14,7 +14,7 @@ from audit.checkpoints.copy_locations import ContradictedError, check_place
 from audit.checkpoints.log_breaks import check_records, current_break, known_names, log_store
 from audit.checkpoints.signing import check_outside, check_signed, newest_checkpoint
 from audit.models import Head, Leaf
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 
 
 class Mark(NamedTuple):

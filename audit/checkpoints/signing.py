@@ -25,7 +25,7 @@ from audit.checkpoints.copy_locations import (
     size_of,
     store_name,
 )
-from audit.checkpoints.ending_copies import copy_endings, ended_since
+from audit.checkpoints.endings_in_store import copy_endings, ended_since
 from audit.checkpoints.log_breaks import copy_break, log_store, origin
 from audit.checkpoints.signer_lookup import audit_signer
 from audit.fault_injection import fault_point

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from agentauth.protocol.checkpoint import parse_checkpoint
 from agentauth.protocol.checkpoint_proofs import SIZE_TYPE, AddCheckpoint, parse_size_answer
 from agentauth.protocol.errors import InvalidRequestError, NoteError
-from agentauth.protocol.notes import (
+from agentauth.protocol.signed_notes import (
     Note,
     SignatureType,
     Verifier,
@@ -25,7 +25,7 @@ from agentauth.protocol.notes import (
     parse_vkey,
     verify_signatures,
 )
-from agentauth.protocol.urls import normalize_url
+from agentauth.protocol.url_normalization import normalize_url
 
 if TYPE_CHECKING:
     from audit.checkpoints.bounded_http_post import Answer

@@ -1,7 +1,7 @@
 """Write-once stores for copies of the log outside the database; all have the same four methods.
 
-The scheme of a store's URI names its kind; a new kind is a module here and a branch in `opening`.
-A put that failed may have been stored nevertheless: a retry with the same bytes
+The scheme of a store's URI names its kind; a new kind is a module here and a branch in
+`store_factory`. A put that failed may have been stored nevertheless: a retry with the same bytes
 succeeds.
 """
 

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from agentauth.protocol.errors import InvalidRequestError
-from audit.missing_packages import Package
+from audit.optional_packages import Package
 from audit.stores import check_key
 
 DEFAULT_LOCK_DAYS: Final = 2_190

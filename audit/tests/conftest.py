@@ -16,7 +16,7 @@ from audit import kinds
 from audit.models import Checkpoint, Event
 from audit.services import Actor, record
 from audit.stores import Store
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.tests import proving
 from tests import ministack
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.notes import SignatureType, Verifier
+from agentauth.protocol.signed_notes import SignatureType, Verifier
 from agentauth.sdk.tests.witness_cast import NAME, Log
 from audit.checkpoints.witness_client import Outcome, Witness, cosign
 

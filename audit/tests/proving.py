@@ -12,7 +12,7 @@ from django.test import Client
 
 from agentauth.protocol.checkpoint import OpenedCheckpoint, open_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.notes import SignatureType, Verifier, cosign_text
+from agentauth.protocol.signed_notes import SignatureType, Verifier, cosign_text
 from audit import kinds
 from audit.checkpoints.log_breaks import origin
 from audit.checkpoints.signing import checkpoint_log, newest_checkpoint

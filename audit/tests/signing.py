@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
-from agentauth.protocol.notes import Verifier
+from agentauth.protocol.signed_notes import Verifier
 from audit.checkpoints.log_breaks import origin
 
 _SIGNER = LocalSigner(PrivateKey.generate())

@@ -221,7 +221,7 @@ def test_the_same_segment_is_the_same_bytes(log: Log, tmp_path: Path) -> None:
 def test_more_rows_than_a_row_group_are_written_group_by_group(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("audit.archive.parquet.ROWS", "audit.archive.reading.ROWS"):
+    for module in ("audit.archive.parquet.ROWS", "audit.archive.segment_reading.ROWS"):
         monkeypatch.setattr(module, 8)
     assert ROWS == 8_192
     for count in (16, 7):

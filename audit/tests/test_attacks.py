@@ -84,7 +84,8 @@ class Place:
         execute("DELETE FROM audit_checkpoint")
         root = write_anew(size).root()
         note = notes.sign_checkpoint(
-            notes.Checkpoint(origin(), size, root), signer=signer(purpose="audit", now=self.now)
+            notes.Checkpoint(origin(), size, root),
+            signer=signer(purpose="audit", now=self.now),
         )
         Checkpoint.objects.create(size=size, root=root, note=note, at=self.now)
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from agentauth.protocol.checkpoint import cosign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.notes import Signature, parse_note, parse_signatures
+from agentauth.protocol.signed_notes import Signature, parse_note, parse_signatures
 from agentauth.sdk.tests.witness_cast import NAME
 from audit.checkpoints import witness_client
 from audit.checkpoints.witness_client import MAX_ANSWER_BYTES, Outcome, Result, Witness

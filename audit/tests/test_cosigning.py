@@ -9,7 +9,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.checkpoint import open_checkpoint
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
-from agentauth.protocol.notes import SignatureType, Verifier
+from agentauth.protocol.signed_notes import SignatureType, Verifier
 from agentauth.sdk.tests.witness_cast import Served, serving
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.state import State

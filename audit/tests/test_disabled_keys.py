@@ -13,7 +13,7 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.checkpoint import Checkpoint as Said
 from agentauth.protocol.checkpoint import open_checkpoint, sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
-from agentauth.protocol.notes import SignatureType, Verifier
+from agentauth.protocol.signed_notes import SignatureType, Verifier
 from audit.archive.archive_verification import prove_archive
 from audit.checkpoints.anchors import stored_anchors
 from audit.checkpoints.copy_locations import key_of
@@ -23,7 +23,7 @@ from audit.checkpoints.signing import EVERY, LOOK, checkpoint_log, newest_signed
 from audit.log.sequencer import sequence_until_empty
 from audit.log.tree_reader import root_at
 from audit.models import Checkpoint, Event
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.proving import assert_refused, event_of, get, good
 from audit.tests.tampering import as_table_owner

@@ -22,7 +22,7 @@ from audit.log.sequencer import sequence_until_empty
 from audit.log.tree_reader import inclusion_proof
 from audit.models import Event, Opening
 from audit.services import Actor
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.tests.conftest import MakeEvent
 from audit.verify.verification import verify_log
 

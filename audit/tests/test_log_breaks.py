@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.checkpoint import parse_checkpoint
-from agentauth.protocol.notes import parse_note
+from agentauth.protocol.signed_notes import parse_note
 from agentauth.sdk import verify_log as archive_verifier
 from audit.checkpoints.copy_locations import MOVED, ContradictedError, key_of
 from audit.checkpoints.log_breaks import (
@@ -28,7 +28,7 @@ from audit.checkpoints.signing import EVERY, checkpoint_log
 from audit.log.sequencer import tree_of
 from audit.models import Checkpoint, Head, LogBreak
 from audit.stores import Store
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.tests import proving
 
 pytestmark = pytest.mark.django_db

@@ -14,7 +14,7 @@ from audit.checkpoints.rollback_check import Mark, check_history, present_mark
 from audit.checkpoints.signing import checkpoint_log
 from audit.models import Checkpoint, CheckpointCopy, LogBreak
 from audit.stores import Store
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.tests import proving
 
 pytestmark = pytest.mark.django_db

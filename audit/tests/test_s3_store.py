@@ -20,9 +20,9 @@ from botocore.exceptions import ClientError
 
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
 from audit.archive.archive_format import ArchiveError, StoredObject
-from audit.archive.reading import download
+from audit.archive.segment_reading import download
 from audit.stores import CHUNK_BYTES, MAX_OBJECT_BYTES, Digest, ImmutableError, Store, digest_of, s3
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.tests.conftest import SECRETS, Bucket, new_bucket
 from tests.fault_proxy import FaultProxy, fault_proxy
 

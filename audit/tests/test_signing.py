@@ -22,7 +22,7 @@ from audit.log.sequencer import sequence_until_empty
 from audit.log.tree_reader import root_at
 from audit.models import Checkpoint, CheckpointCopy, Head, Leaf
 from audit.stores import ImmutableError, Store
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.signing import verifier
 from audit.tests.tampering import as_table_owner, execute

@@ -20,13 +20,13 @@ from audit.archive.segment_writing import archive_audit, archive_due
 from audit.checkpoints import signing as checkpoints
 from audit.checkpoints.anchors import read_stores
 from audit.checkpoints.copy_locations import MOVED, ContradictedError, StoreChangedError, key_of
-from audit.checkpoints.ending_copies import Ending, read_endings
+from audit.checkpoints.endings_in_store import Ending, read_endings
 from audit.checkpoints.signing import EVERY, checkpoint_log
 from audit.log.sequencer import sequence_until_empty, tree_of
 from audit.models import Checkpoint, CheckpointCopy, Event, Head, LogBreak
 from audit.stores import Sink
 from audit.stores.folder import FolderStore
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 

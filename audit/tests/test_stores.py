@@ -14,7 +14,7 @@ import pytest
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
 from audit.stores import MAX_SMALL_BYTES, Digest, ImmutableError, Store, digest_of
 from audit.stores.folder import DRAFT_SECONDS, FolderStore
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.stores.store_uris import store_error
 from audit.tests.conftest import Bucket
 
@@ -185,7 +185,7 @@ def test_a_store_says_where_it_is_and_no_more(tmp_path: Path) -> None:
 
 def test_folder_store_imports_no_s3_library(tmp_path: Path) -> None:
     program = (
-        "import sys; from audit.stores.opening import store_at;"
+        "import sys; from audit.stores.store_factory import store_at;"
         "store_at(sys.argv[1]).put_once('a', b'1');"
         "assert not {'boto3', 'botocore'} & sys.modules.keys()"
     )

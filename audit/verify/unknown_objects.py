@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from audit.checkpoints import copy_locations, ending_copies, log_breaks
+from audit.checkpoints import copy_locations, endings_in_store, log_breaks
 from audit.stores import Store
 
 # The prefixes that the log lists, and which names below them are its own. Other objects it reads by
@@ -11,7 +11,7 @@ from audit.stores import Store
 _OURS: Final[Mapping[str, Callable[[str], bool]]] = {
     copy_locations.PREFIX: lambda key: copy_locations.size_of(key) is not None,
     log_breaks.PREFIX: lambda key: bool(log_breaks.break_of(key)),
-    ending_copies.PREFIX: ending_copies.is_ending,
+    endings_in_store.PREFIX: endings_in_store.is_ending,
 }
 
 

@@ -20,11 +20,11 @@ import httpx
 
 from agentauth import AgentAuthClient
 from agentauth.sdk import AgentAuthError
-from agentauth.sdk.addresses import is_loopback
 from agentauth.sdk.registry_client import ssl_context
+from agentauth.sdk.url_checks import is_loopback
+from examples.demo.catalogue import publish_words
 from examples.demo.printing import say
 from examples.demo.story import NAME, Story
-from examples.demo.words import publish_words
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60

@@ -6,7 +6,7 @@ Imports no library of a backend.
 import re
 from typing import Final
 
-from audit.missing_packages import Package
+from audit.optional_packages import Package
 
 REGION: Final = r"[a-z]{2}(?:-[a-z]{1,16}){1,3}-[0-9]{1,2}"
 RING: Final = r"projects/[a-z0-9.:-]{1,80}/locations/[a-z0-9-]{1,63}/keyRings/[A-Za-z0-9_-]{1,63}"

@@ -16,12 +16,12 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from kms import token_signer as delegation
-from kms.change_notices import KEY_CHANGES
 from kms.lifetimes import HANDOVER, PUBLISHED_BEFORE_USE
 from kms.models import Key, KeyCertificate
 from kms.process_key_certificates import CERTIFIED_FOR, revoke_certificate, token_keys
 from kms.services import disable_key, promote_due_keys, rotate_key
 from kms.signing_rate import SigningRateLimiter
+from kms.state_change_publisher import KEY_CHANGES
 from kms.tests.test_keys import ACTOR, NOW
 from kms.token_signer import KNOWN_FOR, ProcessKeys, SignerChoice, token_signer, turn_to_sign
 

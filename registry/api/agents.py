@@ -21,13 +21,13 @@ from registry.api.base_view import NativeView, empty
 from registry.authentication import forget_caller, judge_nonce, read_proof, spend
 from registry.models import Agent
 from registry.services.agent_claims import claim_is_live, claim_url
+from registry.services.agent_key_rotation import rotate_agent_key
 from registry.services.agent_manifests import replace_manifest
 from registry.services.agents import revoke_agent
 from registry.services.barred_keys import bar_disclosed_key
-from registry.services.codes import claim_codes
+from registry.services.claim_and_enrolment_codes import claim_codes
 from registry.services.enrolment_codes import count_failure
 from registry.services.idempotency import IdempotentAnswer
-from registry.services.key_rotation import rotate_agent_key
 from registry.services.registration import register_agent
 
 MAX_MANIFEST_CHARACTERS = 8 * 1024

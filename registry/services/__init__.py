@@ -4,15 +4,15 @@
   secret), `pairwise_subjects` (a person's `sub` at a service provider), `lookalikes` (names that
   imitate others).
 - Agents, in the order of their life: `enrolment_codes`, `registration`, `agent_claims`, `agents`,
-  `agent_manifests`, `key_rotation`; `agent_keys` says which key may call, `barred_keys` which may
-  not, permanently.
+  `agent_manifests`, `agent_key_rotation`; `agent_keys` says which key may call, `barred_keys` which
+  may not, permanently.
 - Grants: `grant_requests`, then `grants`. `grants_after_change` follows a change of key, manifest,
   audience or allow-list. `approval_receipt_check` finds the human's signed approval,
-  `grant_contradictions` what the log says against a grant, and `rights_verification` checks them
+  `grant_log_check` what the log says against a grant, and `rights_verification` checks them
   all, other sealed rows and erasures too.
 - Tokens: `tokens` issues and revokes, `token_size` measures, `token_state` says what one may do.
-- Requests: `spent_proofs` (the replay cache), `nonces`, `idempotency`, `poll_interval`, `codes`,
-  `secret_key_macs`.
+- Requests: `spent_proofs` (the replay cache), `nonces`, `idempotency`, `poll_interval`,
+  `claim_and_enrolment_codes`, `secret_key_macs`.
 - The installation: `settings_agreement` (settings all processes share), `database_time`,
   `log_keys`.
 - Cleaning up: `expiry` records what has ended, `text_erasure` erases a deleted human's texts.

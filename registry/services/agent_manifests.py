@@ -19,7 +19,7 @@ from agentauth.protocol.jose import parse_compact
 from audit import kinds
 from audit.fault_injection import fault_point
 from audit.services import Actor, record
-from kms.change_notices import Subject, publish_change
+from kms.state_change_publisher import Subject, publish_change
 from registry.models import Agent
 from registry.services.grants_after_change import follow_new_manifest
 from registry.services.lookalikes import check_is_no_word

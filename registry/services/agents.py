@@ -10,7 +10,7 @@ from django.db.models.functions import Coalesce
 from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from audit import kinds
 from audit.services import Actor, record
-from kms.change_notices import Subject, publish_change
+from kms.state_change_publisher import Subject, publish_change
 from registry.models import Agent, Human
 from registry.services.agent_owners import own_agents
 from registry.services.grants import end_pending_grants, not_yours_to_resume

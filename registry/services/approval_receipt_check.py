@@ -21,13 +21,13 @@ from agentauth.protocol.capability import GRAVE_TYPES
 from agentauth.protocol.encoding import canonical_json, parse_timestamp, sha256, timestamp
 from agentauth.protocol.errors import EncodingError, InvalidReceiptError
 from agentauth.protocol.keys import PublicKey
-from agentauth.protocol.routing_member import owner_id
+from agentauth.protocol.statement_routing import owner_id
 from audit.db.prebuilt_sql import select
 from audit.db.role_rights import may_read_log
 from kms.row_seals import ENDED
 from kms.services import evidence_keys
 from registry.models import Agent, Grant, ServiceProvider
-from registry.services.grant_contradictions import contradiction, histories
+from registry.services.grant_log_check import contradiction, histories
 
 logger = logging.getLogger(__name__)
 
@@ -281,7 +281,7 @@ def _covers(body: Mapping[str, Any], terms: Terms) -> bool:
 
     The owner signed, or a person to whom a rule sent it: then the statement names that rule and the
     owner. The registry signs such a receipt only for a person whom sealed rows let decide on this
-    very request (`approvals.services.signed_acts`, ADR 44).
+    very request (`approvals.services.passkey_signature_flow`, ADR 44).
     """
     agent, provider, capabilities = body["agent"], body["service_provider"], body["capabilities"]
     grave = any(each["type"] in GRAVE_TYPES for each in capabilities)

@@ -1,4 +1,4 @@
-"""Who may decide on a grant or a transaction: reads the rows for `approver_routing` (ADR 44)."""
+"""Who may decide on a grant or a transaction: reads the rows for `routing_rules` (ADR 44)."""
 
 import uuid
 from collections.abc import Collection, Mapping
@@ -13,8 +13,8 @@ from agentauth.protocol.money import Money
 from kms.row_seals import select_sealed
 from registry.models import Absence, ApprovalRule, ApproverGroup, Grant, GroupMember, Human
 from registry.roles import Permission, Role
-from registry.services import approver_routing
-from registry.services.approver_routing import (
+from registry.services import routing_rules
+from registry.services.routing_rules import (
     Asked,
     Decider,
     Group,
@@ -66,11 +66,11 @@ def read_rosters(now: datetime) -> Rosters | None:
     members: dict[str, list[str]] = {}
     for member in select_sealed(GroupMember.giving().order_by("created_at", "pk")):
         members.setdefault(str(member.group_id), []).append(str(member.human_id))
-    absences: dict[str, list[approver_routing.Absence]] = {}
+    absences: dict[str, list[routing_rules.Absence]] = {}
     since = Absence.giving().filter(ends_at__gt=now - _REQUEST_LIFE)
     for row in select_sealed(since.order_by("starts_at", "pk")):
         deputy = None if row.deputy_id is None else str(row.deputy_id)
-        away = approver_routing.Absence(row.starts_at, row.ends_at, deputy)
+        away = routing_rules.Absence(row.starts_at, row.ends_at, deputy)
         absences.setdefault(str(row.human_id), []).append(away)
     named = {each for group in members.values() for each in group} | set(absences)
     named |= {each.deputy for rows in absences.values() for each in rows if each.deputy}

@@ -10,7 +10,7 @@ from agentauth.protocol.errors import GrantChangedError, InvalidStateError
 from audit import kinds
 from audit.log.erasure import erase_of_agent
 from audit.services import Actor, record
-from kms.change_notices import Subject, publish_change
+from kms.state_change_publisher import Subject, publish_change
 from registry.models import (
     Agent,
     EnrolmentCode,

@@ -21,7 +21,7 @@ from agentauth.protocol.identifiers import parse_id
 from audit import kinds
 from audit.fault_injection import fault_point
 from audit.services import Actor, record
-from kms.change_notices import Subject, publish_change
+from kms.state_change_publisher import Subject, publish_change
 from registry.models import Agent, Grant, Human, Renewal, ServiceProvider
 from registry.roles import Permission
 from registry.services.agent_owners import owns

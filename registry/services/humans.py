@@ -15,7 +15,7 @@ from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from agentauth.protocol.hours_and_periods import parse_zone
 from audit import kinds
 from audit.services import Actor, record
-from kms.change_notices import Subject, publish_change
+from kms.state_change_publisher import Subject, publish_change
 from registry.models import Agent, EnrolmentCode, Grant, Human
 from registry.roles import Role
 from registry.services.agents import revoke_agent

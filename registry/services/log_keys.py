@@ -1,8 +1,8 @@
-"""The log's verifier keys, each under the name for which it signs."""
+"""The log's verifier keys (vkeys), retired ones too, each under the name for which it signs."""
 
 from django.utils import timezone
 
-from agentauth.protocol.notes import verifier_key
+from agentauth.protocol.signed_notes import verifier_key
 from audit.checkpoints.log_breaks import origin
 from audit.models import LogBreak
 from kms.models import Key

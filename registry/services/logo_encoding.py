@@ -10,7 +10,7 @@ from typing import Final
 from django.utils.translation import gettext_noop
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
-from registry.services import logo_encoder
+from registry.services import logo_encoder_process
 
 # A logo at the largest size that we show, saved without care, has far fewer bytes.
 MAX_UPLOAD: Final = 256 * 1024
@@ -19,7 +19,9 @@ _SECONDS: Final = 15
 # More than its pixels take without compression.
 _MAX_OUTPUT: Final = 80 * 1024
 # How a PNG of this size begins: the signature, then the header's length, type, width and height.
-_SQUARE: Final = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + 2 * logo_encoder.SIDE.to_bytes(4, "big")
+_SQUARE: Final = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + 2 * logo_encoder_process.SIDE.to_bytes(
+    4, "big"
+)
 _ROOT: Final = Path(__file__).resolve().parents[2]
 # Whole sentences, since people read them in their language.
 REFUSALS: Final = {
@@ -48,7 +50,7 @@ def encode_logo(data: bytes) -> bytes:
     if len(data) > MAX_UPLOAD:
         raise InvalidRequestError(REFUSALS["bytes"])
     status, made = _run_child(data)
-    if status == logo_encoder.MISSING:
+    if status == logo_encoder_process.MISSING:
         lock = _ROOT / "requirements-production.txt"
         raise InvalidStateError(
             "Logos need the package Pillow, which is not installed. Install what production needs: "
@@ -71,7 +73,7 @@ def _run_child(data: bytes) -> tuple[int, bytes]:
     more than a logo takes, and kill it after `_SECONDS`.
     """
     # -I: neither the environment nor the working directory decides what the child imports.
-    command = [sys.executable, "-I", logo_encoder.__file__]
+    command = [sys.executable, "-I", logo_encoder_process.__file__]
     pipe = subprocess.PIPE
     with subprocess.Popen(  # noqa: S603 — our own file
         command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env={}

@@ -31,7 +31,7 @@ from registry.services.approval_receipt_check import (
     signed_version,
     terms_of,
 )
-from registry.services.grant_contradictions import contradiction, histories
+from registry.services.grant_log_check import contradiction, histories
 
 # Grants per batch. Their receipts take about 5 MB.
 _BATCH: Final = 500
@@ -72,7 +72,7 @@ def find_contradictions(*, now: datetime) -> Iterator[Finding]:
     1. A receipt covers the grant's terms (`registry.services.approval_receipt_check`), by a key
        that was not disabled.
     2. The log has no end and no later suspension of an approved grant
-       (`registry.services.grant_contradictions`).
+       (`registry.services.grant_log_check`).
     3. An event of an erasure names each receipt without its text, for the person who signed it or
        whom it is about. Otherwise report its subject.
     4. Each account that the log says was erased exists and is not in use.

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_noop
 from agentauth.protocol.errors import InvalidStateError, NotFoundError, PermissionDeniedError
 from audit import kinds
 from audit.services import Actor, record
-from kms.change_notices import Subject, publish_change
+from kms.state_change_publisher import Subject, publish_change
 from registry.models import Human
 from registry.roles import Permission, Role
 from registry.services.humans import keep_an_owner

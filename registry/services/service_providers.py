@@ -24,7 +24,7 @@ from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.untrusted_text import check_display_name, check_host
 from audit import kinds
 from audit.services import Actor, record
-from kms.change_notices import Subject, publish_change
+from kms.state_change_publisher import Subject, publish_change
 from registry.models import ServiceProvider, ServiceProviderSecret
 from registry.services.grants_after_change import follow_new_allow_list, follow_new_audience
 from registry.services.lookalikes import check_is_no_word

@@ -29,8 +29,8 @@ from audit.db.prebuilt_sql import Columns, SelectQuery, Statement
 from audit.fault_injection import fault_point
 from audit.new_ids import new_id
 from audit.services import Actor, record, record_refusal
-from kms.change_notices import Subject, publish_change
 from kms.process_key_certificates import token_keys
+from kms.state_change_publisher import Subject, publish_change
 from kms.token_signer import token_signer
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.agent_keys import may_call

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from registry.models import ServiceLogo, ServiceProvider
-from registry.services.logo_encoder import encode
+from registry.services.logo_encoder_process import encode
 from registry.services.service_logos import approve_logo, propose_logo
 from registry.tests.cast import TESTER
 

@@ -18,9 +18,9 @@ from kms.lifetimes import PUBLISHED_BEFORE_USE
 from kms.models import Key
 from kms.services import disable_key, rotate_key
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
+from registry.services.agent_key_rotation import rotate_agent_key
 from registry.services.approval_receipt_check import BOUND, GrantReceiptCache, terms_of
 from registry.services.grants import deny_grant, resume_grant, revoke_grant, suspend_grant
-from registry.services.key_rotation import rotate_agent_key
 from registry.services.token_state import token_state, token_states
 from registry.services.tokens import issue_token
 from registry.tests.cast import (

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
-from registry.services import logo_encoder, logo_encoding
-from registry.services.logo_encoder import SIDE, RefusedError, encode
+from registry.services import logo_encoder_process, logo_encoding
+from registry.services.logo_encoder_process import SIDE, RefusedError, encode
 from registry.services.logo_encoding import _SQUARE, MAX_UPLOAD, encode_logo
 from registry.tests.logos import picture
 
@@ -127,14 +127,14 @@ def test_a_decompression_bomb_is_refused_by_its_header(
 
 
 def test_the_largest_picture_fits_into_the_limits_of_the_child() -> None:
-    largest = logo_encoder.MAX_SIDE
+    largest = logo_encoder_process.MAX_SIDE
     out = io.BytesIO()
     Image.new("RGBA", (largest, largest), (0, 0, 0, 0)).save(out, format="PNG")
     assert opened(encode_logo(out.getvalue())).size == (SIDE, SIDE)
 
 
 def test_the_sentences_name_the_limits() -> None:
-    low, high = logo_encoder.MIN_SIDE, logo_encoder.MAX_SIDE
+    low, high = logo_encoder_process.MIN_SIDE, logo_encoder_process.MAX_SIDE
     assert f"{low} to {high:,} pixels" in logo_encoding.REFUSALS["size"]
     assert f"{MAX_UPLOAD // 1024} kB" in logo_encoding.REFUSALS["bytes"]
 
@@ -158,7 +158,7 @@ def test_the_child_has_limits_and_nothing_of_its_parents(monkeypatch: pytest.Mon
     monkeypatch.setenv("SECRET_KEY", "a secret")
     probe = (
         "import os, resource, runpy\n"
-        f"try: runpy.run_path({logo_encoder.__file__!r}, run_name='__main__')\n"
+        f"try: runpy.run_path({logo_encoder_process.__file__!r}, run_name='__main__')\n"
         "except SystemExit: print()\n"
         "seconds = resource.getrlimit(resource.RLIMIT_CPU)[0]\n"
         "print(dict(os.environ).keys() - {'LC_CTYPE'}, seconds)\n"
@@ -187,13 +187,13 @@ def test_only_a_png_of_the_size_of_a_logo_is_taken_from_the_child(
     """A decoder that was taken over may end as if all were well."""
     taken = tmp_path / "encoder.py"
     taken.write_text(f"import sys; sys.stdin.buffer.read(); sys.stdout.buffer.write({writes!r})")
-    monkeypatch.setattr(logo_encoder, "__file__", str(taken))
+    monkeypatch.setattr(logo_encoder_process, "__file__", str(taken))
     with pytest.raises(InvalidRequestError, match="cannot be read"):
         encode_logo(picture())
 
 
 def test_a_child_that_a_limit_ends_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logo_encoder, "__file__", "/nonexistent")
+    monkeypatch.setattr(logo_encoder_process, "__file__", "/nonexistent")
     with pytest.raises(InvalidRequestError, match="cannot be read"):
         encode_logo(picture())
 
@@ -215,7 +215,7 @@ def test_a_child_that_was_taken_over_is_ended(
     """Whatever it does, we keep no more of it than a logo has, and do not wait for it."""
     taken = tmp_path / "encoder.py"
     taken.write_text(does)
-    monkeypatch.setattr(logo_encoder, "__file__", str(taken))
+    monkeypatch.setattr(logo_encoder_process, "__file__", str(taken))
     monkeypatch.setattr(logo_encoding, "_SECONDS", 1)
     started = time.monotonic()
     tracemalloc.start()
@@ -235,8 +235,8 @@ def test_a_missing_package_is_named_with_the_command(
     without = tmp_path / "encoder.py"
     without.write_text(
         "import runpy, sys; sys.modules['PIL'] = None\n"
-        f"runpy.run_path({logo_encoder.__file__!r}, run_name='__main__')"
+        f"runpy.run_path({logo_encoder_process.__file__!r}, run_name='__main__')"
     )
-    monkeypatch.setattr(logo_encoder, "__file__", str(without))
+    monkeypatch.setattr(logo_encoder_process, "__file__", str(without))
     with pytest.raises(InvalidStateError, match=r"Pillow.*requirements-production\.txt"):
         encode_logo(picture())

@@ -14,7 +14,7 @@ from registry.models import Agent
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER, AgentClient, issue
 from tests.acts.world import Act, World, act, task
-from verifier.services.process_lease import Lease
+from verifier.services.replay_cache_lease import Lease
 
 REFUSED = (kinds.REQUEST_REFUSED,)
 
@@ -238,7 +238,7 @@ def an_agent_asks_a_host_whose_clock_is_off_for_a_token(world: World) -> Act:
     def ask() -> Any:
         with (
             patch("verifier.services.replay_epochs.database_clock", later),
-            patch("verifier.services.process_lease.LEASE", Lease()),
+            patch("verifier.services.replay_cache_lease.LEASE", Lease()),
         ):
             return issue(client, grant)
 

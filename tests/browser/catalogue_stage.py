@@ -58,7 +58,7 @@ def drawn_logo(colour: str) -> bytes:
 
 def set_up(email: str) -> dict[str, str]:
     from registry.services.catalogues import approve_catalogue, propose_catalogue
-    from registry.services.logo_encoder import encode
+    from registry.services.logo_encoder_process import encode
     from registry.services.service_logos import approve_logo, propose_logo
     from tests.browser.stage import DAY, MANY, MINUTE, PAY, SPENDING, Stage
 

@@ -19,7 +19,7 @@ from agentauth.protocol import (
     jose,
     token,
     untrusted_text,
-    urls,
+    url_normalization,
 )
 from agentauth.protocol.behavioural_envelope import DEFAULT_MAXIMA
 from approvals import sessions
@@ -49,7 +49,7 @@ from verifier.stores import group_commit, stored_answers, transaction_batch
 # The module is gunicorn's configuration and changes the environment, which must not leak into this
 # process.
 with patch.dict(os.environ):
-    from agentauth.server import request_bytes, web_gunicorn
+    from agentauth.server import request_framing, web_gunicorn
 
 _LIMITS: Final = rate_limits.limits()
 
@@ -81,8 +81,8 @@ FACTS: Final = [
         f"{web_gunicorn.limit_request_fields} headers"
     ),
     (
-        f"has not arrived within {request_bytes.REQUEST_SECONDS} s, or its head within "
-        f"{request_bytes.HEAD_SECONDS} s,"
+        f"has not arrived within {request_framing.REQUEST_SECONDS} s, or its head within "
+        f"{request_framing.HEAD_SECONDS} s,"
     ),
     f"the first answer again, for {hours(idempotency.KEPT_FOR)} h",
     f"| by a call still running | waits up to {group_commit._PATIENCE_SECONDS} s for it, then 409",
@@ -100,7 +100,7 @@ FACTS: Final = [
     f"is remembered until `iat` + {dpop.SPEND_SECONDS} s",
     f"It is taken for {nonces.STEP_SECONDS} to {2 * nonces.STEP_SECONDS} s",
     f"For {replay_epochs.CAREFUL_SECONDS} s after the verifier has begun",
-    f"more than {urls.MAX_URL_LENGTH:,} characters",
+    f"more than {url_normalization.MAX_URL_LENGTH:,} characters",
     # 3
     f"| `actions` | at most {catalogue.MAX_ENTRIES} entries,",
     f"| `label` | 1 to {catalogue.MAX_LABEL} characters; `sentence` 1 to {catalogue.MAX_SENTENCE}",

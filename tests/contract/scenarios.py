@@ -14,7 +14,7 @@ from django.db import OperationalError, connection
 from psycopg.errors import LockNotAvailable
 
 from agentauth.middleware import MAX_BODY_BYTES
-from agentauth.openapi.operations import FORM
+from agentauth.openapi.operation_types import FORM
 from agentauth.protocol.keys import LocalSigner
 from audit.checkpoints import proofs_and_tiles
 from registry import rate_limits

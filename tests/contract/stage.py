@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from django.db import transaction
 from django.test import Client
 
-from agentauth.openapi.operations import FORM, JSON
+from agentauth.openapi.operation_types import FORM, JSON
 from agentauth.protocol.capability import parse_action
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey

@@ -13,13 +13,13 @@ from django.test import Client
 
 from agentauth.http_errors import STATUSES
 from agentauth.openapi.document import openapi
-from agentauth.openapi.operations import REFUSALS
+from agentauth.openapi.operation_types import REFUSALS
 from agentauth.openapi.verify_schemas import IN_PLACE, REASONS
 from agentauth.protocol import (
     approval_receipt,
     key_change,
     passkey_statements,
-    routing_member,
+    statement_routing,
 )
 from agentauth.protocol.behavioural_envelope import Envelope
 from agentauth.protocol.encoding import read_object
@@ -245,7 +245,7 @@ def test_the_claims_and_members_of_what_is_signed_are_those_of_the_code() -> Non
     assert told == set(passkey_statements._MEMBERS["resume"]) - set(passkey_statements._WHO)
     routed = section(6).partition("| member of `routing` |")[2].partition("\n\n")[0]
     told = set(re.findall(r"^\| `(\w+)` \|", routed, re.MULTILINE))
-    assert told == set(routing_member._MEMBERS)
+    assert told == set(statement_routing._MEMBERS)
     sealed = section(6).partition("Claims, exactly: ")[2].partition("To check one")[0]
     assert set(re.findall(r"`(\w+)`", sealed)) == set(approval_receipt._MEMBERS)
 

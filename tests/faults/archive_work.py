@@ -26,7 +26,7 @@ from audit.archive.segment_writing import archive_audit  # noqa: E402
 from audit.checkpoints import signing  # noqa: E402
 from audit.models import Segment  # noqa: E402
 from audit.services import seal_audit  # noqa: E402
-from audit.stores.opening import store_at  # noqa: E402
+from audit.stores.store_factory import store_at  # noqa: E402
 
 POINTS: Final = tuple(
     f"archive.after_{place}" for place in ("stage", "object", "objects", "proof", "manifest", "row")

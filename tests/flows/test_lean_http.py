@@ -19,7 +19,7 @@ import httpx
 import psycopg
 import pytest
 
-from agentauth.server import request_bytes
+from agentauth.server import request_framing
 from tests import redis_servers
 from tests.conftest import CAMPAIGN, fresh_database
 from tests.faults.stage import is_free, until
@@ -135,7 +135,7 @@ def test_DJ_7_slow_senders_hold_no_question_up_and_are_cut_off(pair: Pair) -> No
             each.sendall(kinds[number % 3])
         while len(ends) < len(
             slow
-        ) and time.monotonic() - began < request_bytes.REQUEST_SECONDS + within(20):
+        ) and time.monotonic() - began < request_framing.REQUEST_SECONDS + within(20):
             begun = time.monotonic()
             credentials = (pair.place.client_id, pair.place.client_secret)
             answer = client.post(
@@ -156,7 +156,9 @@ def test_DJ_7_slow_senders_hold_no_question_up_and_are_cut_off(pair: Pair) -> No
     assert sum(said) > (0.8 * len(said) if CAMPAIGN else 0)
     assert len(ends) == len(slow)
     for number, each in enumerate(slow):
-        patience = request_bytes.REQUEST_SECONDS if number % 3 == 1 else request_bytes.HEAD_SECONDS
+        patience = (
+            request_framing.REQUEST_SECONDS if number % 3 == 1 else request_framing.HEAD_SECONDS
+        )
         assert patience - 1 < ends[each] < patience + within(8)
 
 

@@ -16,7 +16,7 @@ from django.test import Client
 from pytest_django.plugin import DjangoDbBlocker
 
 from agentauth.middleware import ANY_HOST_PATHS
-from agentauth.openapi.operations import FORM
+from agentauth.openapi.operation_types import FORM
 from approvals.models import Passkey
 from approvals.tests.cast import Person, browser
 from audit.models import Event

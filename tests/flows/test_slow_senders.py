@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from agentauth import middleware
-from agentauth.server import request_bytes, thread_worker
+from agentauth.server import request_framing, thread_worker
 from tests.conftest import CAMPAIGN
 from tests.flows.test_web_server import head, memory, status_of
 from tests.live import LiveRegistry
@@ -32,7 +32,7 @@ with patch.dict(os.environ):
 pytestmark = [pytest.mark.flow, pytest.mark.long]
 THREADS = 8
 # A request delayed by another sender waits for its cut-off; half of that already proves it.
-HELD_UP_SECONDS = request_bytes.LINGER_SECONDS if CAMPAIGN else request_bytes.HEAD_SECONDS / 2
+HELD_UP_SECONDS = request_framing.LINGER_SECONDS if CAMPAIGN else request_framing.HEAD_SECONDS / 2
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -122,7 +122,7 @@ def test_DJ_7_slow_senders_delay_no_other_client_and_are_cut_off(
     ends: dict[socket.socket, float] = {}
     while len(
         ends
-    ) < THREADS * 12 and time.monotonic() - begun < request_bytes.REQUEST_SECONDS + within(4):
+    ) < THREADS * 12 and time.monotonic() - begun < request_framing.REQUEST_SECONDS + within(4):
         if time.monotonic() - begun < 5:
             assert longest_wait(registry) < HELD_UP_SECONDS
         for connection in {*dripping, *half, *silent} - set(ends):
@@ -136,8 +136,8 @@ def test_DJ_7_slow_senders_delay_no_other_client_and_are_cut_off(
                 ends[connection] = time.monotonic() - begun
         time.sleep(0.2)
     for those, seconds in (
-        (dripping + silent, request_bytes.HEAD_SECONDS),
-        (half, request_bytes.REQUEST_SECONDS),
+        (dripping + silent, request_framing.HEAD_SECONDS),
+        (half, request_framing.REQUEST_SECONDS),
     ):
         assert all(seconds - 1 < ends[each] < seconds + within(4) for each in those)
 
@@ -182,7 +182,7 @@ def test_DJ_7_slow_readers_delay_no_other_client_and_are_cut_off(registry: LiveR
             assert longest_wait(registry) < HELD_UP_SECONDS
             for connection in slow:
                 taken[connection] += len(connection.recv(1))
-        time.sleep(request_bytes.ANSWER_SECONDS - 4)
+        time.sleep(request_framing.ANSWER_SECONDS - 4)
         for connection in slow:
             assert taken[connection] + len(rest(connection)) < whole
 
@@ -215,14 +215,14 @@ def test_DJ_7_unfinished_bodies_have_a_bound_together(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
     before = memory(registry)
-    size = request_bytes.MAX_BODY_BYTES
+    size = request_framing.MAX_BODY_BYTES
     sent = head(registry, "POST /v1/verify", f"Content-Length: {size}") + b"x" * (size - 1)
     opened = []
     for _ in range(150):
         opened.append(connect(sent))
-        assert memory(registry) - before < 2 * request_bytes.MAX_HELD_BYTES
+        assert memory(registry) - before < 2 * request_framing.MAX_HELD_BYTES
     assert longest_wait(registry) < HELD_UP_SECONDS
-    assert sum(not has_ended(each) for each in opened) <= request_bytes.MAX_HELD_BYTES // size
+    assert sum(not has_ended(each) for each in opened) <= request_framing.MAX_HELD_BYTES // size
 
 
 def test_DJ_7_a_head_that_never_ends_is_refused(connect: Callable[[bytes], socket.socket]) -> None:
@@ -236,8 +236,8 @@ def test_DJ_7_a_long_body_in_pieces_arrives_whole(
     registry: LiveRegistry, connect: Callable[[bytes], socket.socket]
 ) -> None:
     made = registry.manage("create_service_provider", "Pieces", "--audience", "http://127.0.0.1:9")
-    body = b'{"requests":[{}]' + b" " * (request_bytes.MAX_BODY_BYTES - 17) + b"}"
-    assert len(body) == request_bytes.MAX_BODY_BYTES == middleware.MAX_BODY_BYTES
+    body = b'{"requests":[{}]' + b" " * (request_framing.MAX_BODY_BYTES - 17) + b"}"
+    assert len(body) == request_framing.MAX_BODY_BYTES == middleware.MAX_BODY_BYTES
     kind = {"Content-Type": "application/json"}
     request = httpx.Request("POST", f"{registry.url}/v1/verify/batch", headers=kind, content=body)
     request = next(httpx.BasicAuth(made["client_id"], made["client_secret"]).auth_flow(request))

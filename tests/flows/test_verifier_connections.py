@@ -19,7 +19,7 @@ from unittest.mock import patch
 import httpx
 import pytest
 
-from agentauth.server import request_bytes
+from agentauth.server import request_framing
 from tests.conftest import CAMPAIGN
 from tests.faults.stage import until as wait_until
 from tests.flows.test_slow_senders import LIVE, has_ended, rest, until
@@ -31,7 +31,7 @@ from tests.time_limits import HANGS_SECONDS, within
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
-    from agentauth.server import least_loaded, verifier_gunicorn
+    from agentauth.server import connection_balancing, verifier_gunicorn
 
 pytestmark = pytest.mark.flow
 Connect = Callable[..., socket.socket]
@@ -95,7 +95,9 @@ def test_RF_20_DJ_7_a_thousand_slow_senders_delay_none_and_are_cut_off(
     assert worst < within(5)
     # Capacity is limited, so the first connections were closed. Those accepted in one turn are in
     # no order.
-    first = opened[: 1000 - verifier_gunicorn.worker_connections - least_loaded.MOST_AT_A_TURN]
+    first = opened[
+        : 1000 - verifier_gunicorn.worker_connections - connection_balancing.MOST_AT_A_TURN
+    ]
     rest_of_them = opened[-400:]
     assert all(ends[connection] < within(10) for connection, _, _ in first)
     for connection, _, patience in rest_of_them:
@@ -111,14 +113,14 @@ def test_DJ_7_client_that_is_cut_off_gets_408(connect: Connect) -> None:
 def test_DJ_7_unfinished_bodies_have_a_bound_together(
     verifier: LiveServer, connect: Connect
 ) -> None:
-    before, size = memory(verifier), request_bytes.MAX_BODY_BYTES
+    before, size = memory(verifier), request_framing.MAX_BODY_BYTES
     sent = POST + b"Content-Length: %d\r\n\r\n" % size + b"x" * (size - 1)
     opened = []
     for _ in range(150):
         opened.append(connect(sent))
-        assert memory(verifier) - before < 2 * request_bytes.MAX_HELD_BYTES
+        assert memory(verifier) - before < 2 * request_framing.MAX_HELD_BYTES
     assert longest_wait(verifier) < within(5)
-    assert sum(not has_ended(each) for each in opened) <= request_bytes.MAX_HELD_BYTES // size
+    assert sum(not has_ended(each) for each in opened) <= request_framing.MAX_HELD_BYTES // size
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ def test_DJ_7_what_never_ends_is_refused_and_not_kept(
 
 
 def test_DJ_7_a_long_body_in_pieces_arrives_whole(connect: Connect) -> None:
-    size = request_bytes.MAX_BODY_BYTES
+    size = request_framing.MAX_BODY_BYTES
     connection = connect(POST + b"Content-Length: %d\r\n" % size + END)
     for start in range(0, size, 65_536):
         connection.sendall(b"x" * min(65_536, size - start))
@@ -239,7 +241,7 @@ def test_DJ_7_client_that_does_not_read_the_answer_is_dropped(
     asking = b"GET /v1/verify/long HTTP/1.1\r\nHost: localhost\r\n\r\n"
     opened = [connect(asking) for _ in range(5)]
     assert longest_wait(verifier) < within(5)
-    time.sleep(request_bytes.REQUEST_SECONDS + 3)
+    time.sleep(request_framing.REQUEST_SECONDS + 3)
     assert memory(verifier) - before < 20_000_000
     for each in opened:
         assert len(rest(each)) < 8_000_000
@@ -255,7 +257,7 @@ def test_DJ_7_connections_that_ended_leave_nothing_behind(verifier: LiveServer) 
     wait_until(
         lambda: memory(verifier) - before < 20_000_000,
         "something is left behind",
-        request_bytes.REQUEST_SECONDS / 2,
+        request_framing.REQUEST_SECONDS / 2,
     )
 
 

@@ -144,7 +144,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     async def sleep(_seconds: float) -> None:
         await asyncio.sleep(0)
 
-    monkeypatch.setattr("agentauth.sdk.waiting.asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("agentauth.sdk.decision_polling.asyncio", SimpleNamespace(sleep=sleep))
     return Stage(tmp_path)
 
 

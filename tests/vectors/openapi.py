@@ -13,7 +13,7 @@ from agentauth.protocol.checkpoint_proofs import LogProof
 from agentauth.protocol.encoding import b64_encode, b64u_encode
 from agentauth.protocol.key_change import sign_key_change
 from agentauth.protocol.log_hashes import entry_hash, field_commitment, leaf_hash, node_hash
-from agentauth.protocol.notes import format_note, parse_note, verifier_key
+from agentauth.protocol.signed_notes import format_note, parse_note, verifier_key
 
 from . import example
 from .generate import AGENT, AUDIENCE, ISSUER, NOW, TOKEN_KEY, identifier, local, seed

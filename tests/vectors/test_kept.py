@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol import dpop, urls
+from agentauth.protocol import dpop, url_normalization
 from agentauth.protocol.dpop import verify_proof
 from agentauth.protocol.errors import AgentAuthError
 from verifier.services.verified_tokens import ProvedTokens
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.vectors
 def forget() -> None:
     dpop._BOUND_KEYS.clear()
     dpop._BOUND_HEADERS.clear()
-    urls.split_url.cache_clear()
+    url_normalization.split_url.cache_clear()
 
 
 def said(act: Callable[[], object]) -> tuple[object, ...]:

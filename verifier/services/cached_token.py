@@ -15,7 +15,7 @@ from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.token import TokenClaims
 from agentauth.protocol.usage_counters import Rate
 from audit.new_ids import id_text
-from kms.change_notices import Subject
+from kms.state_change_publisher import Subject
 from registry.services.token_state import Ends, TokenState, refusal_at, token_states
 from verifier.services.state_change_feed import Change
 

@@ -23,7 +23,6 @@ from audit import kinds
 from audit.services import SYSTEM, Actor, record
 from kms.row_seals import not_ended
 from registry.models import Agent, Grant, Human
-from registry.services.approver_routing import Route
 from registry.services.decision_routing import (
     Rosters,
     decider_of,
@@ -32,8 +31,9 @@ from registry.services.decision_routing import (
     route_action,
     routing_ids,
 )
+from registry.services.routing_rules import Route
 from verifier.models import Confirmation
-from verifier.services.signed_confirmations import is_signed
+from verifier.services.confirmation_receipt_check import is_signed
 
 PENDING_LIFE = timedelta(hours=1)
 USABLE_LIFE = timedelta(minutes=10)

@@ -4,7 +4,7 @@ from typing import Final
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.fast_dataclass import per_call
-from verifier.services import process_lease
+from verifier.services import replay_cache_lease
 from verifier.services.clock_readings import ClockReading
 from verifier.services.replay_epochs import ReplayEpoch
 
@@ -22,7 +22,7 @@ class DecisionBasis:
     def check(self, spare: float = 0) -> None:
         """Raise TemporarilyUnavailableError if this is outdated, or will be in `spare` seconds."""
         check_age(self.began, spare)
-        held = process_lease.LEASE.last_epoch(spare)
+        held = replay_cache_lease.LEASE.last_epoch(spare)
         if held is not self.replay_epoch and held != self.replay_epoch:
             raise TemporarilyUnavailableError("The replay cache has moved. Try again.")
 

@@ -11,7 +11,7 @@ from audit.services import Actor
 from registry.models import ServiceProvider
 from verifier import verification
 from verifier.requests import VerifyRequest
-from verifier.services import introspection, process_lease
+from verifier.services import introspection, replay_cache_lease
 from verifier.services.batch import answer_one, error_body
 from verifier.services.batch_fairness import NOT_TRIED, BatchLimiter, BatchOrder, FaultCount
 from verifier.services.cached_token import CachedToken
@@ -20,7 +20,7 @@ from verifier.services.replay_epoch_keeper import EpochKeeperThread
 from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.state_cache import StateCache
 from verifier.stores import ProviderKey
-from verifier.stores.answered_events import read_acknowledged
+from verifier.stores.acknowledged_events import read_acknowledged
 from verifier.stores.database_decisions import DecisionRequest, Outcome
 from verifier.stores.group_commit import GroupCommitter
 from verifier.stores.lua_scripts import Reply, Script
@@ -134,15 +134,15 @@ class VerifierProcess:
     # The methods of `VerifierRuntime`.
 
     def state_read_at(self) -> ClockReading:
-        process_lease.LEASE.check_halt()
+        replay_cache_lease.LEASE.check_halt()
         return self.cached_state.state_read_at()
 
     async def wait_for_fresh_state(self) -> ClockReading:
-        process_lease.LEASE.check_halt()
+        replay_cache_lease.LEASE.check_halt()
         return await self.cached_state.wait_for_fresh_state()
 
     def replay_epoch(self) -> ReplayEpoch:
-        return process_lease.LEASE.last_epoch()
+        return replay_cache_lease.LEASE.last_epoch()
 
     async def cached_token(self, jti: str) -> CachedToken | None:
         return self.cached_state.held_state(jti) or await self.cached_state.state(jti)

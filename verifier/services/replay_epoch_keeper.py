@@ -19,13 +19,13 @@ from django.utils import timezone
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.services import Actor
 from verifier.models import Home
-from verifier.services import process_lease, replay_epochs
+from verifier.services import replay_cache_lease, replay_epochs
 from verifier.services.clock_readings import CLOCK_SKEW_SECONDS
-from verifier.services.process_lease import halt_of
+from verifier.services.replay_cache_lease import halt_of
 from verifier.services.replay_epochs import LEASE_SECONDS, MARGIN_SECONDS, is_unused
 from verifier.services.short_timeout_connection import use_own_connection
-from verifier.stores.answered_events import ACKNOWLEDGED
-from verifier.stores.epoch_probe import EvictingServersError, RedisProbe, ServersAwayError
+from verifier.stores.acknowledged_events import ACKNOWLEDGED
+from verifier.stores.redis_probe import EvictingServersError, RedisProbe, ServersAwayError
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class Keeper:
             "epoch %s of the replay cache begins in %s: %s", following, row.target, reason
         )
         began = self.clock()
-        process_lease.LEASE.renew(*replay_epochs.read_row(), began)
+        replay_cache_lease.LEASE.renew(*replay_epochs.read_row(), began)
 
     def _check_clocks(self, probe: Probe, read: tuple[datetime, float, float]) -> None:
         """Raise ClocksApartError if a server's clock is off by more than CLOCK_SKEW_SECONDS.
@@ -233,7 +233,7 @@ class EpochKeeperThread:
         while not self._stopping.wait(TURN_SECONDS):
             try:
                 keep_home(now=timezone.now())
-                ACKNOWLEDGED.save(before=process_lease.LEASE.last_epoch().number)
+                ACKNOWLEDGED.save(before=replay_cache_lease.LEASE.last_epoch().number)
                 failing = False
             except (DatabaseError, InterfaceError, TemporarilyUnavailableError):
                 # Without the database nothing is decided anyway, and the state watcher

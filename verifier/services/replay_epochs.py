@@ -4,10 +4,10 @@ Settings choose the cache (`configured_cache`): Redis if REDIS_URL is set, else 
 epoch is the time in one cache without a gap. The next epoch may not know the proofs spent in this
 one, so a new epoch must keep three promises (docs/adr/0011-one-replay-cache-in-epochs.md):
 
-1. A process decides under a lease (`process_lease`) that ends LEASE_SECONDS after its last read of
-   the row *began*. A move to another cache waits until every lease has expired. A new epoch in the
-   same Redis does not wait: only a server that the others have lost could answer a process under an
-   old lease.
+1. A process decides under a lease (`replay_cache_lease`) that ends LEASE_SECONDS after its last
+   read of the row *began*. A move to another cache waits until every lease has expired. A new epoch
+   in the same Redis does not wait: only a server that the others have lost could answer a process
+   under an old lease.
 2. No proof passes in two epochs. For CAREFUL_SECONDS after an epoch began, a proof must carry a
    nonce of that epoch, so it was made after the start; afterwards older proofs have expired. The
    worst case: the old epoch accepts its last proof LEASE_SECONDS + MARGIN_SECONDS after the new one

@@ -231,11 +231,11 @@ def holding() -> Iterator[None]:
         raise
     except ContradictedError as error:
         # Imported late: both import this module.
-        from verifier.services import process_lease, replay_epochs
+        from verifier.services import replay_cache_lease, replay_epochs
 
         began = time.monotonic()
         row, database_now = replay_epochs.read_or_create_row()
         hold(row, error.description)
         # Stops this process now; the others notice within a second.
-        process_lease.LEASE.renew(row, database_now, began)
+        replay_cache_lease.LEASE.renew(row, database_now, began)
         raise

@@ -12,15 +12,15 @@ from django.utils import timezone
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidClientError, TemporarilyUnavailableError
 from agentauth.protocol.token import TokenKey
-from kms.change_notices import Subject
+from kms.state_change_publisher import Subject
 from registry.authentication import read_basic
 from registry.models import ServiceProvider
 from registry.services.provider_authentication import find_by_credentials
-from verifier.services.batch_loader import BatchLoader
+from verifier.services.cache_loader import BatchLoader
 from verifier.services.cached_token import CachedToken, load_tokens
 from verifier.services.clock_readings import CLOCK_SKEW_SECONDS, ClockReading
 from verifier.services.freshness import check_age
-from verifier.services.process_lease import CLOCK_WRONG
+from verifier.services.replay_cache_lease import CLOCK_WRONG
 from verifier.services.state_change_feed import Change
 from verifier.services.state_watcher import StateNews, Watcher
 from verifier.services.tagged_cache import TaggedCache

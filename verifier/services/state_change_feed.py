@@ -20,7 +20,7 @@ _NEXT_POSITION = Func(
 
 
 class Change(NamedTuple):
-    """One changed subject; `subject` is a `kms.change_notices.Subject`."""
+    """One changed subject; `subject` is a `kms.state_change_publisher.Subject`."""
 
     subject: str
     subject_id: str

@@ -11,11 +11,11 @@ from django.db import connection, connections
 from django.utils import timezone
 
 from agentauth.protocol.token import TokenKey
-from kms.change_notices import Subject
 from kms.process_key_certificates import token_keys
-from verifier.services import process_lease, replay_epochs
+from kms.state_change_publisher import Subject
+from verifier.services import replay_cache_lease, replay_epochs
 from verifier.services.clock_readings import ClockReading
-from verifier.services.host_clock import CLOCK
+from verifier.services.host_clock_check import CLOCK
 from verifier.services.short_timeout_connection import use_own_connection
 from verifier.services.state_change_feed import CHANNEL, Change, present_position, state_since
 
@@ -53,8 +53,8 @@ class StateNews:
 class Watcher:
     """A thread that calls `tell` with all news.
 
-    Each read also renews the process's lease (`verifier.services.process_lease.LEASE`) and records
-    a wrong clock of this host.
+    Each read also renews the process's lease (`replay_cache_lease.LEASE`) and records a wrong clock
+    of this host.
 
     It listens before it reads, and invalidates everything with each new connection. It cannot ask
     for the changes missed in between, since a server that crashed may reuse the number of a rolled
@@ -153,7 +153,7 @@ def _renew_lease() -> tuple[float, str]:
     began, before = monotonic(), timezone.now()
     row, database_now = replay_epochs.read_or_create_row()
     passed = timezone.now() - before
-    process_lease.LEASE.renew(row, database_now, began)
-    CLOCK.tell(process_lease.LEASE.clock_off())
+    replay_cache_lease.LEASE.renew(row, database_now, began)
+    CLOCK.tell(replay_cache_lease.LEASE.clock_off())
     # The database read its clock between the two; assume the middle.
     return (database_now - before - passed / 2).total_seconds(), row.history

@@ -19,15 +19,15 @@ from registry.models import ServiceProvider
 from registry.services.token_state import token_state
 from verifier import verification
 from verifier.requests import VerifyRequest
-from verifier.services import introspection, process_lease
+from verifier.services import introspection, replay_cache_lease
 from verifier.services.batch import answer_one
 from verifier.services.batch_fairness import ALONE, FaultCount
 from verifier.services.cached_token import CachedToken, known_of
 from verifier.services.clock_readings import ClockReading
-from verifier.services.host_clock import CLOCK
+from verifier.services.host_clock_check import CLOCK
 from verifier.services.replay_epochs import ReplayEpoch
 from verifier.stores import ProviderKey
-from verifier.stores.answered_events import ACKNOWLEDGED, read_acknowledged
+from verifier.stores.acknowledged_events import ACKNOWLEDGED, read_acknowledged
 from verifier.stores.database_decisions import DecisionRequest, Outcome, decide_one
 from verifier.stores.lua_scripts import Reply, Script
 from verifier.stores.redis_decisions import ScriptCall
@@ -110,7 +110,7 @@ class WebProcess:
         self._keys: Mapping[str, TokenKey] | None = None
 
     def state_read_at(self) -> ClockReading:
-        process_lease.LEASE.check_halt()
+        replay_cache_lease.LEASE.check_halt()
         # All state is read after this moment.
         return ClockReading.now()
 
@@ -119,7 +119,7 @@ class WebProcess:
 
     def replay_epoch(self) -> ReplayEpoch:
         with _or_unavailable():
-            replay_epoch = process_lease.LEASE.current()
+            replay_epoch = replay_cache_lease.LEASE.current()
             # After a change of epoch, record which decisions of the old
             # one this process acknowledged.
             ACKNOWLEDGED.save(before=replay_epoch.number)
@@ -186,4 +186,4 @@ def _or_unavailable() -> Iterator[None]:
 
 @cache
 def _servers(url: str) -> SyncServers:
-    return SyncServers(url, expected_runs=lambda: process_lease.LEASE.last_epoch().servers)
+    return SyncServers(url, expected_runs=lambda: replay_cache_lease.LEASE.last_epoch().servers)

@@ -26,12 +26,11 @@ before. Every store guarantees:
 Durable calls: `database_decisions` decides, over `transaction_batch` (its reads and writes);
 `group_commit` lets calls share a commit; `stored_answers` answers a lost call again;
 `decision_audit_events` is the event of each decision. Light calls: `redis_decisions` decides,
-`lua_scripts` run inside Redis (on `redis_keys`), and `stream_entry_encoding` (with `entry_macs`)
-carries the event until the outbox reads it with `decision_stream_reader` and
-`stream_entry_decoding`.
-`answered_events` counts what a lost Redis takes along. Connections to Redis: `redis_url`,
-`sentinels`, `redis_client`, `redis_servers` (an event loop), `redis_for_threads`, `epoch_probe`.
-`log_size_mark` reveals a restored database.
+`lua_scripts` run inside Redis (on `redis_keys`), and `stream_entry_encoding` (with
+`stream_entry_macs`) carries the event until the outbox reads it with `decision_stream_reader` and
+`stream_entry_decoding`. `acknowledged_events` counts what a lost Redis takes along. Connections to
+Redis: `redis_url`, `sentinels`, `redis_client`, `redis_servers` (an event loop),
+`redis_for_threads`, `redis_probe`. `log_size_mark` reveals a restored database.
 """
 
 import uuid

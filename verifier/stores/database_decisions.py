@@ -26,7 +26,7 @@ from registry.services.spent_proofs import spend_proofs, spent_proofs
 from registry.services.token_state import TokenState
 from verifier.answers import allowed_body, body_of, repeated_body
 from verifier.models import Confirmation, Home
-from verifier.services import process_lease
+from verifier.services import replay_cache_lease
 from verifier.services.clock_readings import ClockReading
 from verifier.services.confirmation_lifecycle import confirmation_state, request_confirmation
 from verifier.services.freshness import DecisionBasis, check_age
@@ -98,7 +98,7 @@ def decide_together(
     """
     _bar_leaked_keys(asked)
     # Raises without a valid lease. Even a stored answer must not be returned without one.
-    replay_epoch = process_lease.LEASE.current()
+    replay_epoch = replay_cache_lease.LEASE.current()
     decided = False
     try:
         with transaction.atomic():

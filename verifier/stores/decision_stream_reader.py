@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 
 from agentauth.protocol.encoding import MAX_INTEGER
 from audit.services import NewEvent
-from verifier.stores.entry_macs import is_ours
 from verifier.stores.stream_entry_decoding import UnreadableError, event_of
 from verifier.stores.stream_entry_encoding import WITH_ARGUMENTS
+from verifier.stores.stream_entry_macs import is_ours
 
 logger = logging.getLogger(__name__)
 

@@ -29,11 +29,11 @@ from verifier.stores import (
     StoredAnswer,
     check_in_time,
 )
-from verifier.stores.entry_macs import mac_of
 from verifier.stores.lua_scripts import MAX_STREAM, Code, Reply
 from verifier.stores.redis_keys import count_key, epoch_key, events_key, keys_of, proof_key
 from verifier.stores.stored_answers import AGAIN_US, mark_of
 from verifier.stores.stream_entry_encoding import format_fields, no_entry, yes_entry, yes_frame
+from verifier.stores.stream_entry_macs import mac_of
 
 # How far (s) the clock of Redis may be from the time of a call; beyond it, the script does nothing.
 # CLOCK_SKEW_SECONDS each for the clocks of Redis and of the host against the database's, and 2 s

@@ -12,9 +12,8 @@ All keys of one call carry the hash tag of the grant's shard, so they are on one
     aa:{07}:r:<16 B>  text: a grant's theoretical arrival time
                       (agentauth.protocol.usage_counters.Rate), µs since 1970
     aa:{07}:events    stream: `e` epoch, `n` number, `o` outcome (a allowed, v as in the base, r
-                      replayed, l rate), `b` base JSON, `m` its MAC (entry_macs.py; release 3 writes
-                      none), and `f`, the entry's format if that is not 1
-                      (decision_stream_reader.py)
+                      replayed, l rate), `b` base JSON, `m` its MAC (stream_entry_macs.py), and
+                      `f`, the entry's format if that is not 1 (decision_stream_reader.py)
     aa:{07}:count     the number of the epoch's last event in that stream: 1, 2, 3 …
 
 Two keys belong to no shard: `aa:registry` (redis_owner.py) and `aa:mark` (log_size_mark.py).

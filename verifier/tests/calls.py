@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.time_limits import within
-from verifier.services import process_lease
+from verifier.services import replay_cache_lease
 from verifier.services.batch_fairness import ALONE
 from verifier.services.clock_readings import ClockReading
 from verifier.services.freshness import DecisionBasis
@@ -44,7 +44,7 @@ def decided(call: StoreCall) -> Outcome:
     """Decide a prepared call as the web process does."""
     web, basis = (
         WebProcess(call.now),
-        DecisionBasis(ClockReading.now(), process_lease.LEASE.current()),
+        DecisionBasis(ClockReading.now(), replay_cache_lease.LEASE.current()),
     )
     return run_to_end(judge(web, call, basis, ALONE, lambda: None))
 

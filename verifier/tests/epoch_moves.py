@@ -15,8 +15,8 @@ from audit.models import Event
 from registry.models import SpentProof
 from registry.services.nonces import nonces_of
 from verifier.models import Home
-from verifier.services import process_lease, replay_epochs
-from verifier.stores.epoch_probe import RedisProbe
+from verifier.services import replay_cache_lease, replay_epochs
+from verifier.stores.redis_probe import RedisProbe
 from verifier.tests.scene import LOOK, SYSTEM, Scene
 
 
@@ -53,7 +53,7 @@ def time(db: None) -> Iterator[Passing]:
     ):
         passing = Passing(travel)
         patch.setattr(replay_epochs, "database_clock", passing.database_clock)
-        patch.setattr(process_lease, "LEASE", process_lease.Lease(passing))
+        patch.setattr(replay_cache_lease, "LEASE", replay_cache_lease.Lease(passing))
         yield passing
 
 

@@ -20,8 +20,8 @@ from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from audit.models import Event
 from audit.services import Actor
-from kms.change_notices import Subject, publish_change
 from kms.services import ensure_key
+from kms.state_change_publisher import Subject, publish_change
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.tokens import issue_token, sign_issued
 from tests import receipts

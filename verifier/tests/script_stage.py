@@ -11,9 +11,9 @@ from redis.cluster import RedisCluster
 
 from agentauth.protocol.usage_counters import Rate
 from verifier.stores import lua_scripts, redis_keys
-from verifier.stores.epoch_probe import RedisProbe
 from verifier.stores.lua_scripts import Reply, read_reply
 from verifier.stores.redis_for_threads import SyncServers, sync_client
+from verifier.stores.redis_probe import RedisProbe
 
 NOW = 1_764_118_000_123_457
 BASE = json.dumps({"id": "an event", "data": {"action": None}}).encode()

@@ -17,8 +17,8 @@ from audit.verify.verification import verify_log
 from registry.models import Grant
 from tests import redis_servers
 from tests.oracle import counters
-from verifier.stores.entry_macs import mac_of
 from verifier.stores.redis_keys import events_key
+from verifier.stores.stream_entry_macs import mac_of
 from verifier.tests.scene import LOOK, Scene
 
 

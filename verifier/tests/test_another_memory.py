@@ -18,11 +18,11 @@ from verifier.models import Home
 from verifier.services.replay_epoch_keeper import Keeper
 from verifier.services.replay_epochs import read_or_create_row
 from verifier.stores import redis_decisions
-from verifier.stores.epoch_probe import RedisProbe
 from verifier.stores.lua_scripts import Code
 from verifier.stores.redis_client import KNOWN_SECONDS, ForgetfulServerError, RedisAwayError
 from verifier.stores.redis_decisions import APART_US
 from verifier.stores.redis_for_threads import SyncServers, sync_client
+from verifier.stores.redis_probe import RedisProbe
 from verifier.tests.epoch_moves import Passing
 from verifier.tests.script_stage import Stage
 

@@ -9,7 +9,7 @@ from pytest_django.fixtures import Settings
 from tests.endpoint_modes import scope
 from verifier.endpoint import Edge, Endpoint, Request, Response
 from verifier.services.loop_verification import VerifierProcess
-from verifier.tests.test_json_acceptance import AXIOS, CHROME, FIREFOX
+from verifier.tests.test_accept_header import AXIOS, CHROME, FIREFOX
 
 GIVEN = [
     (b"host", b"localhost"),

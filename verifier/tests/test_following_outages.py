@@ -22,16 +22,16 @@ from django.utils import timezone
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.kinds import CLOCK_OFF
 from audit.models import Event
-from kms.change_notices import Subject
+from kms.state_change_publisher import Subject
 from registry.services import tokens
 from tests import postgres
 from tests.time_limits import within
 from verifier.models import Home
 from verifier.services import (
-    batch_loader,
+    cache_loader,
     clock_readings,
     freshness,
-    process_lease,
+    replay_cache_lease,
     replay_epochs,
     state_cache,
     state_watcher,
@@ -165,7 +165,7 @@ def test_RF_26_cancelled_caller_does_not_cancel_a_shared_read(
 def test_shared_reads_have_a_wait_limit_and_a_queue_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch_loader, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(cache_loader, "WAIT_SECONDS", 0.05)
     monkeypatch.setattr(state_cache, "_MOST_WAITING", 2)
     answers, slow = threading.Event(), Counted()
     slow.wait = lambda: answers.wait(60)  # Until all callers were answered.
@@ -263,14 +263,14 @@ def test_nothing_is_decided_by_a_clock_that_is_wrong(
 
 
 def test_each_look_renews_the_lease_of_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_lease, "LEASE", process_lease.Lease())
+    monkeypatch.setattr(replay_cache_lease, "LEASE", replay_cache_lease.Lease())
     with followed(monkeypatch):
-        assert process_lease.LEASE.last_epoch().number == 1
+        assert replay_cache_lease.LEASE.last_epoch().number == 1
         Home.objects.update(leaving_at=timezone.now(), leaving_for=Home.Kind.DATABASE)
 
         def left() -> bool:
             try:
-                process_lease.LEASE.last_epoch()
+                replay_cache_lease.LEASE.last_epoch()
             except TemporarilyUnavailableError:
                 return True
             return False
@@ -373,7 +373,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             }  # fmt: skip
 
         monkeypatch.setattr(state_watcher, "use_own_connection", there)
-        monkeypatch.setattr(batch_loader, "use_own_connection", there)
+        monkeypatch.setattr(cache_loader, "use_own_connection", there)
         yield Server(url, Path(shown.stdout.strip()))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from registry.services.provider_authentication import find_by_credentials
 from verifier.services import state_cache
-from verifier.services.batch_loader import BatchLoader
+from verifier.services.cache_loader import BatchLoader
 from verifier.services.state_cache import StateCache
 from verifier.tests.scene import scene
 

@@ -18,8 +18,8 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Event
 from registry.services.settings_agreement import Halt
 from verifier.models import Home
-from verifier.services import process_lease, replay_epochs
-from verifier.services.process_lease import Lease
+from verifier.services import replay_cache_lease, replay_epochs
+from verifier.services.replay_cache_lease import Lease
 from verifier.services.replay_epochs import LEASE_SECONDS, MARGIN_SECONDS, read_or_create_row
 from verifier.services.replay_epochs import database_clock as true_database_clock
 from verifier.tests.epoch_moves import Passing, begin, leave, unavailable, with_nonce
@@ -72,11 +72,11 @@ def test_a_process_looks_at_most_once_a_second(
     read_or_create_row()
     with django_assert_num_queries(1):
         for _ in range(10):
-            process_lease.LEASE.current()
+            replay_cache_lease.LEASE.current()
             time.shift(0.1)
     time.shift(0.1)
     with django_assert_num_queries(1):
-        process_lease.LEASE.current()
+        replay_cache_lease.LEASE.current()
 
 
 def away(*_args: object) -> Any:
@@ -86,13 +86,13 @@ def away(*_args: object) -> Any:
 def test_a_lease_lapses_five_seconds_after_its_last_look(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert process_lease.LEASE.current().number == 1
+    assert replay_cache_lease.LEASE.current().number == 1
     monkeypatch.setattr(replay_epochs, "read_row", away)
     time.shift(LEASE_SECONDS)
-    assert process_lease.LEASE.last_epoch().number == 1
+    assert replay_cache_lease.LEASE.last_epoch().number == 1
     time.shift(0.001)
     with pytest.raises(TemporarilyUnavailableError):
-        process_lease.LEASE.last_epoch()
+        replay_cache_lease.LEASE.last_epoch()
     with pytest.raises(TemporarilyUnavailableError):
         Lease(time).last_epoch()
 
@@ -101,41 +101,41 @@ def test_a_host_that_was_halted_decides_nothing_until_it_has_looked_again(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The monotonic clock stood still with the host; the wall clock was corrected."""
-    assert process_lease.LEASE.current().number == 1
+    assert replay_cache_lease.LEASE.current().number == 1
     awake = timezone.now().timestamp()
     with monkeypatch.context() as patch:
         patch.setattr(replay_epochs, "read_row", away)
-        patch.setattr(process_lease, "wall", lambda: awake + LEASE_SECONDS + 0.1)
+        patch.setattr(replay_cache_lease, "wall", lambda: awake + LEASE_SECONDS + 0.1)
         for asked in (
-            process_lease.LEASE.last_epoch,
-            process_lease.LEASE.clock_off,
-            process_lease.LEASE.current,
+            replay_cache_lease.LEASE.last_epoch,
+            replay_cache_lease.LEASE.clock_off,
+            replay_cache_lease.LEASE.current,
         ):
             with pytest.raises((TemporarilyUnavailableError, OperationalError)):
                 asked()
         # A correction smaller than the allowed clock error.
-        patch.setattr(process_lease, "wall", lambda: awake - 4.9)
-        assert process_lease.LEASE.last_epoch().number == 1
-    assert process_lease.LEASE.current().number == 1
+        patch.setattr(replay_cache_lease, "wall", lambda: awake - 4.9)
+        assert replay_cache_lease.LEASE.last_epoch().number == 1
+    assert replay_cache_lease.LEASE.current().number == 1
 
 
 def test_RF_12_clock_set_back_stops_decisions_until_the_next_check(
     time: Passing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By its clock, an expired token would be valid, with a proof that no cache remembers."""
-    assert process_lease.LEASE.current().number == 1
+    assert replay_cache_lease.LEASE.current().number == 1
     former = timezone.now().timestamp() - 180
     with monkeypatch.context() as patch:
         patch.setattr(replay_epochs, "read_row", away)
-        patch.setattr(process_lease, "wall", lambda: former)
+        patch.setattr(replay_cache_lease, "wall", lambda: former)
         for asked in (
-            process_lease.LEASE.last_epoch,
-            process_lease.LEASE.clock_off,
-            process_lease.LEASE.current,
+            replay_cache_lease.LEASE.last_epoch,
+            replay_cache_lease.LEASE.clock_off,
+            replay_cache_lease.LEASE.current,
         ):
             with pytest.raises((TemporarilyUnavailableError, OperationalError)):
                 asked()
-    assert process_lease.LEASE.current().number == 1
+    assert replay_cache_lease.LEASE.current().number == 1
 
 
 def test_a_home_that_cannot_be_looked_at_is_503(
@@ -158,22 +158,22 @@ def test_the_lease_counts_from_when_the_look_began(
         return seen
 
     monkeypatch.setattr(replay_epochs, "read_row", four_seconds)
-    assert process_lease.LEASE.current().number == 1
+    assert replay_cache_lease.LEASE.current().number == 1
     time.shift(1)
-    assert process_lease.LEASE.last_epoch().number == 1
+    assert replay_cache_lease.LEASE.last_epoch().number == 1
     time.shift(0.001)
     with pytest.raises(TemporarilyUnavailableError):
-        process_lease.LEASE.last_epoch()
+        replay_cache_lease.LEASE.last_epoch()
 
 
 def test_an_older_look_does_not_replace_a_younger(time: Passing) -> None:
     row, database_now = read_or_create_row()
-    process_lease.LEASE.renew(row, database_now, time())
+    replay_cache_lease.LEASE.renew(row, database_now, time())
     row.epoch = 7
-    process_lease.LEASE.renew(row, database_now, time() - 1)
-    assert process_lease.LEASE.last_epoch().number == 1
-    process_lease.LEASE.renew(row, database_now, time() + 1)
-    assert process_lease.LEASE.last_epoch().number == 7
+    replay_cache_lease.LEASE.renew(row, database_now, time() - 1)
+    assert replay_cache_lease.LEASE.last_epoch().number == 1
+    replay_cache_lease.LEASE.renew(row, database_now, time() + 1)
+    assert replay_cache_lease.LEASE.last_epoch().number == 7
 
 
 def test_one_thread_looks_and_the_others_go_on_or_wait(
@@ -191,7 +191,7 @@ def test_one_thread_looks_and_the_others_go_on_or_wait(
     monkeypatch.setattr(replay_epochs, "read_row", slowly)
     with ThreadPoolExecutor(3) as pool:
         # Nothing is cached yet, so all three wait for one read.
-        first = [pool.submit(process_lease.LEASE.current) for _ in range(3)]
+        first = [pool.submit(replay_cache_lease.LEASE.current) for _ in range(3)]
         assert asked.wait(10)
         assert not any(each.done() for each in first)
         answer.set()
@@ -200,9 +200,9 @@ def test_one_thread_looks_and_the_others_go_on_or_wait(
         time.shift(2)
         asked.clear()
         answer.clear()
-        looking = pool.submit(process_lease.LEASE.current)
+        looking = pool.submit(replay_cache_lease.LEASE.current)
         assert asked.wait(10)
-        assert pool.submit(process_lease.LEASE.current).result(3).number == 1
+        assert pool.submit(replay_cache_lease.LEASE.current).result(3).number == 1
         assert not looking.done()
         answer.set()
         assert (looking.result().number, looks["all"]) == (1, 2)
@@ -231,8 +231,8 @@ def test_a_slow_look_does_not_make_a_clock_wrong(time: Passing) -> None:
     time.set_ahead(2)
     began = time()
     time.shift(4)
-    process_lease.LEASE.renew(*seen, began)
-    assert process_lease.LEASE.last_epoch().number == 1
+    replay_cache_lease.LEASE.renew(*seen, began)
+    assert replay_cache_lease.LEASE.last_epoch().number == 1
 
 
 # ---- leaving and beginning

@@ -14,9 +14,9 @@ from django.utils import timezone
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.token import sign_token
 from audit.models import Event
-from kms.change_notices import Subject, publish_change
 from kms.models import Key
 from kms.services import disable_key, signer
+from kms.state_change_publisher import Subject, publish_change
 from registry.models import Agent, Grant, SpentProof, Token
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grants import revoke_grant, suspend_grant

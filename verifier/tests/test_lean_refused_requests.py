@@ -21,11 +21,11 @@ from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixtur
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from verifier.endpoint_paths import BATCH, INTROSPECT, VERIFY
 from verifier.requests import parse_delivery
-from verifier.services import introspection, process_lease, replay_epochs, state_cache
-from verifier.services.host_clock import CLOCK
+from verifier.services import introspection, replay_cache_lease, replay_epochs, state_cache
+from verifier.services.host_clock_check import CLOCK
 from verifier.services.verified_tokens import ProvedTokens
 from verifier.stores import database_decisions, group_commit
-from verifier.stores.epoch_probe import RedisProbe
+from verifier.stores.redis_probe import RedisProbe
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, pay, scene
 
 pytestmark = [pytest.mark.redis, pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
@@ -234,9 +234,9 @@ def a_clock_that_is_wrong(both: Both, place: Scene, path: str) -> Iterator[Make]
         patch.setattr(replay_epochs, "database_clock", lambda: later)
         # View and endpoint share this process, which reports it once.
         patch.setattr(CLOCK, "_told", True)
-        process_lease.LEASE._last = None
+        replay_cache_lease.LEASE._last = None
         yield lambda: good(place, path)
-    process_lease.LEASE._last = None
+    replay_cache_lease.LEASE._last = None
 
 
 @of(503, "temporarily_unavailable", VERIFY)
@@ -246,7 +246,7 @@ def a_home_that_is_being_left(both: Both, place: Scene, path: str) -> Iterator[M
     replay_epochs.end_epoch(
         epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now()
     )
-    process_lease.LEASE._last = None
+    replay_cache_lease.LEASE._last = None
     yield lambda: good(place, path)
 
 

@@ -11,9 +11,9 @@ import pytest
 from agentauth.protocol.usage_counters import Rate
 from tests import redis_servers
 from verifier.stores import lua_scripts, redis_keys
-from verifier.stores.epoch_probe import RedisProbe, ServersAwayError
 from verifier.stores.lua_scripts import Code, Reply, read_reply
 from verifier.stores.redis_for_threads import sync_client
+from verifier.stores.redis_probe import RedisProbe, ServersAwayError
 from verifier.stores.redis_servers import RedisAwayError, Servers
 from verifier.tests.script_stage import BASE, GRANT, MAC, NOW, RATE, SHARD, Stage
 

@@ -15,7 +15,7 @@ from registry.models import ServiceProvider
 from verifier import endpoint as endpoints
 from verifier import verification
 from verifier.endpoint import MAX_IN_FLIGHT, Edge, Endpoint, Request, Response
-from verifier.services import process_lease
+from verifier.services import replay_cache_lease
 from verifier.services.loop_verification import VerifierProcess
 from verifier.stores import EarlyRefusal, ProviderKey
 from verifier.stores.database_decisions import DecisionRequest
@@ -291,7 +291,7 @@ def asked(
     )
     monkeypatch.setattr(verification, "nonces_of", lambda *_: None)
     monkeypatch.setattr(
-        process_lease,
+        replay_cache_lease,
         "LEASE",
         SimpleNamespace(last_epoch=lambda: replay_epoch, check_halt=lambda: None),
     )

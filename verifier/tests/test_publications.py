@@ -20,8 +20,8 @@ from agentauth.protocol.behavioural_envelope import EMPTY
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.encoding import sha256
 from audit import kinds
-from kms.change_notices import Subject
 from kms.models import Key
+from kms.state_change_publisher import Subject
 from registry.models import (
     Absence,
     Agent,
@@ -39,6 +39,7 @@ from registry.models import (
 from registry.roles import Role
 from registry.services import (
     agent_claims,
+    agent_key_rotation,
     agent_manifests,
     agents,
     approvers,
@@ -51,7 +52,6 @@ from registry.services import (
     grants,
     grants_after_change,
     humans,
-    key_rotation,
     registration,
     roles,
     service_logos,
@@ -353,7 +353,7 @@ SERVICES = [
     Row(agents.revoke_agent, the_agent),
     Row(barred_keys.bar_disclosed_key, the_agent),
     Row(barred_keys.bar_key, the_agent),
-    Row(key_rotation.rotate_agent_key, the_agent_and_its_grant, World.key_change, "change"),
+    Row(agent_key_rotation.rotate_agent_key, the_agent_and_its_grant, World.key_change, "change"),
     Row(
         agent_manifests.replace_manifest, the_agent_and_its_grant, World.later_manifest, "manifest"
     ),

@@ -14,9 +14,9 @@ from tests import redis_servers
 from tests.fault_proxy import fault_proxy
 from tests.postgres import free_port
 from verifier.stores import lua_scripts, redis_keys
-from verifier.stores.epoch_probe import RedisProbe
 from verifier.stores.lua_scripts import Code, Reply, read_reply
 from verifier.stores.redis_for_threads import SyncServers, sync_client
+from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.redis_servers import ForgetfulServerError, RedisAwayError
 from verifier.tests.calls import NOW, judge_arguments
 

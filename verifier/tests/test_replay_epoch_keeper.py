@@ -14,10 +14,10 @@ from pytest_django.fixtures import Settings
 from audit.models import Event
 from registry.models import SpentProof
 from verifier.models import GrantLedger, Home
-from verifier.services import process_lease, replay_epoch_keeper, replay_epochs
+from verifier.services import replay_cache_lease, replay_epoch_keeper, replay_epochs
 from verifier.services.replay_epoch_keeper import EpochKeeperThread, Keeper
 from verifier.services.replay_epochs import LEASE_SECONDS, MARGIN_SECONDS, read_or_create_row
-from verifier.stores.epoch_probe import (
+from verifier.stores.redis_probe import (
     EvictingServersError,
     OtherRegistryError,
     RedisProbe,
@@ -160,13 +160,13 @@ def test_a_process_that_contradicts_the_row_keeps_nothing(
     move(time)
     settings.REDIS_URL = url
     assert at(turns(one, servers, time, 60)) == (2, "database", "")
-    halt = process_lease.halt_of(read_or_create_row()[0])
+    halt = replay_cache_lease.halt_of(read_or_create_row()[0])
     assert halt is not None
     assert "--move-to redis" in halt.reason
     assert leave("redis")
     turns(one, servers, time, WAIT)
     settings.REDIS_URL = ""
-    halt = process_lease.halt_of(read_or_create_row()[0])
+    halt = replay_cache_lease.halt_of(read_or_create_row()[0])
     assert halt is not None
     assert "--move-to database" in halt.reason
     servers.epoch = 0
@@ -232,7 +232,7 @@ def test_RF_5_restarted_server_counts_as_another_server(
     assert servers.marks == [3]
     assert reasons()[2:] == ["another_server"]
     # This process continues at once.
-    assert process_lease.LEASE.last_epoch().number == 3
+    assert replay_cache_lease.LEASE.last_epoch().number == 3
 
 
 def test_a_server_that_only_went_is_none_that_may_have_forgotten(
@@ -428,7 +428,7 @@ def test_no_unforeseen_error_ends_the_thread_and_it_is_logged_once(
     monkeypatch.setattr(replay_epoch_keeper, "TURN_SECONDS", 0.001)
     monkeypatch.setattr(replay_epoch_keeper, "keep_home", turn)
     monkeypatch.setattr(replay_epoch_keeper, "ACKNOWLEDGED", Silent())
-    monkeypatch.setattr(process_lease.LEASE, "last_epoch", lambda: SimpleNamespace(number=1))
+    monkeypatch.setattr(replay_cache_lease.LEASE, "last_epoch", lambda: SimpleNamespace(number=1))
     keeping = EpochKeeperThread()
     keeping.start()
     assert turned.wait(10)

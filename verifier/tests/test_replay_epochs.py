@@ -9,7 +9,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.models import SpentProof
 from registry.services.nonces import nonces_of
 from verifier.models import GrantLedger
-from verifier.services import process_lease
+from verifier.services import replay_cache_lease
 from verifier.services.replay_epochs import (
     CAREFUL_SECONDS,
     LEASE_SECONDS,
@@ -73,11 +73,11 @@ def test_RF_5_proof_never_passes_in_the_next_epoch_with_an_empty_cache(
     The proof passes at the last moment, on a host that is ahead, with the latest possible `iat`.
     """
     # This process learns of the move as late as any process may.
-    monkeypatch.setattr(process_lease, "FRESH_SECONDS", LEASE_SECONDS)
+    monkeypatch.setattr(replay_cache_lease, "FRESH_SECONDS", LEASE_SECONDS)
     place = scene()
     token = place.token()
     time.set_ahead(5)
-    process_lease.LEASE.current()
+    replay_cache_lease.LEASE.current()
     assert leave()
     # Redis is not used in the last moment of a lease.
     time.shift(LEASE_SECONDS - SPARE_SECONDS)
@@ -88,7 +88,7 @@ def test_RF_5_proof_never_passes_in_the_next_epoch_with_an_empty_cache(
     assert begin()
     SpentProof.objects.all().delete()
     time.set_ahead(-5)
-    monkeypatch.setattr(process_lease, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(replay_cache_lease, "FRESH_SECONDS", 0)
     said = Counter[str]()
     for _ in range(140):
         answer = assert_refused(place, body)
@@ -104,14 +104,14 @@ def test_what_was_prepared_under_one_epoch_is_not_decided_under_the_next(
 ) -> None:
     """Neither if the epoch changes before the store is called, nor while the store works."""
     place = scene(max_requests_per_minute=10)
-    first = process_lease.LEASE.current()
+    first = replay_cache_lease.LEASE.current()
     second = ReplayEpoch(2, "database", frozenset(), first.began_at)
     for tenures in ([first, second, second], [first, first, second]):
         told = iter(tenures)
         body = place.body(LOOK)
         with monkeypatch.context() as patch:
             for look in ("current", "last_epoch"):
-                patch.setattr(process_lease.LEASE, look, lambda *_, told=told: next(told))
+                patch.setattr(replay_cache_lease.LEASE, look, lambda *_, told=told: next(told))
             unavailable(place, body)
         assert next(told, None) is None
         assert not GrantLedger.objects.filter(tat_us__isnull=False).exists()

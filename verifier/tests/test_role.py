@@ -22,7 +22,7 @@ from audit.tests.tampering import execute
 from audit.tests.test_role_rights import MONTHS
 from registry.models import Agent, BarredKey, Grant
 from verifier.models import AgentOperation, Confirmation, Home, StateChange, StreamCursor
-from verifier.services.host_clock import HostClock
+from verifier.services.host_clock_check import HostClock
 from verifier.services.replay_epochs import ClockOff, end_epoch
 from verifier.services.replay_epochs import start_epoch as begin_epoch
 from verifier.services.state_change_feed import publish, state_since

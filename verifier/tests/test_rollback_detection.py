@@ -19,10 +19,10 @@ from audit.checkpoints.copy_locations import ContradictedError, StoreChangedErro
 from audit.checkpoints.rollback_check import Mark
 from audit.models import Event, RefusalCount
 from verifier.models import Home
-from verifier.services import process_lease, rollback_detection, rollback_mark
-from verifier.services.process_lease import halt_of
+from verifier.services import periodic_rollback_check, replay_cache_lease, rollback_detection
+from verifier.services.periodic_rollback_check import mark_history
+from verifier.services.replay_cache_lease import halt_of
 from verifier.services.replay_epochs import ReplayEpoch, read_or_create_row
-from verifier.services.rollback_mark import mark_history
 from verifier.services.state_watcher import StateNews, Watcher
 
 pytestmark = pytest.mark.django_db
@@ -74,7 +74,7 @@ def test_SA_13_a_database_that_fits_is_compared_once(
 ) -> None:
     asked = finds(monkeypatch, None)
     assert may_work()
-    assert process_lease.LEASE.current().number == 1
+    assert replay_cache_lease.LEASE.current().number == 1
     assert may_work()
     assert asked == [None]
 
@@ -85,13 +85,13 @@ def test_SA_13_a_database_that_was_set_back_is_held_and_stays_so(
     finds(monkeypatch, ContradictedError("It was set back."))
     assert not may_work()
     with pytest.raises(TemporarilyUnavailableError, match="restored from a backup"):
-        process_lease.LEASE.current()
+        replay_cache_lease.LEASE.current()
     # Another process, which learns nothing from outside any more.
     finds(monkeypatch, None)
     monkeypatch.setattr(
         rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
     )
-    monkeypatch.setattr(process_lease, "LEASE", process_lease.Lease())
+    monkeypatch.setattr(replay_cache_lease, "LEASE", replay_cache_lease.Lease())
     assert not may_work()
     for path in ("/v1/tokens", "/v1/agents", "/v1/verify", "/v1/introspect"):
         answer = Client().post(path)
@@ -114,7 +114,7 @@ def test_SA_13_where_nothing_can_be_asked_nothing_is_decided_yet(
     finds(monkeypatch, error)
     assert not may_work()
     with pytest.raises(TemporarilyUnavailableError, match="not known yet"):
-        process_lease.LEASE.current()
+        replay_cache_lease.LEASE.current()
     assert Home.objects.get().held_at is None
     finds(monkeypatch, None)
     assert may_work()
@@ -198,7 +198,7 @@ def test_SA_13_the_jobs_hold_what_redis_knows_more_of(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, now: datetime
 ) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1"
-    monkeypatch.setattr(rollback_mark, "read_mark", lambda: Mark("", 9, "00" * 32))
+    monkeypatch.setattr(periodic_rollback_check, "read_mark", lambda: Mark("", 9, "00" * 32))
     with pytest.raises(ContradictedError):
         mark_history(now=now)
     assert "Redis knows of 9 events" in Home.objects.get().held_because
@@ -236,21 +236,21 @@ def test_SA_13_while_one_thread_compares_all_others_stop(
 ) -> None:
     """A lagging replica took over, so what this process knew about the database is void."""
     finds(monkeypatch, None)
-    assert process_lease.LEASE.current().number == 1
+    assert replay_cache_lease.LEASE.current().number == 1
     Home.objects.update(vouched_for="an earlier start")
     monkeypatch.setattr(
         rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
     )
-    monkeypatch.setattr(process_lease, "FRESH_SECONDS", 0)
+    monkeypatch.setattr(replay_cache_lease, "FRESH_SECONDS", 0)
     seen: list[bool] = []
 
     def check(_mark: Mark | None) -> None:
         with pytest.raises(TemporarilyUnavailableError, match="not known yet"):
-            process_lease.LEASE.last_epoch()
+            replay_cache_lease.LEASE.last_epoch()
         seen.append(True)
 
     monkeypatch.setattr(rollback_detection, "check_history", check)
-    assert process_lease.LEASE.current().number == 1
+    assert replay_cache_lease.LEASE.current().number == 1
     assert seen == [True]
 
 
@@ -258,16 +258,16 @@ def test_SA_13_a_call_beside_the_first_waits_for_its_comparison(
     vouched: rollback_detection.HistoryComparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that just started waits for its comparison instead of refusing calls."""
-    monkeypatch.setattr(process_lease, "LEASE", process_lease.Lease())
+    monkeypatch.setattr(replay_cache_lease, "LEASE", replay_cache_lease.Lease())
     beside: list[Future[ReplayEpoch]] = []
 
     def check(_mark: Mark | None) -> None:
-        beside.append(pool.submit(process_lease.LEASE.current))
+        beside.append(pool.submit(replay_cache_lease.LEASE.current))
         wait(beside, timeout=0.2)
 
     monkeypatch.setattr(rollback_detection, "check_history", check)
     with ThreadPoolExecutor(1) as pool:
-        assert process_lease.LEASE.current().number == 1
+        assert replay_cache_lease.LEASE.current().number == 1
         assert [each.result().number for each in beside] == [1]
 
 
@@ -277,7 +277,7 @@ def test_SA_13_pages_with_rows_are_503_where_no_look_succeeds(
     def fails() -> None:
         raise OperationalError("the connection was lost")
 
-    monkeypatch.setattr(process_lease.LEASE, "halt", fails)
+    monkeypatch.setattr(replay_cache_lease.LEASE, "halt", fails)
     assert Client().get("/v1/audit/checkpoint").status_code == 503
     assert Client().get("/.well-known/jwks.json").status_code == 503
     assert Client().get("/health/live").status_code == 200

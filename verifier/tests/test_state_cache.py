@@ -16,15 +16,15 @@ from django.utils import timezone
 from agentauth.protocol.agent_manifest import sign_manifest, verify_manifest
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
-from kms.change_notices import Subject, publish_change
 from kms.models import Key
 from kms.services import disable_key, rotate_key
+from kms.state_change_publisher import Subject, publish_change
 from registry.models import Grant
 from registry.services import agent_manifests, agents, grants, humans, service_providers, tokens
 from registry.services.token_state import TokenState, token_state
 from tests.time_limits import within
-from verifier.services import batch_loader, state_cache
-from verifier.services.batch_loader import MOST_LOADS
+from verifier.services import cache_loader, state_cache
+from verifier.services.cache_loader import MOST_LOADS
 from verifier.services.cached_token import load_tokens
 from verifier.services.clock_readings import ClockReading
 from verifier.services.state_change_feed import Changes
@@ -347,7 +347,7 @@ class Paused:
 
 @pytest.fixture
 def paused(monkeypatch: pytest.MonkeyPatch) -> Paused:
-    monkeypatch.setattr(batch_loader, "WAIT_SECONDS", 120.0)
+    monkeypatch.setattr(cache_loader, "WAIT_SECONDS", 120.0)
     reader = Paused()
     monkeypatch.setattr(state_cache, "load_tokens", reader)
     return reader

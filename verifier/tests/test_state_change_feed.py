@@ -8,7 +8,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.transaction import TransactionManagementError
 from django.utils import timezone
 
-from kms.change_notices import Subject, publish_change
+from kms.state_change_publisher import Subject, publish_change
 from verifier.models import StateChange
 from verifier.services.state_change_feed import (
     KEPT_FOR,

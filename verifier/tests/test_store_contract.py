@@ -34,7 +34,7 @@ from verifier.answers import body_of
 from verifier.credential_checks import prepare
 from verifier.models import Confirmation, GrantLedger
 from verifier.requests import parse_verify_request
-from verifier.services import presence_leases, process_lease, replay_epochs
+from verifier.services import presence_leases, replay_cache_lease, replay_epochs
 from verifier.stores import (
     EarlyRefusal,
     Permit,
@@ -44,9 +44,9 @@ from verifier.stores import (
     redis_decisions,
 )
 from verifier.stores.database_decisions import decide_one
-from verifier.stores.epoch_probe import RedisProbe
 from verifier.stores.lua_scripts import MAX_STREAM
 from verifier.stores.redis_for_threads import SyncServers
+from verifier.stores.redis_probe import RedisProbe
 from verifier.tests.calls import decided
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, counters, key, pay, scene
 
@@ -110,7 +110,7 @@ def decisions() -> list[Event]:
 
 def prepared(place: Scene, action: dict[str, Any] | None, **more: Any) -> StoreCall | EarlyRefusal:
     """A request after the checks that need no store."""
-    now, replay_epoch = timezone.now(), process_lease.LEASE.current()
+    now, replay_epoch = timezone.now(), replay_cache_lease.LEASE.current()
     return prepare(
         parse_verify_request(place.body(action, **more)),
         service_provider=place.provider,
@@ -236,7 +236,7 @@ def test_no_yes_is_given_in_another_epoch(kept: Kept, ask: Callable[..., StoreCa
     replay_epochs.end_epoch(
         epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now()
     )
-    process_lease.LEASE._last = None
+    replay_cache_lease.LEASE._last = None
     with pytest.raises(TemporarilyUnavailableError):
         kept.apply(mine)
     # A light one may be in the log without an answer: the marker in Redis outlives the lease by 1

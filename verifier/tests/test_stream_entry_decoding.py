@@ -28,9 +28,9 @@ from verifier.stores import (
     stream_entry_decoding,
 )
 from verifier.stores.database_decisions import Outcome, decide_one
-from verifier.stores.entry_macs import mac_of
 from verifier.stores.stream_entry_decoding import UnreadableError, debits, event_of
 from verifier.stores.stream_entry_encoding import format_fields, no_entry, yes_entry, yes_frame
+from verifier.stores.stream_entry_macs import mac_of
 from verifier.tests.scene import LOOK, READ, Scene, key, scene
 from verifier.tests.streams import decided, encoded
 

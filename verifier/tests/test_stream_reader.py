@@ -28,7 +28,7 @@ from tests.endpoint_modes import LeanClient, Running, use_redis_replay_cache
 from tests.time_limits import within
 from verifier import credential_checks, stores, verification
 from verifier.endpoint import MAX_IN_FLIGHT
-from verifier.services import batch_fairness, process_lease, state_cache
+from verifier.services import batch_fairness, replay_cache_lease, state_cache
 from verifier.services.cached_token import CachedToken
 from verifier.services.state_cache import StateCache
 from verifier.stores import NotDoneError
@@ -60,7 +60,7 @@ def knows(running: Running, kid: str) -> bool:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis_servers.Server]:
     with redis_servers.server() as made:
-        monkeypatch.setattr(process_lease, "LEASE", process_lease.Lease())
+        monkeypatch.setattr(replay_cache_lease, "LEASE", replay_cache_lease.Lease())
         monkeypatch.setattr(settings, "REDIS_URL", made.url)
         yield made
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
-from kms.change_notices import Subject, publish_change
+from kms.state_change_publisher import Subject, publish_change
 from registry.models import Grant, Token
 from registry.services.grant_requests import GrantRequest, request_grant
 from registry.services.grants import revoke_grant

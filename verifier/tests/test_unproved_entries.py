@@ -11,7 +11,7 @@ from kms.models import SealsPending
 from verifier.models import GrantLedger, StreamCursor
 from verifier.services import outbox_drain
 from verifier.services.outbox_drain import count_waiting, drain
-from verifier.stores.entry_macs import mac_of
+from verifier.stores.stream_entry_macs import mac_of
 from verifier.tests.scene import Scene
 from verifier.tests.streams import (
     Verifier,

@@ -17,7 +17,7 @@ from audit.models import Event
 from registry.models import SpentProof
 from verifier import stores
 from verifier.models import ProviderCall
-from verifier.services import clock_readings, freshness, process_lease, replay_epochs
+from verifier.services import clock_readings, freshness, replay_cache_lease, replay_epochs
 from verifier.services.clock_readings import ClockReading
 from verifier.services.freshness import DecisionBasis
 from verifier.stores import EarlyRefusal, HeldUpError, StoredAnswer, database_decisions
@@ -39,7 +39,7 @@ def is_left() -> None:
     replay_epochs.end_epoch(
         epoch=row.epoch, for_kind=row.kind, reason="test", actor=SYSTEM, now=timezone.now()
     )
-    process_lease.LEASE._last = None
+    replay_cache_lease.LEASE._last = None
 
 
 @pytest.fixture(params=[grows_old, is_left])
@@ -65,7 +65,7 @@ def test_what_others_of_its_commit_take_counts_too(
     )
     for asked in ([DecisionRequest(mine)], [DecisionRequest(mine), DecisionRequest(other)]):
         assert all(isinstance(each, TemporarilyUnavailableError) for each in decide_all(asked))
-        process_lease.LEASE._last = None
+        replay_cache_lease.LEASE._last = None
     assert Event.objects.count() == known
     assert not SpentProof.objects.exists()
 
@@ -150,7 +150,7 @@ def test_a_yes_is_given_again_only_where_one_could_be_given(
         lambda name: meanwhile() if name == "verify.after_debit" else None,
     )
     for refusal in (late, replace(late, provider_key=None)):
-        process_lease.LEASE._last = None
+        replay_cache_lease.LEASE._last = None
         with pytest.raises(TemporarilyUnavailableError):
             decide_one(refusal)
     assert Event.objects.count() == known
@@ -211,11 +211,11 @@ def test_basis_is_good_for_five_seconds_of_one_epoch(monkeypatch: pytest.MonkeyP
     at = [1000.0]
     for clock in ("monotonic", "time"):
         monkeypatch.setattr(clock_readings, clock, lambda: at[0])
-    held = DecisionBasis(ClockReading.now(), process_lease.LEASE.current())
+    held = DecisionBasis(ClockReading.now(), replay_cache_lease.LEASE.current())
     at[0] += freshness.STALE_SECONDS - 0.5
     # A later read of the same epoch does not invalidate the basis.
-    process_lease.LEASE._last = None
-    assert process_lease.LEASE.current() is not held.replay_epoch
+    replay_cache_lease.LEASE._last = None
+    assert replay_cache_lease.LEASE.current() is not held.replay_epoch
     held.check()
     freshness.check_age(held.began)
     with pytest.raises(TemporarilyUnavailableError):

@@ -4,7 +4,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agentauth.cli.connection import Connection
+from agentauth.cli.agent_options import Connection
 from agentauth.sdk.tests.conftest import registry, slept
 from agentauth.sdk.tests.fake_registry import URL, FakeRegistry
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from approvals.services import cleanup
+from approvals.services import expiry
 from audit.management.base_commands import JsonCommand
 from registry.services import expiry as registry_expiry
 from verifier.services import expiry as verifier_expiry
@@ -19,5 +19,5 @@ class Command(JsonCommand):
         return (
             registry_expiry.expire_everything(now=now)
             | verifier_expiry.expire_everything(now=now)
-            | cleanup.expire_everything(now=now)
+            | expiry.expire_everything(now=now)
         )

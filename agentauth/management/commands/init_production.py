@@ -26,7 +26,7 @@ from agentauth.installation_steps import (
 )
 from audit.management.base_commands import JsonCommand
 from kms.models import Key
-from verifier.services.host_clock import clock_problem
+from verifier.services.host_clock_check import clock_problem
 
 
 class Command(JsonCommand):

@@ -1,4 +1,8 @@
-"""`serve`: the embedded default. Migrates, makes keys, prints the setup link, runs the parts."""
+"""`serve`: run the whole system on one host, the embedded default.
+
+Migrates, creates keys, prints the setup link, then starts the web server and the jobs and restarts
+them.
+"""
 
 import json
 import os

@@ -76,7 +76,7 @@ def test_a_mistake_of_this_server_tells_the_key(
     def fails(_response: httpx.Response) -> None:
         raise LookupError(TOKEN)
 
-    monkeypatch.setattr("agentauth.mcp.agent_tools.shown_content", fails)
+    monkeypatch.setattr("agentauth.mcp.server_tools.shown_content", fails)
     result = paid(agent, tmp_path, lambda _: httpx.Response(201), era=era, person=person)
     body = body_of(result)
     assert (body["status"], body["error"], body["idempotency_key"]) == (
@@ -128,7 +128,7 @@ def test_a_wait_for_a_person_leaves_time_for_the_call(
         waits.append(seconds)
         return False
 
-    monkeypatch.setattr("agentauth.mcp.agent_tools.Access.wait", wait)
+    monkeypatch.setattr("agentauth.mcp.server_tools.Access.wait", wait)
     told = {"era": era, "person": Person(), "wait_seconds": 50}
     [result] = called(registry, tmp_path, ("request_access", ASK), **told)
     assert body_of(result)["status"] == "waiting_for_person"

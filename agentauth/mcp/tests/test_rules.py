@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from agentauth.mcp.exact_arguments import ToolSchema
 from agentauth.mcp.rules import ToolAction
+from agentauth.mcp.tool_schema import ToolSchema
 from agentauth.protocol.capability import Action, Capability, choose
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money

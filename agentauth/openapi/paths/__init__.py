@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from agentauth.openapi.operations import Operation
+from agentauth.openapi.operation_types import Operation
 from agentauth.openapi.paths import (
     agents,
     audit,

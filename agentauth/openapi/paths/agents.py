@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentauth.openapi.example_values import ASKED_AT, CLAIM_PAGE, ID, MANIFEST_ENDS, STORY
-from agentauth.openapi.operations import Body, Operation, SuccessResponse, see_section
+from agentauth.openapi.operation_types import Body, Operation, SuccessResponse, see_section
 
 _REGISTRATION: Final[dict[str, Any]] = {
     "agent_id": ID["agent"],

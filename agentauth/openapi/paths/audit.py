@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentauth.openapi.example_values import ID, STORY
-from agentauth.openapi.operations import Operation, SuccessResponse, see_section
+from agentauth.openapi.operation_types import Operation, SuccessResponse, see_section
 from agentauth.openapi.value_schemas import integer, one_of, string
 from audit.events_api import DEFAULT_LIMIT, MAX_LIMIT
 

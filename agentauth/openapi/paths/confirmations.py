@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentauth.openapi.example_values import ASKED_AT, DECIDED_AT, HOUR_LATER, ID, ISSUER, STORY
-from agentauth.openapi.operations import Operation, SuccessResponse
+from agentauth.openapi.operation_types import Operation, SuccessResponse
 from agentauth.openapi.paths.grants import PAGE, WAIT
 
 _CONFIRMATION: Final[dict[str, Any]] = {

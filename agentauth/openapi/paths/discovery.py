@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from agentauth.openapi.example_values import ISSUER, STORY
-from agentauth.openapi.operations import Operation, SuccessResponse
+from agentauth.openapi.operation_types import Operation, SuccessResponse
 from agentauth.protocol.behavioural_envelope import DEFAULT_MAXIMA
 from agentauth.protocol.capability import TYPES
 from registry.api.discovery import ALGORITHMS

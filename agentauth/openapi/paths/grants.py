@@ -13,7 +13,7 @@ from agentauth.openapi.example_values import (
     STORY,
     VALID_UNTIL,
 )
-from agentauth.openapi.operations import Body, Operation, SuccessResponse, see_section
+from agentauth.openapi.operation_types import Body, Operation, SuccessResponse, see_section
 from agentauth.openapi.value_schemas import integer, string
 from registry.api.base_view import DEFAULT_PAGE, MAX_PAGE
 from registry.api.long_poll import MAX_WAIT_SECONDS

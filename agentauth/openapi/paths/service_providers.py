@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from agentauth.openapi.example_values import ASKED_AT, PROVIDER
-from agentauth.openapi.operations import Body, Operation, SuccessResponse, see_section
+from agentauth.openapi.operation_types import Body, Operation, SuccessResponse, see_section
 
 _POLICY: Final = {"allowed": ["read:calendar", "transact:payments"], "require_nonce": False}
 _WORDS: Final = {

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from agentauth.openapi.example_values import ID, STORY
-from agentauth.openapi.operations import FORM, Body, Operation, SuccessResponse, see_section
+from agentauth.openapi.operation_types import FORM, Body, Operation, SuccessResponse, see_section
 from agentauth.protocol.token import INTROSPECTED_CLAIMS
 
 _TOKEN: Final = {

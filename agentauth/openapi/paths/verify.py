@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from agentauth.openapi.example_values import STORY
-from agentauth.openapi.operations import Body, Operation, SuccessResponse
+from agentauth.openapi.operation_types import Body, Operation, SuccessResponse
 
 _BAD: Final = {"error": "invalid_request", "error_description": "body.method: is missing."}
 OPERATIONS: Final[Mapping[str, Operation]] = {

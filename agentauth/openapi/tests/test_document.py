@@ -15,7 +15,7 @@ from jsonschema_rs import meta
 from agentauth.http_errors import STATUSES
 from agentauth.openapi.document import example_of, openapi, routes
 from agentauth.openapi.example_values import STORY
-from agentauth.openapi.operations import REFUSALS
+from agentauth.openapi.operation_types import REFUSALS
 from agentauth.openapi.value_schemas import SHAPES, TILE, ref
 from agentauth.protocol.agent_manifest import verify_manifest
 from agentauth.protocol.behavioural_envelope import parse_envelope

@@ -9,7 +9,7 @@ from django.test import Client
 
 from agentauth.openapi import page_context
 from agentauth.openapi.document import openapi
-from agentauth.openapi.operations import REFUSALS
+from agentauth.openapi.operation_types import REFUSALS
 
 pytestmark = pytest.mark.django_db
 

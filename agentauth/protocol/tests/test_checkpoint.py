@@ -17,7 +17,7 @@ from agentauth.protocol.checkpoint import (
 from agentauth.protocol.encoding import b64_decode, sha256
 from agentauth.protocol.errors import InvalidKeyError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.notes import (
+from agentauth.protocol.signed_notes import (
     Note,
     Signature,
     SignatureType,

@@ -22,7 +22,7 @@ from agentauth.protocol.errors import ChainError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.log_hashes import CompactTree, leaf_hash, node_hash
 from agentauth.protocol.merkle_proofs import prove_inclusion
-from agentauth.protocol.notes import MAX_NOTE_BYTES, Verifier, parse_note
+from agentauth.protocol.signed_notes import MAX_NOTE_BYTES, Verifier, parse_note
 
 # The example of c2sp.org/tlog-witness.
 PUBLISHED_REQUEST = """old 20852014

@@ -17,7 +17,7 @@ from agentauth.protocol.key_change import KEY_CHANGE_TYP, verify_key_change
 from agentauth.protocol.key_introduction import INTRODUCTION_TYP, verify_introduction
 from agentauth.protocol.key_set import read_key_set
 from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer, ed25519_public_key, parse_jwk
-from agentauth.protocol.notes import parse_vkey, verifier_key
+from agentauth.protocol.signed_notes import parse_vkey, verifier_key
 from agentauth.protocol.tests import test_agent_manifest, test_certificate, test_key_change
 from agentauth.protocol.tests.mixed_order import SMALL, MixedSigner, Point, encoded, mixed
 

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from agentauth.cli import main
-from agentauth.cli.connection import Connection
+from agentauth.cli.agent_options import Connection
 from agentauth.protocol.errors import (
     MAX_MESSAGE,
     AgentAuthError,

@@ -17,7 +17,7 @@ from agentauth.protocol.checkpoint_proofs import AddCheckpoint
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.notes import (
+from agentauth.protocol.signed_notes import (
     Signature,
     Verifier,
     format_note,

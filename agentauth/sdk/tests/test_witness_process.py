@@ -16,7 +16,7 @@ import pytest
 
 from agentauth.cli import main
 from agentauth.protocol.keys import PrivateKey
-from agentauth.protocol.notes import (
+from agentauth.protocol.signed_notes import (
     SignatureType,
     Verifier,
     parse_note,

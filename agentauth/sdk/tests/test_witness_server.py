@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentauth.protocol.notes import MAX_NOTE_BYTES
+from agentauth.protocol.signed_notes import MAX_NOTE_BYTES
 from agentauth.sdk.tests.witness_cast import Log, Served, new_witness, serving
 from agentauth.sdk.witness import server as server_module
 from agentauth.sdk.witness.server import WitnessServer

@@ -13,7 +13,7 @@ from agentauth.protocol.checkpoint_proofs import AddCheckpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.log_hashes import leaf_hash, node_hash
 from agentauth.protocol.merkle_proofs import prove_consistency, root
-from agentauth.protocol.notes import SignatureType, Verifier, parse_note, verify_signatures
+from agentauth.protocol.signed_notes import SignatureType, Verifier, parse_note, verify_signatures
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.server import WitnessServer
 from agentauth.sdk.witness.state import State

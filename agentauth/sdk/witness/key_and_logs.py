@@ -10,7 +10,7 @@ from typing import Final
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import AgentAuthError, NoteError
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.notes import SignatureType, Verifier, parse_vkey
+from agentauth.protocol.signed_notes import SignatureType, Verifier, parse_vkey
 from agentauth.sdk.errors import KeyFileError, WitnessStateError
 from agentauth.sdk.private_files import MAX_BYTES, create_private, read_private
 

@@ -27,7 +27,7 @@ from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import AgentAuthError, ChainError, NoteError, UntrustedNoteError
 from agentauth.protocol.keys import Signer
 from agentauth.protocol.merkle_proofs import verify_consistency
-from agentauth.protocol.notes import (
+from agentauth.protocol.signed_notes import (
     MAX_SIGNATURES,
     Note,
     Signature,

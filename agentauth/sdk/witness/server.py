@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 
 from agentauth.protocol.errors import AgentAuthError
-from agentauth.protocol.notes import MAX_NOTE_BYTES
+from agentauth.protocol.signed_notes import MAX_NOTE_BYTES
 from agentauth.sdk.stderr_output import print_stderr
 
 from .rules import Witness, WitnessAnswer

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.utils import timezone
 
-from approvals.management.asking import ask
+from approvals.management.destructive_action_prompt import ask
 from audit.management.base_commands import OPERATOR, JsonCommand
 from kms.process_key_certificates import revoke_certificate
 

@@ -7,8 +7,8 @@ from django.utils import timezone
 
 from audit.archive.segment_writing import archive_audit
 from audit.checkpoints.copy_locations import check_place
+from audit.management.audit_store import the_store
 from audit.management.base_commands import JsonCommand
-from audit.management.command_store import the_store
 
 
 class Command(JsonCommand):

@@ -10,8 +10,8 @@ from django.utils import timezone
 from agentauth.protocol.errors import AgentAuthError
 from audit.archive.segment_writing import prove_again
 from audit.db.partition_dropping import DroppingError, drop_month, droppable_months
+from audit.management.audit_store import the_store
 from audit.management.base_commands import JsonCommand
-from audit.management.command_store import the_store
 
 KEEP_MONTHS = 12
 

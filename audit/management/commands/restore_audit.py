@@ -7,8 +7,8 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from audit.archive.restoring import restore_audit
+from audit.management.audit_store import the_store
 from audit.management.base_commands import JsonCommand
-from audit.management.command_store import the_store
 
 
 class Command(JsonCommand):

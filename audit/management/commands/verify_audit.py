@@ -31,7 +31,7 @@ from audit.checkpoints.log_breaks import (
 )
 from audit.management.base_commands import JsonCommand
 from audit.models import LogBreak, QueueEntry
-from audit.stores.opening import store_at
+from audit.stores.store_factory import store_at
 from audit.verify.incremental_verification import RUNS, verify_on
 from audit.verify.unknown_objects import strange_keys
 from audit.verify.verification import Verdict
