@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.flow, pytest.mark.production]
 
 SEED = 20_261_125
 # Examples per operation: for its own callers, each of valid and invalid; for all other callers.
-OWN, OTHERS = (400, 100) if CAMPAIGN else (5, 2)
+OWN, OTHERS = (400, 100) if CAMPAIGN else (12, 3)
 CHECKS = [
     status_code_conformance,
     content_type_conformance,

@@ -8,6 +8,7 @@ from tests.flows.pair import InstalledPair
 from tests.flows.test_lean_http import answer_to, bodies, verify_question, was_decided
 from tests.flows.test_verifier_http import END, GET, line, statuses
 from tests.flows.test_web_server import exchange
+from tests.live import LiveServer
 from tests.time_limits import within
 from verifier.endpoint_paths import VERIFY
 
@@ -129,17 +130,27 @@ SAME: dict[str, tuple[bytes, int]] = {
 }
 
 
+def statuses_at(server: LiveServer, sent: bytes) -> list[int]:
+    """The statuses of the answers, asked again while the limit of unknown callers is used up.
+
+    The server waits for no more input.
+    """
+    for _ in range(60):
+        begun = time.monotonic()
+        found = statuses(exchange(server, sent))
+        assert time.monotonic() - begun < within(5)
+        if 429 not in found:
+            break
+        time.sleep(0.5)
+    return found
+
+
 @pytest.mark.parametrize(("sent", "status"), SAME.values(), ids=SAME)
 def test_DJ_2_DJ_6_DJ_7_both_servers_answer_alike(
     pair: InstalledPair, sent: bytes, status: int
 ) -> None:
-    begun = time.monotonic()
-    # One answer per request, and no server waited for more input.
-    assert [statuses(exchange(each, sent)) for each in (pair.web, pair.lean)] == [
-        [status],
-        [status],
-    ]
-    assert time.monotonic() - begun < within(5)
+    # One answer per request.
+    assert [statuses_at(each, sent) for each in (pair.web, pair.lean)] == [[status], [status]]
 
 
 def test_DJ_7_headers_without_number_are_refused(pair: InstalledPair) -> None:
@@ -161,7 +172,7 @@ def test_DJ_2_two_lines_of_a_name_decide_nothing(
     pair: InstalledPair, lines: list[str], status: int
 ) -> None:
     question = verify_question(pair)
-    assert statuses(exchange(pair.lean, pair.send(question, VERIFY, *lines))) == [status]
+    assert statuses_at(pair.lean, pair.send(question, VERIFY, *lines)) == [status]
     assert not was_decided(pair, question)
 
 

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.asking import SHARED, answered
 from tests.flows.pair import InstalledPair
 from tests.live import ROOT
 from tests.postgres import free_port
@@ -122,6 +124,7 @@ def test_a_scheme_not_set_by_our_proxy_is_redirected(
     for port, path in ((pair.web.port, "/v1/grants"), (pair.lean.port, "/v1/verify")):
         headers = [("Host", "localhost"), *(("X-Forwarded-Proto", each) for each in said)]
         url = f"http://127.0.0.1:{port}{path}"
-        answer = httpx.post(url, headers=headers, json={}, timeout=30)
+        ask = partial(httpx.post, url, headers=headers, json={}, timeout=30)
+        answer = answered(ask, later=SHARED)
         assert answer.status_code == (status or 401), (path, answer.text)
         assert answer.headers.get("Location") == (f"https://localhost{path}" if status else None)
