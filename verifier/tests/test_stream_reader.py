@@ -249,17 +249,17 @@ def test_a_batch_that_is_ended_while_it_waits_for_room_takes_none_for_good(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verifier, place = running.app._verifier, scene()
-    gate = verifier._gate
+    limiter = verifier._batch_limiter
     with monkeypatch.context() as patch:
         patch.setattr(verifier._committer, "has_room", lambda _: False)
         asked = verifier.verify_batch(
             service_provider=place.provider, requests=[{}], actor=SYSTEM, clock=timezone.now
         )
         batch = asyncio.run_coroutine_threadsafe(asked, running._loop)
-        until(lambda: gate._begun._value == batch_fairness.MAX_BEGUN - 1, 30)
+        until(lambda: limiter._begun._value == batch_fairness.MAX_BEGUN - 1, 30)
         batch.cancel()
         full = (batch_fairness.MAX_BEGUN, batch_fairness.MAX_UNDER_WAY)
-        until(lambda: (gate._begun._value, gate._under_way._value) == full, 30)
+        until(lambda: (limiter._begun._value, limiter._under_way._value) == full, 30)
 
 
 def test_RF_19_shed_call_has_spent_no_proof(
@@ -323,9 +323,9 @@ def test_questions_of_batches_leave_room_for_others(
             patch.setattr(verification, road, judged)
         # As if each request were about another grant.
         patch.setattr(
-            batch_fairness._OneOfMany,
+            batch_fairness._BatchTurn,
             "wait_for_previous",
-            batch_fairness.BatchSlot.wait_for_previous,
+            batch_fairness.Turn.wait_for_previous,
         )
         with ThreadPoolExecutor(3) as pool:
             for each in [
@@ -348,7 +348,7 @@ def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
             return Refuse("invalid_token", "unknown")
         tried += 1
         await asyncio.sleep(0.3)
-        lowest = min(lowest, verifier._gate._under_way._value)
+        lowest = min(lowest, verifier._batch_limiter._under_way._value)
         raise TemporarilyUnavailableError
 
     with monkeypatch.context() as patch:
@@ -378,7 +378,7 @@ def test_RF_19_question_not_recorded_in_time_does_not_fail_the_others(
         told = ask(place, {}, place.body(LOOK))
     assert verdicts(told) == ["temporarily_unavailable"] * 2
     assert verdicts(ask(place, {}, place.body(LOOK))) == ["invalid_request", "valid"]
-    assert running.app._verifier._gate._under_way._value == batch_fairness.MAX_UNDER_WAY
+    assert running.app._verifier._batch_limiter._under_way._value == batch_fairness.MAX_UNDER_WAY
 
 
 def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
