@@ -72,10 +72,13 @@ MANY, SAMPLED = 4, 5
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--through", choices=["drf", "lean"], default="drf", help="the endpoint verify is asked at"
+        "--endpoint", choices=["drf", "lean"], default="drf", help="the endpoint of verify"
     )
     parser.addoption(
-        "--home", choices=["database", "redis"], default="database", help="the replay cache"
+        "--replay-cache",
+        choices=["database", "redis"],
+        default="database",
+        help="where the replay cache is",
     )
     parser.addoption(
         "--database-tests",

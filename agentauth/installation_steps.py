@@ -183,7 +183,7 @@ _STEPS: Final[tuple[tuple[str, Callable[[], bool], str], ...]] = (
 
 
 @register(deploy=True)
-def installation_is_complete(**_kwargs: Any) -> list[CheckMessage]:
+def list_missing_steps(**_kwargs: Any) -> list[CheckMessage]:
     """List the missing steps and the warnings. Empty in development: `serve` does each step."""
     if settings.DEVELOPMENT:
         return []

@@ -1,12 +1,14 @@
-"""Seals: a MAC under SECRET_KEY proves that a service wrote a row that gives a right.
+"""Seals: a MAC under SECRET_KEY proves that this registry wrote a row that gives a right.
 
-An attacker with access to the database alone can write rows, but no seals. A row that is set back
-to an earlier state, or deleted and inserted again, has a seal that ended: a trigger stores each
-replaced or deleted seal in a table from which the serving role cannot delete (ADR 30).
+An attacker with access to the database alone can write rows, but no seals. A trigger stores each
+seal that is replaced, or whose row is deleted, in a table from which the serving role cannot
+delete. If an attacker restores a row's earlier content, its old seal is already in that table of
+ended seals, so it no longer counts (ADR 30).
 
-A release can let a seal cover more fields than the previous one does (`SEALED_BEFORE`). The seal
-then stays valid for the previous release, which runs beside it: half of the salt is a MAC over all
-fields, and the previous release takes the salt for random bytes (ADR 49).
+A release can seal more fields than the previous one (`SEALED_BY_PREVIOUS_RELEASE`), which runs
+beside it during an upgrade. The seal is a salt and a MAC over the previous release's fields. Half
+of the salt is itself a MAC over all fields; the previous release cannot tell it from random bytes
+(ADR 49).
 """
 
 import hmac
@@ -38,7 +40,7 @@ _SALT_BYTES: Final = 16
 # In the salt of a wide seal: random bytes, then a MAC over all fields. 64 bits are enough, because
 # the seal's MAC covers the salt: an attacker can only try rows against seals that we made.
 _RANDOM_BYTES: Final = 8
-_TOLD: Final = 1_024
+_LOGGED_ROWS: Final = 1_024
 
 
 class EndedSeal(models.Model):
@@ -51,9 +53,9 @@ class EndedSeal(models.Model):
 
 
 class SealsPending(models.Model):
-    """Holds one row until `seal_rows` ran, if the installation had rows before seals.
+    """Holds one row until `seal_rows` has run, if the installation is older than seals.
 
-    Only deleted.
+    The row is only ever deleted.
     """
 
     ONLY = 1
@@ -67,9 +69,10 @@ class SealsPending(models.Model):
 
 
 class WiderSealsPending(models.Model):
-    """Holds one row until `seal_rows` ran after the upgrade to a release with wider seals.
+    """Holds one row until `seal_rows` has run after the upgrade to a release with wider seals.
 
-    Only deleted. Not a row of SealsPending: the previous release would demand no seals then.
+    The row is only ever deleted. Not a row of SealsPending: the previous release would then demand
+    no seals.
     """
 
     ONLY = 1
@@ -86,21 +89,21 @@ class _Cover(IntEnum):
     """Which fields of a row its seal proves."""
 
     NONE = 0
-    BEFORE = 1
+    PREVIOUS_RELEASE = 1
     ALL = 2
 
 
 class Sealed(models.Model):
     """A row whose fields in `SEALED` give a right.
 
-    A service that writes one of them calls `set_seal`.
+    Code that writes one of them calls `set_seal`.
     """
 
     SEALED: ClassVar[Sequence[str]]
     # What the previous release seals, if that is less.
-    SEALED_BEFORE: ClassVar[Sequence[str]] = ()
-    # Those of SEALED that are left out while null. A field that is added later is one of these, so
-    # that the seals of older rows stay valid, and the previous release can check rows without it.
+    SEALED_BY_PREVIOUS_RELEASE: ClassVar[Sequence[str]] = ()
+    # Fields left out of the seal while null. An added field that is null in old rows can go here,
+    # so that old seals stay valid; otherwise use SEALED_BY_PREVIOUS_RELEASE.
     SEALED_IF_SET: ClassVar[Collection[str]] = ()
 
     # Nullable: to add a default, SQLite would rebuild the table without its triggers.
@@ -111,10 +114,9 @@ class Sealed(models.Model):
 
     @classmethod
     def giving(cls) -> QuerySet[Self]:
-        """The rows that need a seal: those whose seal is checked, in this state or a later one.
+        """The rows that can still give a right, now or after a change of state.
 
-        Other rows have ended permanently or give nothing: do not call `is_sealed`, `fits` or
-        `select_sealed` on them.
+        Do not check the seal of any other row: it may be stale.
         """
         return cls.rows()
 
@@ -129,14 +131,14 @@ class Sealed(models.Model):
     def set_seal(self) -> None:
         """Seal the row's current values, which the caller has checked. The caller saves `seal`."""
         salt = secrets.token_bytes(_SALT_BYTES)
-        if self.SEALED_BEFORE:
+        if self.SEALED_BY_PREVIOUS_RELEASE:
             random = salt[:_RANDOM_BYTES]
             salt = random + _wide_mac(settings.SECRET_KEY, random, self)
-        said = _sealed_bytes(self, self.SEALED_BEFORE or self.SEALED)
+        said = _sealed_bytes(self, self.SEALED_BY_PREVIOUS_RELEASE or self.SEALED)
         self.seal = b64u_encode(salt + _mac(_LABEL, settings.SECRET_KEY, salt + said))
 
     def is_sealed(self, *, ended: bool | None = None) -> bool:
-        """Whether a service wrote this row and its seal has not ended.
+        """Whether this registry wrote this row and its seal has not ended.
 
         `ended` is the value of ENDED in the statement that read the row; None takes one query.
         Raises django.db errors.
@@ -145,13 +147,13 @@ class Sealed(models.Model):
             return False
         if ended is None:
             ended = EndedSeal.objects.filter(seal=str(self.seal)).exists()
-        return not (ended and DEMAND.holds())
+        return not ended
 
     def fits(self, *, key: str | None = None) -> bool:
         """Whether the seal matches the row under `key`, or under any of our keys.
 
-        It may have ended. Without `key`, a seal of the previous release counts until `seal_rows`
-        has ended the upgrade, and any row while no seals are demanded at all.
+        The seal may have ended. Without `key`, a seal of the previous release counts until
+        `seal_rows` has ended the upgrade, and any row while no seals are demanded at all.
         """
         if key is not None:
             return self._cover(key) == _Cover.ALL
@@ -162,37 +164,37 @@ class Sealed(models.Model):
             covers.add(cover := self._cover(each))
             if cover == _Cover.ALL:
                 return True
-        if _Cover.BEFORE in covers and not WIDER_DEMAND.holds():
+        if _Cover.PREVIOUS_RELEASE in covers and not WIDER_DEMAND.holds():
             return True
-        _tell(self.table(), str(self.pk), self.seal)
+        _log_unsealed_row(self.table(), str(self.pk), self.seal)
         return False
 
-    def fits_before(self, *, key: str) -> bool:
+    def fits_previous_release(self, *, key: str) -> bool:
         """Whether the seal matches what the previous release seals; the other fields may differ."""
-        return self._cover(key) >= _Cover.BEFORE
+        return self._cover(key) >= _Cover.PREVIOUS_RELEASE
 
     def _cover(self, key: str) -> _Cover:
         try:
             seal = b64u_decode(self.seal or "")
-            said = _sealed_bytes(self, self.SEALED_BEFORE or self.SEALED)
+            said = _sealed_bytes(self, self.SEALED_BY_PREVIOUS_RELEASE or self.SEALED)
         except EncodingError:
-            # No service writes such values.
+            # This registry writes no such values.
             return _Cover.NONE
         salt, mac = seal[:_SALT_BYTES], seal[_SALT_BYTES:]
         if not hmac.compare_digest(mac, _mac(_LABEL, key, salt + said)):
             return _Cover.NONE
-        if not self.SEALED_BEFORE:
+        if not self.SEALED_BY_PREVIOUS_RELEASE:
             return _Cover.ALL
         random, wide = salt[:_RANDOM_BYTES], salt[_RANDOM_BYTES:]
         is_wide = hmac.compare_digest(wide, _wide_mac(key, random, self))
-        return _Cover.ALL if is_wide else _Cover.BEFORE
+        return _Cover.ALL if is_wide else _Cover.PREVIOUS_RELEASE
 
 
 _S = TypeVar("_S", bound=Sealed)
 
 
 def select_sealed(rows: QuerySet[_S]) -> list[_S]:
-    """The rows with a valid seal, in one query. Raises django.db errors."""
+    """The rows for which `is_sealed` is true, in one query. Raises django.db errors."""
     return [row for row in rows.filter(not_ended()) if row.fits()]
 
 
@@ -205,7 +207,7 @@ def not_ended(seal: str = "seal") -> Q:
 
 
 class _Demand:
-    """Whether every row needs a seal. Once true it stays true: the serving role cannot undo it."""
+    """Whether the table `pending` is empty. Once true, it stays true in this process."""
 
     def __init__(self, pending: "models.Manager[Any]" = SealsPending.objects) -> None:
         self._pending, self._holds = pending, False
@@ -215,6 +217,7 @@ class _Demand:
         return self._holds
 
 
+# Whether every row needs a seal.
 DEMAND: Final = _Demand()
 # Whether a seal of the previous release no longer suffices.
 WIDER_DEMAND: Final = _Demand(WiderSealsPending.objects)
@@ -223,7 +226,7 @@ WIDER_DEMAND: Final = _Demand(WiderSealsPending.objects)
 def _sealed_bytes(row: Sealed, names: Sequence[str]) -> bytes:
     """The table and these fields as bytes.
 
-    Raises EncodingError for values no service writes.
+    Raises EncodingError for values that this registry does not write.
     """
     values = {name: getattr(row, name) for name in names}
     fields = {
@@ -253,11 +256,13 @@ def _mac(label: str, secret: str, said: bytes) -> bytes:
     return salted_hmac(label, said, secret=secret, algorithm="sha256").digest()
 
 
-@lru_cache(maxsize=_TOLD)
-def _tell(table: str, pk: str, _seal: str | None) -> None:
+@lru_cache(maxsize=_LOGGED_ROWS)
+def _log_unsealed_row(table: str, pk: str, _seal: str | None) -> None:
     # Log each such row once per process, not at every check.
     logger.error(
-        "Refusing row %s of %s: no service wrote its content. Run `%s verify_audit`.",
+        "Refusing row %s of %s: its seal does not match. Either SECRET_KEY changed without "
+        "SECRET_KEY_FALLBACKS, or something other than this registry wrote the row. Run "
+        "`%s verify_audit`.",
         pk,
         table,
         settings.COMMAND,

@@ -84,7 +84,7 @@ def _batches(model: type[Sealed]) -> Iterator[list[Any]]:
 def _rows_to_judge(model: type[Sealed]) -> QuerySet[Any]:
     """The rows that need a seal, with their sealed fields and `has_ended`, read in one statement.
 
-    Read later, `has_ended` would be true for a seal that a service just replaced.
+    Read later, `has_ended` would be true for a seal that was just replaced.
     """
     rows = model.giving().only(*model.SEALED, "seal").order_by("pk")
     return rows.annotate(has_ended=Exists(EndedSeal.objects.filter(seal=OuterRef("seal"))))
@@ -108,7 +108,7 @@ def _seal_batch(
             if not row.has_ended and row.fits(key=settings.SECRET_KEY):
                 continue
             is_ours = not row.has_ended and any(
-                row.fits_before(key=each) if widens else row.fits(key=each)
+                row.fits_previous_release(key=each) if widens else row.fits(key=each)
                 for each in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
             )
             if not (is_ours or believed) or not _set_seal(row):
@@ -125,7 +125,7 @@ def _seal_batch(
 
 
 def _set_seal(row: Sealed) -> bool:
-    """Seal the row; False if it has values that no service writes and that cannot be sealed."""
+    """Seal the row; False if it has values that this registry never writes and cannot seal."""
     try:
         row.set_seal()
     except EncodingError:

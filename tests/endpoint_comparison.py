@@ -69,7 +69,7 @@ def ask(place: Scene, body: object, path: str = VERIFY, **changes: str | None) -
 class Both:
     """Both endpoints, on one database at one moment: `clock` advances only when told to."""
 
-    running: endpoint_modes.Running
+    running: endpoint_modes.RunningEndpoint
     clock: "time_machine.Traveller"
     redis: bool
     seen: set[Any] = field(default_factory=set)
@@ -148,15 +148,15 @@ class Both:
 @pytest.fixture(scope="module")
 def served(
     django_db_setup: None, django_db_blocker: Any, redis_server: redis_servers.Server
-) -> Iterator[endpoint_modes.Running]:
-    with django_db_blocker.unblock(), endpoint_modes.running(redis_server.url) as made:
+) -> Iterator[endpoint_modes.RunningEndpoint]:
+    with django_db_blocker.unblock(), endpoint_modes.run_endpoint(redis_server.url) as made:
         yield made
 
 
 @pytest.fixture(params=["database", "redis"])
 def both(
     request: pytest.FixtureRequest,
-    served: endpoint_modes.Running,
+    served: endpoint_modes.RunningEndpoint,
     redis_server: redis_servers.Server,
 ) -> Iterator[Both]:
     """Both endpoints with each replay cache, at `NOW`."""

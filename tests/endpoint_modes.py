@@ -1,7 +1,7 @@
-"""Runs the same tests through the lean endpoint, or with the replay cache in Redis.
+"""Runs the same tests at the lean endpoint, or with the replay cache in Redis.
 
-`pytest verifier/tests --through lean --home redis`: both endpoints must answer alike and both
-caches keep the same, so tests of `/v1/verify` and its sisters run again. Two differences are
+`pytest verifier/tests --endpoint lean --replay-cache redis`: both endpoints must answer alike and
+both caches keep the same, so tests of `/v1/verify` and its sisters run again. Two differences are
 bridged here: the endpoint polls the database before each call instead of twice a second, and events
 waiting in Redis are drained after it. So tests need not wait, and time may stand still.
 """
@@ -29,12 +29,12 @@ from verifier.services import loop_verification, replay_cache_lease, replay_epoc
 from verifier.services.clock_readings import ClockReading
 from verifier.services.state_change_feed import present_position, state_since
 from verifier.services.state_watcher import StateNews, StateReading
-from verifier.stores import redis_decisions, redis_probe
-from verifier.stores.redis_for_threads import SyncServers, sync_client
+from verifier.stores import redis_decisions, redis_probe, redis_servers
+from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_probe import RedisProbe
-from verifier.stores.redis_servers import Servers
 
-# The modules of verifier/tests that call an endpoint; the others test what is behind it.
+# The modules of verifier/tests whose tests hold at either endpoint and with either replay cache.
+# Others choose their endpoint or need none.
 MODULES: Final = frozenset(
     [
         "batch",
@@ -76,7 +76,7 @@ LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "redis": {
         "test_a_fault_is_503_and_leaves_nothing": (
-            "a proof spent in Redis stays spent: the agent signs anew"
+            "a proof spent in Redis stays spent: the agent must retry with a new proof"
         ),
         "test_503_is_never_stored_and_the_retry_is_judged_again": "the same",
         "test_a_refusal_whose_event_cannot_be_written_is_503": "the same",
@@ -88,11 +88,11 @@ LEFT_OUT: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 
-def chosen(
+def split_items(
     config: pytest.Config, items: list[pytest.Item]
 ) -> tuple[list[pytest.Item], list[pytest.Item]]:
-    """The tests that run again this way, and those that do not."""
-    ways = (config.getoption("--through"), config.getoption("--home"))
+    """The tests that run again in these modes, and those that do not."""
+    ways = (config.getoption("--endpoint"), config.getoption("--replay-cache"))
     out = tuple(name for way in ways for name in LEFT_OUT.get(way, ()))
     kept: list[pytest.Item] = []
     left: list[pytest.Item] = []
@@ -105,8 +105,8 @@ def chosen(
 _DRAINING: Final = threading.Lock()
 
 
-class Answered(HttpResponse):
-    """An answer with what Django's client adds."""
+class LeanResponse(HttpResponse):
+    """The lean endpoint's response, with the `json` that Django's test client adds."""
 
     def json(self) -> Any:
         return json.loads(self.content)
@@ -122,9 +122,9 @@ class DrainingClient(Client):
 
 
 class LeanClient(Client):
-    """Django's client, except that the lean endpoint answers what it serves."""
+    """Django's client; sends requests for the lean endpoint's paths to that endpoint."""
 
-    endpoint: "Running"
+    endpoint: "RunningEndpoint"
 
     def request(self, **request: Any) -> Any:
         path = request["PATH_INFO"]
@@ -158,10 +158,10 @@ def drain_redis_to_log() -> None:
         drain(client, now=timezone.now())
 
 
-class Looking:
-    """Replaces the watcher thread: polls when told to, in the calling thread."""
+class ManualWatcher:
+    """Replaces the watcher thread: polls only on `look`, in the calling thread."""
 
-    made: "list[Looking]" = []
+    made: "list[ManualWatcher]" = []
 
     def __init__(self, tell: Callable[[StateNews], None]) -> None:
         self._tell = tell
@@ -171,27 +171,28 @@ class Looking:
 
     def start(self) -> None:
         self.look()
-        # The thread that starts everything else does not return here.
+        # `VerifierProcess.start` calls this in an executor's thread: no later call would use or
+        # close its connection.
         connections.close_all()
 
     def stop(self, seconds: float) -> None:
         self.made.remove(self)
 
     def forget(self) -> None:
-        """As at the start: the next poll reports that everything may have changed."""
+        """Forget the position: the next poll reports that everything may have changed."""
         self._position = None
 
     def look(self) -> None:
-        """Poll as the watcher does; if the database does not answer, knowledge only gets older."""
+        """Poll as the watcher does. If the database does not answer, the state only gets older."""
         began = ClockReading.now()
-        # The decision itself checks whether the replay cache is here.
+        # Ignore an unavailable replay cache: the decision itself checks for it.
         with contextlib.suppress(DatabaseError, TemporarilyUnavailableError):
             replay_cache_lease.LEASE.current()
         with contextlib.suppress(DatabaseError):
             news = self._news()
             keys = token_keys(now=timezone.now())
-            # The lease decides whether the clocks agree; its view of the database's clock travels
-            # with the tests.
+            # The lease compares this host's clock with the database's, which moves with the tests'
+            # clock.
             off = replay_cache_lease.LEASE._last and replay_cache_lease.LEASE._last.clock_off
             ahead = float(off.seconds_ahead) if off else 0.0
             self._tell(StateNews(news.changes, news.everything, StateReading(began, keys, ahead)))
@@ -201,7 +202,7 @@ class Looking:
         if self._position is None:
             news, self._position = StateNews(everything=True), present_position()
         elif newest == self._newest:
-            # Report nothing twice: each of several parallel calls would make the others reread.
+            # Report no change twice: each of several parallel calls would make the others reread.
             news = StateNews()
         else:
             feed = state_since(self._position)
@@ -213,8 +214,8 @@ class Looking:
         return news
 
 
-class NoKeeping:
-    """Replaces the keeper thread: tests move the replay cache themselves."""
+class IdleEpochKeeper:
+    """Replaces the epoch keeper's thread: tests move the replay cache themselves."""
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
@@ -238,7 +239,7 @@ def scope(
     }
 
 
-class Running:
+class RunningEndpoint:
     """The endpoint in its own loop and thread."""
 
     def __init__(self) -> None:
@@ -274,13 +275,13 @@ class Running:
 
     def forget(self) -> None:
         """Another test begins, with other rows."""
-        for looking in Looking.made:
-            looking.forget()
+        for watcher in ManualWatcher.made:
+            watcher.forget()
 
     def look(self) -> None:
         """Let the endpoint read the database now."""
-        for looking in Looking.made:
-            looking.look()
+        for watcher in ManualWatcher.made:
+            watcher.look()
         self._run(asyncio.sleep(0))
 
     def ask(
@@ -291,7 +292,7 @@ class Running:
         body: bytes,
         *,
         method: str = "POST",
-    ) -> Answered:
+    ) -> LeanResponse:
         """One request, as the server would pass it on."""
         asked = scope(path, query, headers, method=method)
         sent: list[Any] = []
@@ -306,7 +307,7 @@ class Running:
         start, content = sent
         lines = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
         lines.pop("content-length")
-        return Answered(content["body"], status=start["status"], headers=lines)
+        return LeanResponse(content["body"], status=start["status"], headers=lines)
 
     def stop(self) -> None:
         self._turn("shutdown")
@@ -317,13 +318,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(redis_url: str) -> Iterator[Running]:
+def run_endpoint(redis_url: str) -> Iterator[RunningEndpoint]:
     """An endpoint that may use this Redis, if given, as replay cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settings, "REDIS_URL", redis_url)
-        patch.setattr(state_cache, "Watcher", Looking)
-        patch.setattr(loop_verification, "EpochKeeperThread", NoKeeping)
-        made = Running()
+        patch.setattr(state_cache, "Watcher", ManualWatcher)
+        patch.setattr(loop_verification, "EpochKeeperThread", IdleEpochKeeper)
+        made = RunningEndpoint()
         try:
             yield made
         finally:
@@ -332,10 +333,12 @@ def running(redis_url: str) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def use_redis_replay_cache(url: str) -> Iterator[None]:
-    """The first epoch in Redis without deadlines: other tests cover lateness."""
+    """Keep the replay cache in this Redis.
+
+    Deadlines are 10 s, so that a slow test machine never misses one.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        for each in (Servers, SyncServers):
-            patch.setitem(cast("dict[str, Any]", each.evaluate.__kwdefaults__), "deadline", 10.0)
+        patch.setattr(redis_servers, "DEADLINE_SECONDS", 10.0)
         # Tests travel in time; Redis does not.
         patch.setattr(redis_decisions, "APART_US", 10**15)
         row, _ = replay_epochs.read_or_create_row()

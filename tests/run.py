@@ -205,7 +205,7 @@ def coverage(absent: dict[str, str]) -> bool:
     elif "redis" not in absent:
         passed = with_redis(*more) and passed
     if "redis" not in absent:
-        again = ("--through", "lean", "--home", "redis", "-n", "2")
+        again = ("--endpoint", "lean", "--replay-cache", "redis", "-n", "2")
         passed = (
             pytest("verifier/tests", *again, "-m", "not slow and not postgres and not redis", *more)
             and passed
@@ -275,9 +275,9 @@ def rest(absent: dict[str, str]) -> bool:
             # Tests of verify and its sisters, run again at the lean endpoint with the replay cache
             # in Redis.
             again = (
-                "--through",
+                "--endpoint",
                 "lean",
-                "--home",
+                "--replay-cache",
                 "redis",
                 *BY_TEST,
                 "--one-in-five",
@@ -402,7 +402,7 @@ def campaign(absent: dict[str, str]) -> bool:
         passed = pytest(*both, database_url=url) and passed
         # On the other Python, with the Django locked for it: code that parses bytes in Python
         # alone, what users run, and the registry's API.
-        again = ("--through", "lean", "--home", "database", "-n", "2")
+        again = ("--endpoint", "lean", "--replay-cache", "database", "-n", "2")
         alone = ("-m", "not slow and not postgres and not redis")
         return pytest("verifier/tests", *again, *alone, database_url=url) and passed
 

@@ -39,7 +39,7 @@ from verifier.answers import body_of
 from verifier.credential_checks import TOKENS, prepare
 from verifier.models import Home
 from verifier.requests import VerifyRequest
-from verifier.services.batch_fairness import ALONE, BatchSlot
+from verifier.services.batch_fairness import ALONE, Turn
 from verifier.services.cached_token import CachedToken
 from verifier.services.clock_readings import ClockReading
 from verifier.services.freshness import DecisionBasis
@@ -135,7 +135,7 @@ async def verify(
     provider_key: ProviderKey | None = None,
     actor: Actor,
     now: datetime,
-    turn: BatchSlot = ALONE,
+    turn: Turn = ALONE,
 ) -> VerifyAnswer:
     """Decide one request of an authenticated service provider (docs/protocol.md section 8).
 
@@ -181,7 +181,7 @@ async def judge(
     runtime: VerifierRuntime,
     call: StoreCall,
     basis: DecisionBasis,
-    turn: BatchSlot,
+    turn: Turn,
     recheck_key: Callable[[], None],
 ) -> Outcome:
     """Steps 2 and 6 to 15. `recheck_key` raises if the token's key was withdrawn during a wait."""
@@ -215,7 +215,7 @@ async def _decide_in_redis(
     call: StoreCall,
     known: CachedToken | None,
     basis: DecisionBasis,
-    turn: BatchSlot,
+    turn: Turn,
 ) -> Outcome | None:
     """Decide in Redis; None if an earlier try of this same call went to the database."""
     made = plan_light_decision(call, known)
@@ -276,7 +276,7 @@ async def _refuse_early(
     runtime: VerifierRuntime,
     refusal: EarlyRefusal,
     basis: DecisionBasis,
-    turn: BatchSlot,
+    turn: Turn,
     recheck_key: Callable[[], None],
 ) -> Outcome:
     """Record a refusal of steps 3 to 5, or recall the answer if the call has an Idempotency-Key."""

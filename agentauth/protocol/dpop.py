@@ -116,7 +116,7 @@ def verify_proof(
     2), and InvalidRequestError if `expected_url` itself cannot be normalised.
     """
     # 1. to 3.
-    key, header, claims = _prove_signature(compact)
+    key, header, claims = _verify_signature(compact)
     # 4.
     jti = _text(claims, "jti")
     # RFC 9449 section 11.1: large values could exhaust a replay cache that stores them. Ours stores
@@ -243,7 +243,7 @@ def single_header(lines: Sequence[str]) -> str:
     return lines[0]
 
 
-def _prove_signature(compact: str) -> tuple[PublicKey, str, dict[str, object]]:
+def _verify_signature(compact: str) -> tuple[PublicKey, str, dict[str, object]]:
     try:
         # 1. and 2. The sender chooses the key, so this proves only possession of it. The caller
         # must compare it with the key of an agent or token.

@@ -25,7 +25,8 @@ AUTHORIZATION_TYPE: Final = "agentauth"
 MAX_TOKEN_SECONDS: Final = 900
 # Key management services sign at most 4,096 bytes (AWS KMS, MessageType RAW).
 MAX_SIGNING_INPUT: Final = 4_096
-NOT_BEFORE_SECONDS: Final = 10
+# How far (s) the clock of a host may be behind the issuer's.
+CLOCK_TOLERANCE_SECONDS: Final = 10
 MAX_JTI_LENGTH: Final = 256
 # The claims that introspection repeats (docs/protocol.md section 8).
 INTROSPECTED_CLAIMS: Final = (
@@ -58,23 +59,25 @@ class CertifiedKey:
     def may_sign(self, *, issued_at: int, expires_at: int, now: int) -> bool:
         """Is the certificate in force at `now`, and does it cover a token of these times?"""
         # Checked for each token (section 4). An attacker who reads this key in its process's memory
-        # gets no token dated before the certificate, living longer than it allows, or outliving it.
+        # gets no token dated more than 10 s before the certificate, valid for longer than it
+        # allows, or expiring after it.
         return (
-            self.not_before - NOT_BEFORE_SECONDS <= min(issued_at, now)
+            self.not_before - CLOCK_TOLERANCE_SECONDS <= min(issued_at, now)
             and expires_at <= self.not_after
             and now < self.not_after
             and expires_at - issued_at <= self.max_token_seconds
         )
 
 
-# Keys that verify a token: one of the registry, or one that it certified. By this type, no
-# certified key can certify another.
+# Keys that verify a token: one of the registry, or one that it certified. `verify_certificate`
+# takes only a PublicKey, so a certified key cannot certify another.
 TokenKey = PublicKey | CertifiedKey
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedToken:
-    """A token that passed step 1: signed by the issuer for this audience, in time, bound to a key.
+    """A token that `verify_access_token` accepted: signed by the issuer for this audience, valid
+    now, and bound to a key.
 
     Times are in Unix seconds. `claims` are as signed; `read_claims` reads our own. `key`, named
     `kid`, verified it.
@@ -93,7 +96,7 @@ class VerifiedToken:
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
-    """A token that passed both steps.
+    """The registry's own claims of a verified token (`read_claims`).
 
     `online` means that the grant has an envelope, so only verify can decide.
     """
@@ -144,7 +147,7 @@ def build_claims(
         "client_id": agent_id,
         "jti": jti,
         "iat": issued_at,
-        "nbf": issued_at - NOT_BEFORE_SECONDS,
+        "nbf": issued_at - CLOCK_TOLERANCE_SECONDS,
         "exp": expires_at,
         "cnf": {"jkt": jkt},
         "grant_id": grant_id,
@@ -170,8 +173,8 @@ def scope_of(capabilities: Sequence[Capability]) -> str:
 def check_token_size(claims: Mapping[str, object], *, alg: str, kid: str) -> None:
     """Raises GrantTooLargeError if the token's signing input would exceed 4,096 bytes.
 
-    Called when a grant is requested: a grant whose token cannot be signed must fail before a person
-    is asked.
+    Called when a grant is requested, so that a grant whose token cannot be signed fails before a
+    person is asked, and again when it is approved.
     """
     _signing_input(claims, alg=alg, kid=kid)
 
@@ -196,7 +199,7 @@ def verify_token(
     expected_audience: str,
     now: int,
 ) -> tuple[VerifiedToken, TokenClaims]:
-    """Both steps of verification, and the result of each. Raises InvalidTokenError."""
+    """Verify a token, then read its claims; return both results. Raises InvalidTokenError."""
     token = verify_access_token(
         compact,
         keys=keys,
@@ -215,10 +218,10 @@ def verify_access_token(
     expected_audience: str,
     now: int,
 ) -> VerifiedToken:
-    """Step 1: verify the token as RFC 9068 section 4 says, and its `cnf`.
+    """Verify the token's signature and registered claims (RFC 9068 section 4), and its `cnf`.
 
-    `keys` maps `kid` to the issuer's published token keys (`certificate.read_key_set`); `now` is in
-    Unix seconds.
+    `read_claims` then reads the registry's own claims. `keys` maps `kid` to the issuer's published
+    token keys (`key_set.read_key_set`); `now` is in Unix seconds.
 
     1. Compact JWS of ours with a `kid` (`malformed`). 2. The key is known (`unknown`). 3. Signature
     (`unknown`). 4. `typ` and JSON claims (`malformed`). 5. Issuer and audience (`unknown`). 6.
@@ -231,7 +234,7 @@ def verify_access_token(
     InvalidTokenError with a reason of section 8.
     """
     # 1. to 4.
-    kid, key, claims = _prove_signature(compact, keys)
+    kid, key, claims = _verify_signature(compact, keys)
     # 5. Without these checks, a service provider could use an agent's token at another one. One
     # audience only, as a text or alone in a list (RFC 7519 sections 4.1.1 and 4.1.3).
     if claims.get("iss") != expected_issuer or claims.get("aud") not in (
@@ -244,7 +247,7 @@ def verify_access_token(
     if len(jti) > MAX_JTI_LENGTH:
         raise _malformed_error("jti")
     issued_at, expires_at = _seconds(claims, "iat"), _seconds(claims, "exp")
-    not_before = _seconds(claims, "nbf") if "nbf" in claims else issued_at - NOT_BEFORE_SECONDS
+    not_before = _seconds(claims, "nbf") if "nbf" in claims else issued_at - CLOCK_TOLERANCE_SECONDS
     verified = VerifiedToken(
         jti,
         _text(claims, "sub"),
@@ -264,19 +267,19 @@ def verify_access_token(
     ):
         # Outside its certificate the key has no authority, so the token counts as forged.
         raise InvalidTokenError("The token is not known here.", reason="unknown")
-    # 8. No leeway: the registry's clock both writes and reads these times, and `nbf` is already 10
-    # s back.
+    # 8. `exp` has no leeway. A host whose clock is up to 10 s behind the issuer's accepts a new
+    # token: `nbf` is 10 s before `iat`, and `iat` may be 10 s ahead.
     if expires_at <= now:
         raise InvalidTokenError("The token has expired.", reason="expired")
-    if not_before > now or issued_at > now + NOT_BEFORE_SECONDS:
+    if not_before > now or issued_at > now + CLOCK_TOLERANCE_SECONDS:
         raise InvalidTokenError("The token is not valid yet.", reason="not_yet_valid")
     return verified
 
 
 def read_claims(token: VerifiedToken) -> TokenClaims:
-    """Step 2: read our own claims. Raises InvalidTokenError (`malformed`).
+    """Read the registry's own claims of a verified token. Raises InvalidTokenError (`malformed`).
 
-    Ids must be ids and capabilities must parse: a token of ours that fails here comes from another
+    Ids must be ids and capabilities must parse: a signed token that fails here comes from another
     version or from a fault, and to guess its meaning could grant too much.
     """
     claims = token.claims
@@ -307,7 +310,7 @@ def read_claims(token: VerifiedToken) -> TokenClaims:
     )
 
 
-def _prove_signature(
+def _verify_signature(
     compact: str, keys: Mapping[str, TokenKey]
 ) -> tuple[str, TokenKey, dict[str, object]]:
     try:
@@ -320,25 +323,29 @@ def _prove_signature(
         raise InvalidTokenError("The token is not known here.", reason="unknown")
     try:
         # Report a wrong `typ` only under a valid signature; before that, every token is `unknown`.
-        return kid, key, verify_jws(jws, public_half(key), expected_typ=TYP).claims
+        return kid, key, verify_jws(jws, public_key_of(key), expected_typ=TYP).claims
     except InvalidSignatureError:
         raise InvalidTokenError("The token is not known here.", reason="unknown") from None
     except EncodingError as error:
         raise InvalidTokenError(error.description, reason="malformed") from None
 
 
-def public_half(key: TokenKey) -> PublicKey:
+def public_key_of(key: TokenKey) -> PublicKey:
     """The key itself, to verify a signature. Does not say whether the key was allowed to sign."""
     return key.key if isinstance(key, CertifiedKey) else key
 
 
 def _key_id(jws: UnverifiedJws) -> str:
-    """The `kid`, used only as a key of a fixed map: as a path, query or URL it would let an
-    attacker inject a key (RFC 8725 section 3.10).
+    """Return the `kid` of the header. Raises InvalidTokenError (`malformed`).
+
+    Use it only as a key of a fixed map: as a path, query or URL it would let an attacker inject a
+    key (RFC 8725 section 3.10).
     """
     kid = jws.header.get("kid")
     if not isinstance(kid, str):
-        raise InvalidTokenError("The token names no key.", reason="malformed")
+        raise InvalidTokenError(
+            "The token's header must have a `kid` (a text).", reason="malformed"
+        )
     return kid
 
 
@@ -358,7 +365,9 @@ def _seconds(claims: Mapping[str, object], name: str) -> int:
 
 
 def _key_thumbprint(claims: Mapping[str, object]) -> str:
-    """`cnf` is exactly `{"jkt": …}`: a second confirmation method would be one that we do not
+    """Return the thumbprint in `cnf`. Raises InvalidTokenError (`malformed`).
+
+    `cnf` must be exactly `{"jkt": …}`: a second confirmation method would be one that we do not
     check.
     """
     cnf = claims.get("cnf")
@@ -371,8 +380,10 @@ def _key_thumbprint(claims: Mapping[str, object]) -> str:
 
 
 def _capabilities(details: object) -> tuple[Capability, ...]:
-    """The capabilities of the only entry, which is of our type: an entry of another type would
-    grant something we cannot read.
+    """Return the capabilities in `authorization_details`. Raises InvalidTokenError (`malformed`).
+
+    It must have one entry, of our type: an entry of another type would grant something we cannot
+    read.
     """
     if not isinstance(details, list) or len(details) != 1 or not isinstance(details[0], dict):
         raise _malformed_error("authorization_details")

@@ -11,7 +11,7 @@ import time_machine
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from agentauth.installation_steps import installation_is_complete
+from agentauth.installation_steps import list_missing_steps
 from audit.db.role_rights import grant_serving_role
 from audit.models import QueueEntry
 from audit.new_ids import made_at
@@ -40,7 +40,7 @@ def _in_production(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
 def said(number: str) -> str:
     """The message with this id, or an empty text."""
     return "".join(
-        str(each.msg) for each in installation_is_complete() if each.id == f"agentauth.{number}"
+        str(each.msg) for each in list_missing_steps() if each.id == f"agentauth.{number}"
     )
 
 

@@ -10,18 +10,21 @@ from agentauth.protocol.jose import parse_compact
 from approvals.services.changes_since_shown import change_sentence
 from approvals.services.offered_capabilities import LostPermission
 from approvals.services.passkey_signature_flow import receipt_of
-from registry.models import Grant
+from registry.models import Grant, Human
 
 
-def moved_since_signed(grant: Grant, lost: tuple[LostPermission, ...]) -> list[str]:
-    """Sentences on how a suspended grant differs from what was last signed.
+def describe_differences(
+    grant: Grant, lost: tuple[LostPermission, ...], *, viewer: Human
+) -> list[str]:
+    """Sentences for `viewer` on how a suspended grant differs from what was last signed.
 
     A manifest that was only renewed says the same as before, so it is mentioned only if it took
     something away or caused the suspension.
     """
     causes, lines = Grant.SuspensionCause, []
     agent, provider = grant.agent, grant.service_provider
-    if signed := _signed_statement(grant):
+    signed = _signed_statement(grant)
+    if signed:
         was, at = signed["agent"], signed["service_provider"]
         pairs = [
             ("agent_key", was["jkt"], agent.jkt),
@@ -37,12 +40,7 @@ def moved_since_signed(grant: Grant, lost: tuple[LostPermission, ...]) -> list[s
     ):
         lines.append(change_sentence("allowed", None, None))
     if grant.suspension_cause == causes.RECOVERY:
-        for_other = grant.human_id not in {None, agent.human_id}
-        lines.append(
-            _("The account of the owner, or of the person who approved this, was recovered.")
-            if for_other
-            else _("Your account was recovered.")
-        )
+        lines.append(_recovery_sentence(grant, viewer))
     if grant.suspension_cause == causes.RESTORED:
         lines.append(
             _(
@@ -51,20 +49,31 @@ def moved_since_signed(grant: Grant, lost: tuple[LostPermission, ...]) -> list[s
                 "made again."
             )
         )
-    # It changed and changed back: nothing differs now, but it was the cause.
-    there_and_back = {
+    # The signed and the present values are equal: the change that suspended the grant was reverted.
+    # Without a signed statement, what it was before is not known.
+    reverted = {
         causes.KEY_ROTATED: _("The agent changed its key."),
-        causes.AUDIENCE_CHANGED: _("The service moved to another address and back."),
+        causes.AUDIENCE_CHANGED: _("The service moved to another address and back.")
+        if signed
+        else _("The service’s address changed."),
     }
-    return lines or [
-        there_and_back.get(causes(grant.suspension_cause), _("Something else changed."))
-    ]
+    return lines or [reverted.get(causes(grant.suspension_cause), _("Something else changed."))]
+
+
+def _recovery_sentence(grant: Grant, viewer: Human) -> str:
+    owner = grant.agent.human_id
+    if grant.human_id not in {None, owner}:
+        return _("The account of the owner, or of the person who approved this, was recovered.")
+    if viewer.pk == owner:
+        return _("Your account was recovered.")
+    return _("The account of the agent’s owner was recovered.")
 
 
 def _signed_statement(grant: Grant) -> dict[str, Any] | None:
-    """The statement of the last approval; None without a receipt.
+    """The statement of the last approval; None without a receipt, or if its text was erased.
 
-    Its seal is not checked: the row that holds it is our own.
+    Does not verify the receipt's signature: the result is only shown, and the new approval is
+    checked against the present rows.
     """
     receipt = receipt_of("approval", str(grant.pk))
     if receipt is None:

@@ -17,7 +17,7 @@ from audit.models import DroppedMonth, Event, Opening
 from audit.services import record, seal_audit
 from audit.verify.verification import verify_log
 from registry.models import Agent, Grant, Human
-from registry.services.rights_verification import ERASURE_MISSING
+from registry.services.evidence_contradictions import ERASURE_MISSING
 from registry.tests.cast import TESTER, AgentClient, enrolled
 from verifier.models import Confirmation
 

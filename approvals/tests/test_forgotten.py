@@ -28,7 +28,7 @@ from audit.services import record, seal_audit
 from audit.stores.store_factory import store_at
 from audit.verify.verification import verify_log
 from registry.models import Agent, Grant, Human
-from registry.services.rights_verification import (
+from registry.services.evidence_contradictions import (
     ERASED_BUT_MISSING,
     ERASED_BUT_PRESENT,
     ERASURE_MISSING,

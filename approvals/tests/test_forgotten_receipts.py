@@ -21,7 +21,7 @@ from audit.services import seal_audit
 from audit.tests.tampering import execute
 from audit.verify.verification import verify_log
 from registry.models import Human
-from registry.services.rights_verification import find_contradictions
+from registry.services.evidence_contradictions import find_contradictions
 from registry.tests.cast import TESTER
 from verifier.models import Confirmation
 from verifier.tests.scene import PAY, Scene, scene

@@ -19,7 +19,7 @@ from audit import kinds
 from audit.models import Event
 from kms.services import verification_keys
 from registry.models import Grant
-from registry.services.rights_verification import find_contradictions
+from registry.services.evidence_contradictions import find_contradictions
 from registry.tests.cast import TESTER
 
 pytestmark = pytest.mark.django_db

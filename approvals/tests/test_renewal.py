@@ -30,6 +30,7 @@ from kms.services import verification_keys
 from registry.models import Agent, Grant, Human, Renewal
 from registry.services.agents import suspend_agent
 from registry.services.approvers import add_member, create_group, create_rule
+from registry.services.evidence_contradictions import find_contradictions
 from registry.services.expiry import expire_everything
 from registry.services.grant_renewal import request_renewal
 from registry.services.grants import (
@@ -40,7 +41,6 @@ from registry.services.grants import (
     revoke_grant,
     suspend_grant,
 )
-from registry.services.rights_verification import find_contradictions
 from registry.services.service_providers import suspend_service_provider
 from registry.tests.cast import TESTER, AgentClient, assert_refused, issue
 from verifier.models import GrantLedger

@@ -9,8 +9,8 @@ from agentauth.protocol.behavioural_envelope import parse_envelope
 from approvals.models import Receipt
 from approvals.tests.cast import Person
 from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.services.evidence_contradictions import find_contradictions
 from registry.services.grants import resume_grant, suspend_grant
-from registry.services.rights_verification import find_contradictions
 from registry.tests.cast import (
     PAY,
     READ_CALENDAR,

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from django.http import HttpRequest, StreamingHttpResponse
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 from django.views.decorators.http import require_safe
 
 from agentauth.protocol.capability import PAYEE
@@ -122,9 +123,12 @@ def _ending(cut: Cut, zone: ZoneInfo) -> str:
     if cut.sent >= MOST:
         said = _("The list ends here: a file holds at most %(n)s events. Choose earlier dates.")
         return said % {"n": MOST}
-    said = _(
+    said = ngettext(
+        "The list ends here: this is the newest event that matches, searched back to"
+        " %(at)s. Older events were not searched. Choose earlier dates.",
         "The list ends here: these are the newest %(n)s events that match, searched back to"
-        " %(at)s. Older events were not searched. Choose earlier dates."
+        " %(at)s. Older events were not searched. Choose earlier dates.",
+        cut.sent,
     )
     return said % {"n": cut.sent, "at": cut.reached and cut.reached.astimezone(zone).isoformat()}
 

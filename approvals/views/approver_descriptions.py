@@ -110,7 +110,7 @@ def _rules() -> list[dict[str, Any]]:
         for row in rows.order_by("position", "created_at", "pk")
         if row.ended_at is None or row.pk not in sound
     ]
-    # A rule moves by one place. A row that no service wrote has none.
+    # A rule moves by one place. A row without a valid seal has none.
     for first, second in pairwise(shown):
         if first["is_sound"] and second["is_sound"]:
             second["above"], first["below"] = first["row"], second["row"]

@@ -25,7 +25,7 @@ from approvals.services.decidable_requests import (
     find_case,
     find_open_case,
 )
-from approvals.services.differences_since_signing import moved_since_signed
+from approvals.services.differences_since_signing import describe_differences
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.offered_capabilities import offer
 from approvals.services.passkey_signature_flow import receipt_of
@@ -102,7 +102,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "renews": renews,
         "asked_at": grant.asked_at(now),
         "open_until": grant.open_until(now),
-        "moved": moved_since_signed(grant, offer(grant).lost) if anew else [],
+        "differences": describe_differences(grant, offer(grant).lost, viewer=human) if anew else [],
         "lost": describe_lost(grant),
         "permissions": permissions,
         "before": used.before(grant, terms.envelope, human.time_zone, now),

@@ -25,7 +25,7 @@ from registry.services.agent_key_rotation import rotate_agent_key
 from registry.services.agent_manifests import replace_manifest
 from registry.services.agents import revoke_agent
 from registry.services.barred_keys import bar_disclosed_key
-from registry.services.claim_and_enrolment_codes import claim_codes
+from registry.services.code_derivation import claim_codes
 from registry.services.enrolment_codes import count_failure
 from registry.services.idempotency import IdempotentAnswer
 from registry.services.registration import register_agent

@@ -12,7 +12,7 @@ from kms.row_seals import Sealed
 class Agent(Sealed):
     SEALED = ("id", "jkt", "human_id")
     # Release 4 does not seal the owner.
-    SEALED_BEFORE = ("id", "jkt")
+    SEALED_BY_PREVIOUS_RELEASE = ("id", "jkt")
 
     class Status(models.TextChoices):
         UNCLAIMED = "unclaimed"

@@ -85,7 +85,7 @@ class Human(Sealed, AbstractBaseUser):
 
     @property
     def role(self) -> Role | None:
-        """The role that a service of ours gave this human; None for other people.
+        """The role that this registry gave this human; None for other people.
 
         One query per loaded row, and only if its columns name a role.
         """

@@ -8,11 +8,11 @@
   may not, permanently.
 - Grants: `grant_requests`, then `grants`. `grants_after_change` follows a change of key, manifest,
   audience or allow-list. `approval_receipt_check` finds the human's signed approval,
-  `grant_log_check` what the log says against a grant, and `rights_verification` checks them
-  all, other sealed rows and erasures too.
+  `grant_log_check` what the log says against a grant, and `evidence_contradictions` checks all
+  grants with both, and also the other sealed rows and the erasures.
 - Tokens: `tokens` issues and revokes, `token_size` measures, `token_state` says what one may do.
-- Requests: `spent_proofs` (the replay cache), `nonces`, `idempotency`, `poll_interval`,
-  `claim_and_enrolment_codes`, `secret_key_macs`.
+- Requests: `spent_proofs` (the replay cache), `nonces`, `idempotency`, `poll_interval`.
+- Secrets that people carry: `code_derivation` (claim links and codes), `secret_key_macs`.
 - The installation: `settings_agreement` (settings all processes share), `database_time`,
   `log_keys`.
 - Cleaning up: `expiry` records what has ended, `text_erasure` erases a deleted human's texts.

@@ -18,7 +18,7 @@ from audit import kinds
 from audit.services import Actor, record
 from registry.models import Agent, Human
 from registry.services.agent_owners import owns
-from registry.services.claim_and_enrolment_codes import (
+from registry.services.code_derivation import (
     CLAIM_SECRET_BYTES,
     claim_codes,
     claim_secrets,

@@ -29,7 +29,7 @@ def rotate_agent_key(
 
     One transaction, so that a crash leaves exactly one of the two keys valid.
     1. Lock the row. Of two rotations in parallel, the second finds its old key gone.
-    2. Only an active agent, whose key a service of ours wrote.
+    2. Only an active agent, whose key this registry wrote.
     3. The next key belongs to no agent and never did.
     4. Swap. Tokens bound to the old key are refused from here on: each use compares them with the
        agent's key.

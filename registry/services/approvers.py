@@ -173,7 +173,7 @@ def move_rule(*, rule: ApprovalRule, before: ApprovalRule, actor: Actor, now: da
     """Try `rule` just before `before`, which is tried just before it now.
 
     Which of two rules is the first to match may then be another, and so who decides. Raises
-    InvalidStateError if the order is not that one, or no service wrote one of the rows.
+    InvalidStateError if the order is not that one, or one of the rows has no valid seal.
     """
     with transaction.atomic():
         # All, in one order: two concurrent moves could otherwise deadlock.
@@ -203,7 +203,7 @@ def end_rule(*, rule: ApprovalRule, actor: Actor, now: datetime) -> None:
     """Route no request by this rule any more. Raises InvalidStateError if it ended already."""
     with transaction.atomic():
         held = ApprovalRule.objects.select_for_update().get(pk=rule.pk)
-        # An administrator may also end a row that no service wrote; it is then ignored.
+        # An administrator may also end a row without a valid seal; it is then ignored.
         if held.ended_at is not None and held.is_sealed():
             raise InvalidStateError("This rule ended already.")
         held.ended_at = held.ended_at or now

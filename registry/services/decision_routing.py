@@ -187,7 +187,7 @@ def decider_of(route: Route, human: Human) -> Decider | None:
 
 
 def _rules() -> list[Rule]:
-    """The rules in force, by position. A row that no service wrote counts as one, and comes first.
+    """The rules in force, by position. A row without a valid seal counts as one, and comes first.
 
     So does an ended rule that was set back to active: the row does not show which case it is.
     """

@@ -12,7 +12,7 @@ from audit import kinds
 from audit.services import Actor, record
 from kms.row_seals import WIDER_DEMAND
 from registry.models import Agent, EnrolmentCode, Human
-from registry.services.claim_and_enrolment_codes import is_one_of, random_code, read_code
+from registry.services.code_derivation import is_one_of, random_code, read_code
 from registry.services.secret_key_macs import derive_macs
 
 LIFE = timedelta(minutes=15)

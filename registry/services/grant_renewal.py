@@ -1,6 +1,7 @@
-"""An owner asks that an approved grant end later; it waits to be signed as a request does (ADR 51).
+"""An owner asks to extend an approved grant (ADR 51).
 
-`grants.approve_grant` renews it once a person who may decide has signed.
+The renewal then waits for a signature like a new request. `grants.approve_grant` extends the grant
+once a person who may decide has signed.
 """
 
 from datetime import datetime, timedelta
@@ -35,20 +36,21 @@ def renewal_refusal(grant: Grant, now: datetime) -> str:
 
 
 def request_renewal(*, grant: Grant, actor: Actor, now: datetime) -> bool:
-    """Ask that the grant end later, for its owner; whether this is new. Raises InvalidStateError.
+    """Request an extension. Return False if one is already waiting. Raises InvalidStateError.
 
-    One that waits already stays as it is: asking again must not delay who may decide next.
+    A waiting renewal keeps its time: resetting it would delay its escalation to the next approver.
     """
     if refusal := renewal_refusal(grant, now):
         raise InvalidStateError(refusal)
     with transaction.atomic():
-        # The lock that the routing job and a decision take: of two presses, the later one waits.
-        held = Grant.objects.select_for_update(no_key=True).get(pk=grant.pk)
-        if held.waits_for_renewal(now):
+        # The routing job and a decision take this lock too. Two clicks are serialised: the second
+        # finds the renewal of the first.
+        locked_grant = Grant.objects.select_for_update(no_key=True).get(pk=grant.pk)
+        if locked_grant.waits_for_renewal(now):
             return False
-        if (held.status, held.version) != (grant.status, grant.version):
+        if (locked_grant.status, locked_grant.version) != (grant.status, grant.version):
             raise InvalidStateError("This grant just changed. Look at it again.")
-        Renewal.objects.update_or_create(grant=held, defaults={"asked_at": now})
+        Renewal.objects.update_or_create(grant=locked_grant, defaults={"asked_at": now})
         record(
             kind=kinds.GRANT_RENEWAL_REQUESTED,
             actor=actor,
@@ -57,6 +59,6 @@ def request_renewal(*, grant: Grant, actor: Actor, now: datetime) -> bool:
             human_id=grant.agent.human_id,
             service_provider_id=grant.service_provider_id,
             grant_id=grant.pk,
-            data={"version": held.version},
+            data={"version": locked_grant.version},
         )
     return True

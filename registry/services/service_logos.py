@@ -110,7 +110,7 @@ def is_whole(row: ServiceLogo) -> bool:
 
 
 def is_ours(row: ServiceLogo) -> bool:
-    """Whether a service wrote this row, picture included. One query."""
+    """Whether this registry wrote this row, picture included. One query."""
     return is_whole(row) and row.is_sealed()
 
 

@@ -23,7 +23,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.identifiers import parse_id
 from agentauth.protocol.jose import parse_compact, verify_jws
-from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, public_half, sign_token
+from agentauth.protocol.token import MAX_TOKEN_SECONDS, TYP, build_claims, public_key_of, sign_token
 from audit import kinds
 from audit.db.prebuilt_sql import Columns, SelectQuery, Statement
 from audit.fault_injection import fault_point
@@ -225,7 +225,7 @@ def _state_of_presented(untrusted_token: str, now: datetime) -> TokenState | Non
         if key is None:
             return None
         return token_state(
-            str(verify_jws(jws, public_half(key), expected_typ=TYP).claims.get("jti"))
+            str(verify_jws(jws, public_key_of(key), expected_typ=TYP).claims.get("jti"))
         )
     except (EncodingError, InvalidSignatureError, InvalidTokenError):
         return None

@@ -17,7 +17,7 @@ from agentauth.protocol.encoding import b64u_decode, b64u_encode
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from registry.models import Grant, Human, Installation, PairwiseSubject, ServiceProvider, Token
 from registry.services.agent_claims import check_claim_code, find_claim
-from registry.services.claim_and_enrolment_codes import is_one_of
+from registry.services.code_derivation import is_one_of
 from registry.services.nonces import REGISTRY, _nonces, nonces_of
 from registry.services.pairwise_subjects import pairwise_subject
 from registry.services.service_providers import create_service_provider

@@ -81,6 +81,17 @@ def test_new_installation_awaits_no_seals() -> None:
 
 
 @pytest.mark.usefixtures("pending")
+def test_ended_seal_gives_no_right_even_before_the_upgrade_ends(
+    service_provider: ServiceProvider,
+) -> None:
+    EndedSeal.objects.create(seal=str(service_provider.seal))
+    assert not read(service_provider).is_sealed()
+    assert not read(service_provider).is_sealed(ended=True)
+    assert select_sealed(ServiceProvider.objects.all()) == []
+    assert list(unsealed_rows()) == [("registry_serviceprovider", str(service_provider.pk))]
+
+
+@pytest.mark.usefixtures("pending")
 def test_before_the_upgrade_ends_rows_are_believed_and_from_then_on_sealed(
     service_provider: ServiceProvider, now: datetime
 ) -> None:

@@ -17,7 +17,7 @@ from kms.models import Key
 from kms.seal_backfill import seal_rows, unsealed_rows
 from kms.services import disable_key, evidence_keys, public_jwks, rotate_key
 from registry.models import Agent, Grant, Human, ServiceProvider, ServiceProviderSecret
-from registry.services.rights_verification import find_contradictions
+from registry.services.evidence_contradictions import find_contradictions
 from registry.services.service_providers import end_secret, revoke_service_provider
 from registry.services.settings_agreement import record_settings
 from registry.tests.cast import TESTER, AgentClient, approve, approved, issue

@@ -135,7 +135,7 @@ FACTS: Final = [
     f"at most {certificate.MAX_CERTIFICATE_BYTES:,} bytes. Its header",
     f"seconds; at most {certificate.MAX_CERTIFICATE_SECONDS:,} apart",
     f"a token it signs, 1 to {token.MAX_TOKEN_SECONDS}",
-    f"now ≥ `nbf` − {token.NOT_BEFORE_SECONDS}, now < `exp`",
+    f"now ≥ `nbf` − {token.CLOCK_TOLERANCE_SECONDS}, now < `exp`",
     # 5
     (
         f"`iat` at most {agent_manifest.MAX_AHEAD_SECONDS} s ahead, `exp` ahead and at most "
@@ -165,10 +165,10 @@ FACTS: Final = [
     f"stays at the server, for {minutes(CHALLENGE_LIFE)} minutes and one use",
     # 7
     f"Signing input at most {token.MAX_SIGNING_INPUT:,} bytes",
-    f"`nbf` = `iat` − {token.NOT_BEFORE_SECONDS}; life at most {token.MAX_TOKEN_SECONDS} s",
+    f"`nbf` = `iat` − {token.CLOCK_TOLERANCE_SECONDS}; life at most {token.MAX_TOKEN_SECONDS} s",
     # 8
     f"| 1 to {requests.MAX_KEY} characters; the agent's name",
-    f"`iat` more than {token.NOT_BEFORE_SECONDS} s ahead",
+    f"`iat` more than {token.CLOCK_TOLERANCE_SECONDS} s ahead",
     f"others {hours(transaction_batch.OPERATION_LIFE)} h",
     f"kept for {seconds(stored_answers.KEPT_FOR)} s",
     (

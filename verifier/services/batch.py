@@ -8,7 +8,7 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 from audit.services import Actor
 from registry.models import ServiceProvider
 from verifier.requests import parse_verify_request
-from verifier.services.batch_fairness import BatchSlot, FaultCount
+from verifier.services.batch_fairness import FaultCount, Turn
 from verifier.verification import VerifierRuntime, record_error, verify
 
 MAX_REQUESTS: Final = 256
@@ -23,7 +23,7 @@ async def answer_one(
     request: object,
     actor: Actor,
     now: datetime,
-    turn: BatchSlot,
+    turn: Turn,
     faults: FaultCount,
 ) -> Mapping[str, Any]:
     """The result of one request of a batch (docs/protocol.md section 8): one `verify`, one event.
@@ -60,7 +60,7 @@ async def _record_error(
     service_provider: ServiceProvider,
     actor: Actor,
     now: datetime,
-    turn: BatchSlot,
+    turn: Turn,
 ) -> AgentAuthError:
     """Record the error in turn; if the turn does not come, return that error instead."""
     try:

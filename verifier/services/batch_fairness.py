@@ -11,29 +11,37 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 MAX_UNDER_WAY: Final = 128
 # Requests of all batches in memory, running or waiting for their turn.
 MAX_BEGUN: Final = 2048
-# An unavailable database costs each request its full timeout: after this many faults in a row the
-# rest of the batch is not tried.
+# An unavailable database costs each request its full timeout: after this many faults in a row, in
+# the order of the answers, the rest of the batch is not tried.
 FAULTS_IN_A_ROW: Final = 3
-NOT_TRIED: Final = "This call was not tried: the service is unavailable right now."
+NOT_TRIED: Final = (
+    "The registry did not try this request: it is overloaded, or its database or replay cache is"
+    " unavailable. Try again shortly."
+)
 # How long (s) a request waits for a place in memory, and again for a place to run.
 _TURN_SECONDS: Final = 5
-# How long (s) it waits for room in the commit queue before it runs, so that no batch fills that
-# queue alone.
+# How long (s) it waits for room in the commit queue before it runs all the same, so that no batch
+# fills that queue alone.
 _ROOM_SECONDS: Final = 5
 
 
-class BatchSlot:
-    """The turn of a call outside a batch: it waits for nothing."""
+class Turn:
+    """When one request may run. This class is for a call outside a batch: it waits for nothing."""
 
     async def wait_for_previous(self, queue: str) -> bool:
-        """Wait for the request before it in `queue`; return whether it may have waited.
+        """Wait for the request before it in `queue`.
 
+        Return whether the caller must read the state's age again: always for a request of a batch.
         Raises TemporarilyUnavailableError after too many faults in a row.
         """
         return False
 
     async def enter(self, *, to_database: bool) -> None:
-        """Start to run, until `leave`. Raises TemporarilyUnavailableError without room in time."""
+        """Start to run, until `leave`. Raises TemporarilyUnavailableError if no place gets free.
+
+        Waits for a place to run. A request that goes to the database first waits for room in the
+        commit queue, and goes on without it when that wait times out.
+        """
 
     def leave(self) -> None:
         """Let another request run."""
@@ -42,7 +50,7 @@ class BatchSlot:
         """Let the next request of the queue go on. Idempotent."""
 
 
-ALONE: Final = BatchSlot()
+ALONE: Final = Turn()
 
 
 class FaultCount:
@@ -50,14 +58,17 @@ class FaultCount:
 
     def __init__(self) -> None:
         self.in_a_row = 0
+        # Stays true: a request that was already running may still succeed.
+        self.stopped = False
 
     def count_answer(self, *, fault: bool) -> None:
         """Count one answered request."""
         self.in_a_row = self.in_a_row + 1 if fault else 0
+        self.stopped = self.stopped or self.in_a_row >= FAULTS_IN_A_ROW
 
     def check(self) -> None:
-        """Raise TemporarilyUnavailableError after FAULTS_IN_A_ROW faults in a row."""
-        if self.in_a_row >= FAULTS_IN_A_ROW:
+        """Raise TemporarilyUnavailableError once FAULTS_IN_A_ROW requests in a row met a fault."""
+        if self.stopped:
             raise TemporarilyUnavailableError(NOT_TRIED)
 
 
@@ -78,7 +89,7 @@ class BatchLimiter:
         self._begun.release()
 
     async def enter(self, *, to_database: bool) -> None:
-        """Take a place to run, until `leave`. Raises TemporarilyUnavailableError on timeout."""
+        """As `Turn.enter`."""
         until = asyncio.get_running_loop().time() + _ROOM_SECONDS
         while to_database and not self._has_room() and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110 — no event tells when the commit queue has room
             await asyncio.sleep(0.01)
@@ -91,19 +102,22 @@ class BatchLimiter:
 
 
 class BatchOrder:
-    """Keeps the requests of one agent in a batch in their order, be they light or durable."""
+    """Decides one agent's requests in the order of the batch, in Redis or in the database.
 
-    def __init__(self, gate: BatchLimiter, faults: FaultCount) -> None:
-        self.gate, self.faults = gate, faults
+    Requests refused before the decision (a bad token or proof, an invalid body) are not ordered.
+    """
+
+    def __init__(self, limiter: BatchLimiter, faults: FaultCount) -> None:
+        self.limiter, self.faults = limiter, faults
         # By queue: set once the queue's last request has passed its turn on.
         self.last: dict[str, asyncio.Future[None]] = {}
 
-    def one(self) -> BatchSlot:
-        """Make the turn of the next request."""
-        return _OneOfMany(self)
+    def new_turn(self) -> Turn:
+        """Return the turn of the next request."""
+        return _BatchTurn(self)
 
 
-class _OneOfMany(BatchSlot):
+class _BatchTurn(Turn):
     def __init__(self, batch: BatchOrder) -> None:
         self._batch = batch
         self._entered = False
@@ -118,13 +132,13 @@ class _OneOfMany(BatchSlot):
         return True
 
     async def enter(self, *, to_database: bool) -> None:
-        await self._batch.gate.enter(to_database=to_database)
+        await self._batch.limiter.enter(to_database=to_database)
         self._entered = True
 
     def leave(self) -> None:
         if self._entered:
             self._entered = False
-            self._batch.gate.leave()
+            self._batch.limiter.leave()
 
     def release_next(self) -> None:
         if self._passed_on is not None and not self._passed_on.done():
@@ -133,6 +147,7 @@ class _OneOfMany(BatchSlot):
 
 async def _take_place(places: asyncio.Semaphore) -> bool:
     if not places.locked():
+        # The usual case: no timer is needed.
         return await places.acquire()
     try:
         async with asyncio.timeout(_TURN_SECONDS):

@@ -47,7 +47,7 @@ class VerifierProcess:
         self._committer = GroupCommitter()
         self._keeping = EpochKeeperThread()
         self._afterwards: set[asyncio.Task[None]] = set()
-        self._gate = BatchLimiter(lambda: self._committer.has_room(0.5))
+        self._batch_limiter = BatchLimiter(lambda: self._committer.has_room(0.5))
 
     async def verify(
         self,
@@ -82,11 +82,11 @@ class VerifierProcess:
         that agent's next one until it is answered.
         """
         faults, asked = FaultCount(), []
-        turns = BatchOrder(self._gate, faults)
+        turns = BatchOrder(self._batch_limiter, faults)
         for number, each in enumerate(requests, 1):
             # Do not await between taking a place and creating the task that releases it: if the
             # client disconnects, this may be cancelled.
-            if not await self._gate.begin():
+            if not await self._batch_limiter.begin():
                 break
             # Wait here: if each request waited by itself, those of one agent
             # could overtake each other.
@@ -98,11 +98,11 @@ class VerifierProcess:
                 request=each,
                 actor=actor,
                 now=clock(),
-                turn=turns.one(),
+                turn=turns.new_turn(),
                 faults=faults,
             )
             task = asyncio.create_task(one)
-            task.add_done_callback(lambda _: self._gate.end())
+            task.add_done_callback(lambda _: self._batch_limiter.end())
             asked.append(task)
             if number % _AT_A_TIME == 0:
                 # Signatures are verified in the event loop: let other calls in between.

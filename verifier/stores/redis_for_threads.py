@@ -17,7 +17,7 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 
 from verifier.stores.lua_scripts import Script
-from verifier.stores.redis_servers import DEADLINE_SECONDS, Servers
+from verifier.stores.redis_servers import Servers
 from verifier.stores.redis_url import parse_redis_url
 from verifier.stores.sentinels import find_primary
 
@@ -81,7 +81,7 @@ class SyncServers:
         keys: Sequence[bytes],
         args: Sequence[bytes | str | int],
         *,
-        deadline: float = DEADLINE_SECONDS,
+        deadline: float | None = None,
     ) -> Any:
         """As `Servers.evaluate`, with the same errors."""
         return self._run(

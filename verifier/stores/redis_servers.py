@@ -58,15 +58,17 @@ class Servers:
         keys: Sequence[bytes],
         args: Sequence[bytes | str | int],
         *,
-        deadline: float = DEADLINE_SECONDS,
+        deadline: float | None = None,
     ) -> Coroutine[Any, Any, Any]:
-        """Run a script on the shard's server; return its raw answer within `deadline` seconds.
+        """Run a script on the shard's server; return its raw answer within `deadline` seconds, or
+        DEADLINE_SECONDS.
 
         Raises RedisAwayError: the script may have run, so the caller must not be told yes. Raises
         its subclass ForgetfulServerError if the server is not one of `expected_runs`. A script that
         may have run is not retried.
         """
-        return self._evaluate(script, shard, keys, args, deadline, self._expected_runs())
+        within = DEADLINE_SECONDS if deadline is None else deadline
+        return self._evaluate(script, shard, keys, args, within, self._expected_runs())
 
     def close(self) -> None:
         """Close every connection."""

@@ -39,9 +39,9 @@ def redis_url(redis_servers_running: redis_servers.Server | redis_servers.Cluste
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--through") == "drf" and config.getoption("--home") == "database":
+    if config.getoption("--endpoint") == "drf" and config.getoption("--replay-cache") == "database":
         return
-    kept, left = endpoint_modes.chosen(config, items)
+    kept, left = endpoint_modes.split_items(config, items)
     items[:] = kept
     config.hook.pytest_deselected(items=left)
     for item in items:
@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def own_redis(request: pytest.FixtureRequest) -> Iterator[redis_servers.Server | None]:
-    if request.config.getoption("--home") == "database":
+    if request.config.getoption("--replay-cache") == "database":
         yield None
         return
     with redis_servers.server() as server:
@@ -61,20 +61,20 @@ def own_redis(request: pytest.FixtureRequest) -> Iterator[redis_servers.Server |
 @pytest.fixture(scope="session")
 def running(
     django_db_setup: None, django_db_blocker: Any, own_redis: redis_servers.Server | None
-) -> Iterator[endpoint_modes.Running]:
+) -> Iterator[endpoint_modes.RunningEndpoint]:
     """One endpoint for all tests; its caches are emptied between them."""
     with (
         django_db_blocker.unblock(),
-        endpoint_modes.running(own_redis.url if own_redis else "") as made,
+        endpoint_modes.run_endpoint(own_redis.url if own_redis else "") as made,
     ):
         yield made
 
 
 @pytest.fixture(autouse=True)
-def _through(
+def _endpoint_and_replay_cache(
     request: pytest.FixtureRequest, own_redis: redis_servers.Server | None
 ) -> Iterator[None]:
-    lean = request.config.getoption("--through") == "lean"
+    lean = request.config.getoption("--endpoint") == "lean"
     if not (lean or own_redis):
         yield
         return

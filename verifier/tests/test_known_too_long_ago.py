@@ -12,7 +12,7 @@ import pytest
 
 from audit.kinds import DECISION_ALLOWED
 from audit.models import Event
-from tests.endpoint_modes import Running
+from tests.endpoint_modes import RunningEndpoint
 from verifier import stores
 from verifier.services import clock_readings
 from verifier.services.state_cache import StateCache
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 
 
 def test_call_whose_keys_were_read_too_long_ago_is_not_decided(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The key of its token may have been disabled meanwhile."""
     monkeypatch.setattr(stores, "_MOST_WAIT", timedelta(seconds=10))

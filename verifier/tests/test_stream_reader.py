@@ -24,7 +24,7 @@ from audit.new_ids import id_text
 from kms.models import Key
 from kms.services import disable_key
 from tests import endpoint_modes, redis_servers
-from tests.endpoint_modes import LeanClient, Running, use_redis_replay_cache
+from tests.endpoint_modes import LeanClient, RunningEndpoint, use_redis_replay_cache
 from tests.time_limits import within
 from verifier import credential_checks, stores, verification
 from verifier.endpoint import MAX_IN_FLIGHT
@@ -50,7 +50,7 @@ def disable_the_token_key() -> str:
     return kid
 
 
-def knows(running: Running, kid: str) -> bool:
+def knows(running: RunningEndpoint, kid: str) -> bool:
     """Whether the endpoint takes this key for one that signs tokens, or has to read them again."""
     running.look()
     keys = running.app._verifier.cached_state._keys
@@ -68,13 +68,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis_servers.Server]:
 @pytest.fixture
 def running(
     server: redis_servers.Server, monkeypatch: pytest.MonkeyPatch, token_key: None
-) -> Iterator[Running]:
+) -> Iterator[RunningEndpoint]:
     """The lean endpoint with Redis.
 
     The key exists before it: SQLite sends no notifications, so a later one is known after 0.5 s.
     """
     with use_redis_replay_cache(server.url):
-        made = Running()
+        made = RunningEndpoint()
         monkeypatch.setattr(LeanClient, "endpoint", made, raising=False)
         monkeypatch.setattr(scenes, "new_client", LeanClient)
         yield made
@@ -82,7 +82,7 @@ def running(
 
 
 @contextmanager
-def held_up(running: Running, ask: Callable[[], T]) -> Iterator[Future[T]]:
+def held_up(running: RunningEndpoint, ask: Callable[[], T]) -> Iterator[Future[T]]:
     """Occupy the committer, as if the database hung, until the end; and `ask`, apart.
 
     Begins once the call waits behind, however long that takes; at its end the call was answered.
@@ -101,7 +101,7 @@ def held_up(running: Running, ask: Callable[[], T]) -> Iterator[Future[T]]:
             go_on.set()
 
 
-async def guess(running: Running, number: int) -> None:
+async def guess(running: RunningEndpoint, number: int) -> None:
     """Make one call with invalid credentials."""
 
     async def receive() -> dict[str, Any]:
@@ -142,7 +142,7 @@ def apart(work: Callable[[], T]) -> T:
 
 
 def test_RF_4_a_proof_whose_call_waited_for_too_long_does_not_pass(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = scene(max_uses=5)
     body = place.body(LOOK)
@@ -154,7 +154,7 @@ def test_RF_4_a_proof_whose_call_waited_for_too_long_does_not_pass(
 
 
 def test_nor_that_of_a_question_that_waited_for_another(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = scene(max_uses=5)
     token = place.token()
@@ -172,7 +172,7 @@ def test_nor_that_of_a_question_that_waited_for_another(
 
 @pytest.mark.parametrize("of_a_batch", [False, True])
 def test_nor_one_whose_token_s_key_was_disabled_while_it_waited(
-    running: Running, of_a_batch: bool
+    running: RunningEndpoint, of_a_batch: bool
 ) -> None:
     place = scene(max_uses=5)
     token = place.token()
@@ -193,7 +193,7 @@ def test_nor_one_whose_token_s_key_was_disabled_while_it_waited(
 
 
 def test_nor_is_a_yes_given_again_that_a_disabled_key_s_token_had(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = scene(max_uses=5)
     token = place.token()
@@ -218,7 +218,7 @@ def test_nor_is_a_yes_given_again_that_a_disabled_key_s_token_had(
 
 @pytest.mark.parametrize("introspected", [False, True])
 def test_nor_one_whose_token_s_key_was_disabled_while_its_state_was_read(
-    running: Running, monkeypatch: pytest.MonkeyPatch, introspected: bool
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch, introspected: bool
 ) -> None:
     place, read = scene(), StateCache.state
     token = place.token()
@@ -246,24 +246,24 @@ def test_nor_one_whose_token_s_key_was_disabled_while_its_state_was_read(
 
 
 def test_a_batch_that_is_ended_while_it_waits_for_room_takes_none_for_good(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verifier, place = running.app._verifier, scene()
-    gate = verifier._gate
+    limiter = verifier._batch_limiter
     with monkeypatch.context() as patch:
         patch.setattr(verifier._committer, "has_room", lambda _: False)
         asked = verifier.verify_batch(
             service_provider=place.provider, requests=[{}], actor=SYSTEM, clock=timezone.now
         )
         batch = asyncio.run_coroutine_threadsafe(asked, running._loop)
-        until(lambda: gate._begun._value == batch_fairness.MAX_BEGUN - 1, 30)
+        until(lambda: limiter._begun._value == batch_fairness.MAX_BEGUN - 1, 30)
         batch.cancel()
         full = (batch_fairness.MAX_BEGUN, batch_fairness.MAX_UNDER_WAY)
-        until(lambda: (gate._begun._value, gate._under_way._value) == full, 30)
+        until(lambda: (limiter._begun._value, limiter._under_way._value) == full, 30)
 
 
 def test_RF_19_shed_call_has_spent_no_proof(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = scene(max_uses=5)
     question = place.body(LOOK)
@@ -277,7 +277,7 @@ def test_RF_19_shed_call_has_spent_no_proof(
 
 
 def test_what_was_not_done_has_its_use_of_a_rate_back(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if another host held the grant's lock for the maximum wait."""
     place = scene(max_uses=5, max_requests_per_minute=6, max_burst=1)
@@ -293,7 +293,7 @@ def test_what_was_not_done_has_its_use_of_a_rate_back(
 
 
 def test_spent_proof_is_remembered_past_clock_skew_and_longest_wait(
-    running: Running, server: redis_servers.Server
+    running: RunningEndpoint, server: redis_servers.Server
 ) -> None:
     place = scene()
     assert place.ask(LOOK)["valid"]
@@ -304,7 +304,7 @@ def test_spent_proof_is_remembered_past_clock_skew_and_longest_wait(
 
 
 def test_questions_of_batches_leave_room_for_others(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     under_way, most = 0, 0
 
@@ -323,9 +323,9 @@ def test_questions_of_batches_leave_room_for_others(
             patch.setattr(verification, road, judged)
         # As if each request were about another grant.
         patch.setattr(
-            batch_fairness._OneOfMany,
+            batch_fairness._BatchTurn,
             "wait_for_previous",
-            batch_fairness.BatchSlot.wait_for_previous,
+            batch_fairness.Turn.wait_for_previous,
         )
         with ThreadPoolExecutor(3) as pool:
             for each in [
@@ -336,7 +336,7 @@ def test_questions_of_batches_leave_room_for_others(
 
 
 def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verifier = running.app._verifier
     held, free = scene(max_uses=500), scene(max_uses=5)
@@ -348,7 +348,7 @@ def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
             return Refuse("invalid_token", "unknown")
         tried += 1
         await asyncio.sleep(0.3)
-        lowest = min(lowest, verifier._gate._under_way._value)
+        lowest = min(lowest, verifier._batch_limiter._under_way._value)
         raise TemporarilyUnavailableError
 
     with monkeypatch.context() as patch:
@@ -366,7 +366,7 @@ def test_RF_8_batch_on_a_locked_grant_takes_one_slot_and_gives_up(
 
 
 def test_RF_19_question_not_recorded_in_time_does_not_fail_the_others(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = scene()
 
@@ -378,11 +378,11 @@ def test_RF_19_question_not_recorded_in_time_does_not_fail_the_others(
         told = ask(place, {}, place.body(LOOK))
     assert verdicts(told) == ["temporarily_unavailable"] * 2
     assert verdicts(ask(place, {}, place.body(LOOK))) == ["invalid_request", "valid"]
-    assert running.app._verifier._gate._under_way._value == batch_fairness.MAX_UNDER_WAY
+    assert running.app._verifier._batch_limiter._under_way._value == batch_fairness.MAX_UNDER_WAY
 
 
 def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = scene()
     monkeypatch.setattr(running.app._verifier._committer, "has_room", lambda _=1.0: False)
@@ -392,7 +392,7 @@ def test_RF_19_a_full_lane_holds_up_no_batch_that_does_not_go_there(
 
 
 def test_RF_19_a_batch_alone_is_not_too_many(
-    running: Running, monkeypatch: pytest.MonkeyPatch
+    running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If decisions are slow, one batch alone could fill the queue."""
     outcome = lanes._outcome
@@ -410,7 +410,7 @@ def test_RF_19_a_batch_alone_is_not_too_many(
 
 
 def test_OG_23_answer_during_a_redis_outage_does_not_describe_redis(
-    server: redis_servers.Server, running: Running, monkeypatch: pytest.MonkeyPatch
+    server: redis_servers.Server, running: RunningEndpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = scene()
     assert place.ask(LOOK)["valid"]
@@ -442,7 +442,7 @@ def test_guessed_credentials_do_not_delay_known_credentials(
         return authenticate(headers)
 
     monkeypatch.setattr(state_cache, "_authenticate", slowly)
-    running: Running = request.getfixturevalue("running")
+    running: RunningEndpoint = request.getfixturevalue("running")
     place = scene()
     assert place.ask(LOOK)["valid"]
     known.set()

@@ -1,4 +1,7 @@
-"""`manage.py revoke_key_certificate SERIAL`: refuse permanently all that a certified key signed."""
+"""`manage.py revoke_key_certificate SERIAL`: refuse permanently all that a certified key signed.
+
+Here and not in kms: it shows first what ends, as the page does, and kms may not import approvals.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,7 +22,9 @@ class Command(JsonCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
-        parser.add_argument("serial")
+        parser.add_argument(
+            "serial", help="as the control room and the event kms.key.certified show it"
+        )
         parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
     def act(self, **options: Any) -> Mapping[str, Any]:

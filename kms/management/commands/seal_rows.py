@@ -13,7 +13,8 @@ from kms.seal_backfill import seal_rows
 
 class Command(OperatorCommand):
     help = (
-        "Seal the rows that grant a right. From then on, rows that no service wrote grant nothing."
+        "Seal the rows that grant a right. From then on, rows that this registry did not write "
+        "grant nothing."
     )
     mends = True
 
@@ -22,7 +23,7 @@ class Command(OperatorCommand):
         parser.add_argument(
             "--adopt",
             action="store_true",
-            help="also seal, as they stand now, rows that no service wrote: check each of them "
+            help="also seal, as they stand now, rows that this registry did not write: check each "
             "first",
         )
 
@@ -36,6 +37,6 @@ class Command(OperatorCommand):
             yield f"{table}: sealed {number}"
         for table, rows in result["refused"].items():
             names = ", ".join(rows)
-            yield f"{table}: no service of this registry wrote {names}; they grant nothing"
+            yield f"{table}: this registry did not write {names}; they grant nothing"
         if not result["sealed"] and not result["refused"]:
             yield "Every row is sealed."

@@ -13,8 +13,8 @@ from audit.tests.tampering import as_table_owner
 from kms.models import Key
 from kms.services import disable_key
 from registry.models import Grant, Human, ServiceProvider
+from registry.services.evidence_contradictions import find_contradictions
 from registry.services.grants import resume_grant, revoke_grant, suspend_grant
-from registry.services.rights_verification import find_contradictions
 from registry.services.service_providers import change_audience
 from registry.tests.cast import PAY, TESTER, AgentClient, approve, approved, pending
 from registry.tests.test_approval_receipt_check import set_approved
@@ -150,7 +150,7 @@ def test_all_are_looked_at_however_many(
     now: datetime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("registry.services.rights_verification._BATCH", 2)
+    monkeypatch.setattr("registry.services.evidence_contradictions._BATCH", 2)
     grants = [approved(agent, service_provider, now=now) for _ in range(5)]
     Grant.objects.update(envelope={"max_uses": 1})
     assert sorted(found()) == sorted(str(grant.pk) for grant in grants)

@@ -1,4 +1,4 @@
-"""Spent proofs, so that none passes twice."""
+"""Spent proofs, so that none is accepted twice."""
 
 from django.db import models
 

@@ -1,5 +1,5 @@
-"""Check that signed receipts and the log back every approved or suspended grant, that every other
-sealed row is ours, and that every erasure is sound.
+"""Find rows that the evidence contradicts. Checks that signed receipts and the log back every
+approved or suspended grant, that every other sealed row is ours, and that every erasure is sound.
 
 `verify_audit` proves the log itself. `AUDIT_GRANTS` names `find_contradictions` for it, because
 audit may not import registry.
@@ -38,7 +38,7 @@ _BATCH: Final = 500
 ERASURE_MISSING: Final = (
     "the receipt's text is missing, but no event says that the person was erased"
 )
-ROW_UNSEALED: Final = "no service of this registry wrote its content; it grants nothing"
+ROW_UNSEALED: Final = "this registry did not write its content; it grants nothing"
 ERASED_BUT_PRESENT: Final = "the log says that this person was erased, but the account exists"
 ERASED_BUT_MISSING: Final = "the log says that this person was erased, but there is no such account"
 # An erasure whose event is archived may explain a receipt whose signer is deleted. It may explain
@@ -76,7 +76,7 @@ def find_contradictions(*, now: datetime) -> Iterator[Finding]:
     3. An event of an erasure names each receipt without its text, for the person who signed it or
        whom it is about. Otherwise report its subject.
     4. Each account that the log says was erased exists and is not in use.
-    5. A service of ours wrote every other row that gives a right (`kms.row_seals`).
+    5. This registry wrote every other row that gives a right (`kms.row_seals`).
 
     Raises django.db errors.
     """
@@ -180,7 +180,7 @@ def _owners(kind: str, subject: str) -> set[uuid.UUID]:
 
 
 def _id_of(kind: str, subject: str) -> uuid.UUID | None:
-    """The id of a receipt's subject; None for a log's name, and for what no service writes."""
+    """The id of a receipt's subject; None for a log's name, and for any other text."""
     if kind in {"release", "break"}:
         return None
     try:

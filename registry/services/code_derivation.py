@@ -1,4 +1,4 @@
-"""Codes and links that people carry: made, parsed and derived here. Callers store and check."""
+"""Codes and links that people carry: makes, parses and derives them. Callers store and check."""
 
 import hmac
 import secrets
@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from registry.services.secret_key_macs import derive_macs
 
-# Base32 without the letters people confuse with others. `read_code` accepts those letters too.
+# Crockford's Base32: no I, L, O or U. `read_code` reads I and L as 1 and O as 0; a U matches no
+# code.
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _FORGIVEN = str.maketrans("OIL", "011", "- ")
 CLAIM_CODE_CHARACTERS = 8
@@ -25,13 +26,13 @@ def read_code(text: str) -> str:
 
 
 def claim_secrets(agent_id: uuid.UUID, claim_number: int) -> tuple[bytes, ...]:
-    """The 128 secret bits of a claim link: those to give out, then older ones to accept."""
+    """The claim link's 16-byte secret under each SECRET_KEY. Give out the first; accept all."""
     made = derive_macs("agentauth/claim-secret/v1", str(agent_id), str(claim_number))
     return tuple(each[:CLAIM_SECRET_BYTES] for each in made)
 
 
 def claim_codes(agent_id: uuid.UUID, claim_number: int) -> tuple[str, ...]:
-    """The 8 characters to type on the claim page: those to show, then older ones to accept."""
+    """The claim page's 8-character code under each SECRET_KEY. Show the first; accept all."""
     made = derive_macs("agentauth/claim-code/v1", str(agent_id), str(claim_number))
     return tuple(
         "".join(ALPHABET[byte & 31] for byte in each[:CLAIM_CODE_CHARACTERS]) for each in made
