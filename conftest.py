@@ -67,7 +67,7 @@ ON_POSTGRESQL = {"agentauth", "audit", "kms", "verifier"}
 # since browser tests and flows go through the approvals on SQLite.
 LEFT_OUT = {"embedded": ON_POSTGRESQL, "sample": ON_POSTGRESQL | {"approvals"}}
 # With MANY sets of parameters or more, CI runs one in SAMPLED of a database test.
-MANY, SAMPLED = 4, 5
+MANY, SAMPLED = 3, 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -231,8 +231,9 @@ def coverage(absent: dict[str, str]) -> bool:
 def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
     """The unit tests that use a database, and those with servers of their own.
 
-    `rest` passes --one-in-five; `long` runs all of them.
+    `rest` passes --one-in-five; `long` runs all of them, those marked `long` too.
     """
+    which = " and not long" if "--one-in-five" in arguments else ""
     unable = [each for each in ("redis", "softhsm", "history") if each in absent]
     without = "".join(f" and not {each}" for each in unable)
     return pytest(
@@ -252,7 +253,7 @@ def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
         "--dist",
         "worksteal",
         "-m",
-        "not slow and not flow and not long" + without,
+        "not slow and not flow" + which + without,
         database_url=url,
     )
 
@@ -271,20 +272,6 @@ def rest(absent: dict[str, str]) -> bool:
         return stories(absent) and passed
     with postgres.cluster() as url:
         passed = on_postgresql(absent, url, "--one-in-five")
-        if "redis" not in absent:
-            # Tests of verify and its sisters, run again at the lean endpoint with the replay cache
-            # in Redis.
-            again = (
-                "--endpoint",
-                "lean",
-                "--replay-cache",
-                "redis",
-                *BY_TEST,
-                "--one-in-five",
-                "-m",
-                "not slow and not postgres and not redis",
-            )
-            passed = pytest("verifier/tests", *again, database_url=url) and passed
         os.environ["TEST_POSTGRES_URL"] = url
         return stories(absent) and passed
 
@@ -337,7 +324,7 @@ def stories(absent: dict[str, str]) -> bool:
     )
     with ThreadPoolExecutor(2) as pool:
         told = pool.submit(pytest, *flows, together=True)
-        pages = (*marked("browser"), "-n", "2", *BY_FILE, "-m", "browser")
+        pages = (*marked("browser"), "-n", "2", *BY_FILE, "-m", "browser and not long")
         shown = "browser" in absent or pytest(*pages, together=True)
         passed = told.result() and shown and passed
     # The longest file first.
@@ -376,14 +363,23 @@ def run_other_python() -> bool:
 def long(absent: dict[str, str]) -> bool:
     """The tests that CI leaves out, at CI's counts, on PostgreSQL where they need one."""
     without = "".join(f" and not {marker}" for marker in absent)
-    told = (*marked("long"), "-n", "3", *BY_FILE)
+    # With PostgreSQL, `on_postgresql` runs those of its tests.
+    elsewhere = "all" if "postgres" in absent else "embedded"
+    told = (*marked("long"), "-n", "3", *BY_FILE, "--database-tests", elsewhere)
     passed = pytest(*told, "-m", "long and not production" + without, report=True)
     if "production" not in absent:
         passed = production(" and long" + without) and passed
     if "postgres" in absent:
         return passed
     with postgres.cluster() as url:
-        return on_postgresql(absent, url) and passed
+        passed = on_postgresql(absent, url) and passed
+        if "redis" not in absent:
+            # Tests of verify, batch and introspect at the lean endpoint, with the replay cache in
+            # Redis. CI compares the endpoints (verifier/tests/test_lean_equality.py).
+            again = ("--endpoint", "lean", "--replay-cache", "redis", *BY_TEST)
+            alone = ("-m", "not slow and not postgres and not redis")
+            passed = pytest("verifier/tests", *again, *alone, database_url=url) and passed
+        return passed
 
 
 def campaign(absent: dict[str, str]) -> bool:

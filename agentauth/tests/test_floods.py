@@ -64,6 +64,7 @@ def rows() -> dict[str, int]:
     return {model._meta.label: model.objects.count() for model in apps.get_models()}  # type: ignore[attr-defined]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_few", "token_key")
 def test_SA_6_a_flood_of_each_route_by_strangers_leaves_a_few_events() -> None:
     # The first look of a process writes this row, flood or not.

@@ -25,6 +25,7 @@ from tests.conftest import CAMPAIGN, fresh_database
 from tests.faults.stage import until
 from tests.faults.table import Results
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
+from tests.sampling import one_in
 
 # No timing is asserted, so these run beside the sweeps.
 pytestmark = pytest.mark.sweep
@@ -78,7 +79,15 @@ def registry(live_registry: LiveRegistry, results: Results) -> Iterator[LiveRegi
 
 @pytest.mark.parametrize(
     "point",
-    ["issue.after_intent", "issue.after_commit", "issue.after_signature", "issue.before_delivery"],
+    one_in(
+        2,
+        [
+            "issue.after_commit",
+            "issue.after_intent",
+            "issue.before_delivery",
+            "issue.after_signature",
+        ],
+    ),
 )
 def test_AU_22_kill_while_issuing_delivers_no_unrecorded_token(
     registry: LiveRegistry, point: str
@@ -236,12 +245,15 @@ def until_decided(
 
 @pytest.mark.parametrize(
     "point",
-    [
-        "approve.after_signature",
-        "approve.before_commit",
-        "approve.after_commit",
-        "approve.before_delivery",
-    ],
+    one_in(
+        2,
+        [
+            "approve.before_commit",
+            "approve.after_signature",
+            "approve.after_commit",
+            "approve.before_delivery",
+        ],
+    ),
 )
 def test_AP_7_a_kill_while_approving_grants_once_or_not_at_all(
     registry: LiveRegistry, point: str

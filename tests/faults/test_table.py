@@ -85,12 +85,14 @@ EXPECTED: dict[str, dict[str, str]] = {
     "Redis": GOES_ON | {"verify": "503 503", "limits": "503 503"},
     "both": NOTHING,
 }
-# CI breaks what fails most often: the jobs, the key backend, the database and Redis.
+# CI breaks the database and Redis.
 MARKS = {
     "the clock of a host": [pytest.mark.faketime, pytest.mark.long],
     "writing an event": [pytest.mark.long],
     "what stands outside": [pytest.mark.long],
     "both": [pytest.mark.long],
+    "the jobs": [pytest.mark.long],
+    "the key backend": [pytest.mark.long],
 }
 CELLS = [
     pytest.param(down, act, id=f"{down}-{act}", marks=MARKS.get(down, []))

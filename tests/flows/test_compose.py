@@ -21,6 +21,7 @@ from tests.live import ROOT
 from tests.postgres import free_port
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.flow,
     pytest.mark.compose,
     pytest.mark.postgres,

@@ -134,6 +134,7 @@ def test_without_prepared_statements_in_the_pooler_ours_fail(pooled: Pooled) -> 
         prepares(port)
 
 
+@pytest.mark.long
 def test_limits_of_time_are_those_of_the_role_and_not_the_client_s(pooled: Pooled) -> None:
     """The pooler ignores `options`: without the role's settings a statement has no timeout."""
     with psycopg.connect(

@@ -16,7 +16,7 @@ from tests.faults.stage import until
 from tests.kubernetes import FILES
 from tests.postgres import free_port
 
-pytestmark = [pytest.mark.flow, pytest.mark.redis]
+pytestmark = [pytest.mark.long, pytest.mark.flow, pytest.mark.redis]
 
 SCRIPTS = FILES / "redis-cluster"
 PASSWORD = "a-password"

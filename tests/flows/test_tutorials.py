@@ -89,6 +89,7 @@ def test_an_agent_in_ten_minutes(
             assert "revoked" in reader.printed
 
 
+@pytest.mark.long
 def test_mcp_in_five_minutes(sqlite_registry: LiveRegistry, wheel: Path, tmp_path: Path) -> None:
     with api(sqlite_registry, "Diary") as (slug, address):
         names = {
@@ -115,7 +116,8 @@ def test_the_commands_with_the_key_in_the_environment_act_as_one_agent(
         assert not list(tmp_path.glob(".config/agentauth/*.json"))
 
 
-@pytest.mark.parametrize("framework", ["FastAPI", pytest.param("Flask", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("framework", ["FastAPI", "Flask"])
 def test_protect_an_api_in_ten_minutes(
     sqlite_registry: LiveRegistry, wheel: Path, tmp_path: Path, framework: str
 ) -> None:

@@ -109,8 +109,9 @@ def test_the_lock_file_of_the_mcp_client_names_hashes_and_no_registry() -> None:
     assert all(entry["integrity"].startswith("sha512-") for entry in packages)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_npm_packages")
-@pytest.mark.parametrize("era", [pytest.param("legacy", marks=pytest.mark.long), "auto"])
+@pytest.mark.parametrize("era", ["legacy", "auto"])
 def test_the_client_is_led_to_the_person_and_its_calls_go_on(
     sqlite_registry: LiveRegistry, service: str, tmp_path: Path, era: str
 ) -> None:

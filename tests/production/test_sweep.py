@@ -9,6 +9,7 @@ from tests.actors import Scene, scene
 from tests.endpoints import METHODS, ROUTES, address, allowed
 from tests.production.registry import ProductionRegistry
 from tests.production.wire import over_the_wire
+from tests.sampling import one_in
 
 pytestmark = pytest.mark.production
 
@@ -25,7 +26,7 @@ def _wire(production: ProductionRegistry) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", one_in(3, ROUTES))
 def test_DJ_15_without_credentials_nothing_opens_in_production(route: str, place: Scene) -> None:
     ids = {"grant_id": place.grant_id, "agent_id": place.agent_id}
     path, client = address(route, ids), browser()
