@@ -153,7 +153,7 @@ def served(
         yield made
 
 
-@pytest.fixture(params=["database", "redis"])
+@pytest.fixture(params=["redis", pytest.param("database", marks=pytest.mark.long)])
 def both(
     request: pytest.FixtureRequest,
     served: endpoint_modes.RunningEndpoint,

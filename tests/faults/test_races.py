@@ -37,7 +37,10 @@ THREE = {"type": "transact", "resource": "payments", "amount": {"value": "3.00",
 ROUNDS_OF_A_TOKEN = 200
 # Every tenth round is a payment, which the database decides wherever the replay cache is.
 PAID = 10
-EACH_CACHE = pytest.mark.parametrize("held", ["redis", "database"], indirect=True)
+# Unit tests hold the database to the same (verifier/tests/test_store_contract.py).
+EACH_CACHE = pytest.mark.parametrize(
+    "held", ["redis", pytest.param("database", marks=pytest.mark.long)], indirect=True
+)
 
 
 @pytest.fixture(scope="module")
