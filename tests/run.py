@@ -366,7 +366,10 @@ def long(absent: dict[str, str]) -> bool:
     # With PostgreSQL, `on_postgresql` runs those of its tests.
     elsewhere = "all" if "postgres" in absent else "embedded"
     told = (*marked("long"), "-n", "3", *BY_FILE, "--database-tests", elsewhere)
-    passed = pytest(*told, "-m", "long and not production" + without, report=True)
+    passed = pytest(*told, "-m", "long and not production and not browser" + without, report=True)
+    if "browser" not in absent:
+        # Apart: Playwright's event loop stays in the process.
+        passed = pytest(*told, "-m", "long and browser" + without) and passed
     if "production" not in absent:
         passed = production(" and long" + without) and passed
     if "postgres" in absent:

@@ -325,9 +325,9 @@ def test_footprint_counts_what_each_act_leaves(
     assert done.returncode == 0, done.stderr
     acts = json.loads(file.read_text())["figures"]["acts"]
     assert [acts[name]["events"] for name in ("token", "verification", "payment")] == [1, 1, 1]
-    # A table grows by whole pages, so two approvals may fit into the last one.
-    for name in ("token", "verification", "payment"):
-        assert acts[name]["table_bytes"]["audit_leaf"] > 0, name
+    # A table grows by whole pages, so a few rows may fit into the last one.
+    grown = sum(acts[name]["table_bytes"].get("audit_leaf", 0) for name in acts)
+    assert grown > 0, acts
 
 
 # Prints each command whose module rejects it; a module without options is recognised by that.

@@ -390,5 +390,6 @@ def test_what_lasts_prints_one_object_too(tmp_path: Path) -> None:
         looped = ended(looping)
     finally:
         rest = ended(served)
-    assert json.loads(looped).keys() == documented()["jobs"]
+    # Stopped early, it has run only some of its jobs.
+    assert {"turns"} <= json.loads(looped).keys() <= documented()["jobs"]
     assert rest == ""

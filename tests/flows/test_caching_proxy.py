@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from examples.demo.__main__ import listen, service_provider
 from tests.flows.test_sdk_service_provider import Place
 from tests.live import LiveRegistry
 from tests.nginx import nginx
@@ -32,7 +30,7 @@ server {{
 @pytest.fixture
 def place(sqlite_registry: LiveRegistry, tmp_path: Path) -> Iterator[Place]:
     made = Place(sqlite_registry, tmp_path)
-    with service_provider(made.file, listen("127.0.0.1", urlsplit(made.audience).port or 0)):
+    with made.serving():
         yield made
 
 
