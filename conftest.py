@@ -66,7 +66,7 @@ ON_POSTGRESQL = {"agentauth", "audit", "kms", "verifier"}
 # What runs on SQLite where all of them run on PostgreSQL afterwards: the registry's as a sample,
 # since browser tests and flows go through the approvals on SQLite.
 LEFT_OUT = {"embedded": ON_POSTGRESQL, "sample": ON_POSTGRESQL | {"approvals"}}
-# With MANY sets of parameters or more, CI runs one in SAMPLED of a database test.
+# Of a database test with MANY sets of parameters or more, CI and `make check` run one in SAMPLED.
 MANY, SAMPLED = 3, 5
 
 
