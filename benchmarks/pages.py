@@ -77,7 +77,7 @@ class Crowd:
     """An administrator with a browser, a colleague, and what belongs to both so far."""
 
     def __init__(self, own: int) -> None:
-        from approvals.tests.cast import invited
+        from approvals.tests.cast import registered
         from audit.services import Actor
         from kms.services import ensure_key
         from tests.seed import _granted, _service_provider
@@ -85,8 +85,8 @@ class Crowd:
         now = datetime.now(UTC)
         for purpose in ("token", "receipt", "audit"):
             ensure_key(purpose=purpose, actor=Actor("system", "benchmark"), now=now)
-        self.person = invited("ada@example.org", "Ada", now=now, is_staff=True)
-        self.colleague, self.own = invited("bo@example.org", "Bo", now=now).human, own
+        self.person = registered("ada@example.org", "Ada", now=now, is_staff=True)
+        self.colleague, self.own = registered("bo@example.org", "Bo", now=now).human, own
         wanted = [READ, PAY]
         self.providers = [
             _service_provider(wanted, require_nonce=False)[0] for _ in range(GRANTS_EACH)

@@ -8,14 +8,22 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
-from django.test import Client
+from django.contrib.messages.storage.fallback import FallbackStorage
+from django.db import transaction
+from django.test import Client, RequestFactory
 
+from approvals.passkeys import VerifiedRegistration
+from approvals.services.passkey_management import add_passkey, user_handle_of
 from approvals.services.setup_and_sign_in import create_setup_link
+from approvals.sessions import SessionStore, start_session
 from approvals.tests.authenticator import Authenticator
+from audit.services import Actor
 from registry.models import Grant, Human
 from registry.roles import Role
+from registry.services.humans import create_human
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER
 
 ORIGIN = settings.ORIGIN
@@ -29,6 +37,7 @@ __all__ = [
     "browser",
     "drawn_on",
     "invited",
+    "registered",
     "signed_in",
 ]
 
@@ -207,12 +216,7 @@ def signed_in(*people: Person) -> Iterator[None]:
 
 
 def invited(
-    email: str,
-    name: str,
-    *,
-    now: datetime,
-    is_staff: bool = False,
-    role: Role | None = None,
+    email: str, name: str, *, now: datetime, is_staff: bool = False, role: Role | None = None
 ) -> Person:
     """A new user who accepted an invitation and is signed in; `is_staff`: as an owner."""
     person = Person()
@@ -220,4 +224,41 @@ def invited(
     link = create_setup_link(email=email, role=role, actor=TESTER, now=now)
     done = person.set_up(link.url, name=name, email=email)
     assert done.status_code == 200, done.content
+    return person
+
+
+def registered(
+    email: str, name: str, *, now: datetime, is_staff: bool = False, role: Role | None = None
+) -> Person:
+    """What `invited` gives, in half of its time: without the invitation and without HTTP."""
+    person = Person()
+    device = person.device
+    device.sign_count = 1
+    passkey = VerifiedRegistration(
+        credential_id=device.credential_id,
+        public_key=device.public_key,
+        sign_count=device.sign_count,
+        aaguid=str(UUID(int=0)),
+        backup_eligible=False,
+        backed_up=False,
+        transports=("internal",),
+    )
+    request = RequestFactory().get("/")
+    request.session = SessionStore()
+    request._messages = FallbackStorage(request)  # type: ignore[attr-defined]
+    with transaction.atomic():
+        human = create_human(
+            email=email,
+            name=name,
+            role=Role.OWNER if is_staff else role,
+            language=settings.LANGUAGE_CODE,
+            actor=TESTER,
+            now=now,
+        )
+        device.user_handle = user_handle_of(human)
+        by_them = Actor("human", str(human.pk), "")
+        add_passkey(human, passkey, device.user_handle, actor=by_them, now=now)
+        start_session(request, human, now=now)
+        request.session.save()
+    person.client.cookies[settings.SESSION_COOKIE_NAME] = str(request.session.session_key)
     return person

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from approvals.tests.cast import PAY, READ_CALENDAR, Person, invited
+from approvals.tests.cast import PAY, READ_CALENDAR, Person, registered
 from kms.services import ensure_key
 from registry.models import Grant, ServiceProvider
 from registry.services.service_providers import create_service_provider
@@ -20,17 +20,17 @@ def keys(db: None, now: datetime) -> None:
 
 @pytest.fixture
 def alice(keys: None, now: datetime) -> Person:
-    return invited("alice@example.org", "Alice", now=now)
+    return registered("alice@example.org", "Alice", now=now)
 
 
 @pytest.fixture
 def bob(keys: None, now: datetime) -> Person:
-    return invited("bob@example.org", "Bob", now=now)
+    return registered("bob@example.org", "Bob", now=now)
 
 
 @pytest.fixture
 def admin(keys: None, now: datetime) -> Person:
-    return invited("admin@example.org", "Ada Admin", now=now, is_staff=True)
+    return registered("admin@example.org", "Ada Admin", now=now, is_staff=True)
 
 
 @pytest.fixture

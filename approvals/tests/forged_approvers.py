@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from approvals.tests.cast import PAY, invited
+from approvals.tests.cast import PAY, registered
 from registry.models import Absence, ApprovalRule, ApproverGroup, Grant, GroupMember, Human
 from registry.services.decision_routing import route_now
 from registry.services.service_providers import change_allowed
@@ -33,7 +33,7 @@ def _large(world: Any) -> Grant:
 def an_approver(world: Any) -> None:
     """A member, a deputy and a group of the attacker's own: none of them decides."""
     assert decides(world) == {"Bob"}
-    eve = invited("eve@example.org", "Eve", now=world.now)
+    eve = registered("eve@example.org", "Eve", now=world.now)
     inserted(world.rows[GroupMember], human_id=eve.human.pk)
     assert decides(world) == {"Bob"}
     inserted(world.rows[Absence], human_id=world.bob.human.pk, deputy_id=eve.human.pk)

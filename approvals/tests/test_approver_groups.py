@@ -19,7 +19,7 @@ from approvals.models import Challenge, Receipt
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.services.statement_builders import approval, confirmation
 from approvals.services.term_choices import offered_terms
-from approvals.tests.cast import Person, invited
+from approvals.tests.cast import Person, registered
 from approvals.tests.notifying import by_mail, outbox
 from approvals.tests.recovering import ready_link, recovered
 from approvals.tests.test_pages import asking
@@ -141,7 +141,7 @@ def test_a_removed_approver_is_told_and_the_request_still_waits(
 def test_of_two_approvers_the_second_learns_who_was_first(
     bob: Person, rule: ApprovalRule, paying: Grant, now: datetime
 ) -> None:
-    carol = invited("carol@example.org", "Carol", now=now)
+    carol = registered("carol@example.org", "Carol", now=now)
     add_member(group=rule.group, human=carol.human, actor=TESTER, now=now)
     drawn = carol.ask(paying, "review").json()["drawn"]
     assert carol.ask(paying, "second-step", drawn=drawn).status_code == 200
@@ -200,7 +200,7 @@ def test_what_is_passed_on_reaches_an_approver_and_no_auditor_or_operator(
     rule: ApprovalRule, paying: Grant, now: datetime, role: Role
 ) -> None:
     remove_member(member=GroupMember.objects.get(), actor=TESTER, now=now)
-    person = invited("role@example.org", "Ro Le", now=now, role=role)
+    person = registered("role@example.org", "Ro Le", now=now, role=role)
     shown = "“Alice”" in person.get("/approvals/").content.decode()
     if role is Role.APPROVER:
         assert shown
@@ -235,7 +235,7 @@ def test_the_only_administrator_decides_on_their_own_and_the_text_says_so(
 def test_a_deputy_decides_while_the_member_is_away_and_not_after(
     bob: Person, rule: ApprovalRule, paying: Grant, now: datetime
 ) -> None:
-    carol = invited("carol@example.org", "Carol", now=now)
+    carol = registered("carol@example.org", "Carol", now=now)
     start, end = now - timedelta(hours=1), now + timedelta(hours=1)
     absence = set_absence(
         human=bob.human,
@@ -276,7 +276,7 @@ def test_a_challenge_written_over_signs_nothing_for_another(
     alice: Person, bob: Person, paying: Grant, rule: ApprovalRule, now: datetime
 ) -> None:
     """Mallory is no approver. She rewrites the statement of her own ceremony."""
-    mallory = invited("mallory@example.org", "Mallory", now=now)
+    mallory = registered("mallory@example.org", "Mallory", now=now)
     own = pending(enrolled(mallory.human, now=now), paying.service_provider, now=now)
     drawn = mallory.drawn(own)
     assert mallory.statement(own, drawn=drawn).status_code == 200
@@ -485,7 +485,7 @@ def test_strangers_see_nothing_of_what_a_rule_sends_to_others(
     provider = asking.grant.service_provider
     paying = pending(agent, provider, now=now, capabilities=[PAY])
     create_rule(name="All", group=finance, actor=TESTER, now=now)
-    eve = invited("eve@example.org", "Eve", now=now)
+    eve = registered("eve@example.org", "Eve", now=now)
     for path in (f"/approvals/{paying.pk}/", f"/confirmations/{asking.pk}/"):
         assert eve.get(path).status_code == 404
         assert_refused(eve.post(f"{path}statement", {"drawn": "x"}), 404, "not_found")

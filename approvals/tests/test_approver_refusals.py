@@ -10,7 +10,7 @@ from agentauth.protocol.errors import NotFoundError
 from approvals.models import Challenge, Receipt
 from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.sessions import stored_key
-from approvals.tests.cast import Person, browser, invited
+from approvals.tests.cast import Person, browser, registered
 from approvals.tests.test_pages import asking
 from registry.models import ApproverGroup, Grant, GroupMember
 from registry.services.approvers import add_member, create_group, create_rule, remove_member
@@ -69,7 +69,7 @@ def test_anothers_page_token_tells_a_stranger_nothing(
     bob: Person, finance: ApproverGroup, reading: Grant, now: datetime
 ) -> None:
     drawn = bob.drawn(reading)
-    eve = invited("eve@example.org", "Eve", now=now)
+    eve = registered("eve@example.org", "Eve", now=now)
     for act in ("review", "statement"):
         assert_refused(eve.ask(reading, act, drawn=drawn), 404, "not_found")
 

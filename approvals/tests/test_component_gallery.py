@@ -63,6 +63,7 @@ def test_the_page_of_components_has_every_part(alice: Person, language: str) -> 
 
 
 def test_production_has_no_page_of_components(alice: Person, settings: Settings) -> None:
+    assert alice.get("/components/").status_code == 200
     settings.DEVELOPMENT = False
     assert alice.get("/components/").status_code == 404
     assert browser().get("/components/").status_code == 404

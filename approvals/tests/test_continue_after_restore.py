@@ -102,6 +102,7 @@ def test_SA_13_codes_and_links_that_may_have_been_used_end(
 ) -> None:
     create_enrolment_code(human=alice.human, actor=TESTER, now=now)
     create_setup_link(email="new@example.org", actor=TESTER, now=now)
+    alice.post("/sign-in/options")
     assert Challenge.objects.exists()
     hold()
     go_on()

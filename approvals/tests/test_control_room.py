@@ -210,8 +210,9 @@ def test_DJ_16_each_form_is_an_event_of_the_admin(admin: Person, bob: Person) ->
 def test_DJ_16_no_row_can_be_added_changed_or_deleted_by_hand(
     admin: Person, reading: Grant
 ) -> None:
-    signed = Checkpoint.objects.create(size=3, root=bytes(32), note="x", at=timezone.now())
     at = timezone.now()
+    create_setup_link(email="new@example.org", actor=TESTER, now=at)
+    signed = Checkpoint.objects.create(size=3, root=bytes(32), note="x", at=at)
     CheckpointCopy.objects.create(checkpoint=signed, store="file:/copies", at=at)
     Cosignature.objects.create(checkpoint=signed, witness="witness.example", line="x", at=at)
     Segment.objects.create(first=0, end=2, manifest_sha256=bytes(32), at=at)

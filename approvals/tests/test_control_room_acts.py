@@ -10,7 +10,7 @@ from agentauth.protocol.errors import InvalidStateError
 from approvals.admin_details import row_page
 from approvals.models import SetupCode
 from approvals.services.recovery import confirm_recovery, start_recovery
-from approvals.tests.cast import ORIGIN, Person, invited
+from approvals.tests.cast import ORIGIN, Person, registered
 from audit.models import Event
 from audit.services import SYSTEM
 from registry.models import Grant, Human, ServiceProvider, ServiceProviderSecret
@@ -187,7 +187,7 @@ def test_administrator_invited_by_another_is_no_second_for_14_days(
 def test_administrator_whom_an_operator_invited_is_a_second_at_once(
     admin: Person, alice: Person, now: datetime
 ) -> None:
-    other = invited("other@example.org", "Other", now=now, is_staff=True)
+    other = registered("other@example.org", "Other", now=now, is_staff=True)
     recovery = start_recovery(
         human=alice.human, case="lost", admin=admin.human, actor=SYSTEM, now=timezone.now()
     )

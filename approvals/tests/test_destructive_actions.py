@@ -12,7 +12,7 @@ from django.test import Client
 from agentauth.protocol.errors import GrantChangedError, NotFoundError
 from approvals.services.destructive_actions import end_for_good, preview
 from approvals.tests.authenticator import UP
-from approvals.tests.cast import PAY, Person, invited
+from approvals.tests.cast import PAY, Person, registered
 from audit import kinds
 from audit.models import Event
 from audit.services import Actor
@@ -254,7 +254,7 @@ def test_SA_8_many_at_once_are_typed_by_their_number_and_end_together(
 
 
 def test_SA_8_no_administrator_deletes_themselves(admin: Person, now: datetime) -> None:
-    invited("other@example.org", "Other", now=now, is_staff=True)
+    registered("other@example.org", "Other", now=now, is_staff=True)
     path = f"/endings/human/?id={admin.human.pk}"
     assert "You cannot delete yourself" in shown(admin, path)
     assert_refused(
@@ -324,7 +324,7 @@ def test_SA_8_a_page_is_pressed_once(admin: Person, path: str) -> None:
 
 
 def test_SA_8_of_two_sessions_one_ends_it(admin: Person, path: str, now: datetime) -> None:
-    other = invited("other@example.org", "Other", now=now, is_staff=True)
+    other = registered("other@example.org", "Other", now=now, is_staff=True)
     first, second = admin.ready_to_end(path), other.ready_to_end(path)
     assert first().status_code == 302
     assert_refused(second(), 409, "invalid_state")
@@ -359,7 +359,7 @@ def test_SA_8_only_an_administrator_sees_and_uses_the_ending_pages(
 def test_SA_8_an_administrator_who_is_none_any_more_ends_nothing(
     admin: Person, path: str, now: datetime, loss: str
 ) -> None:
-    invited("other@example.org", "Other", now=now, is_staff=True)
+    registered("other@example.org", "Other", now=now, is_staff=True)
     press, human = admin.ready_to_end(path), admin.human
     if loss == "suspended":
         suspend_human(human=human, actor=TESTER, now=now)
@@ -375,7 +375,7 @@ def test_SA_8_an_administrator_who_is_none_any_more_ends_nothing(
 def test_SA_8_an_administrator_suspended_while_it_is_done_ends_nothing(
     admin: Person, granted: Grant, now: datetime
 ) -> None:
-    invited("other@example.org", "Other", now=now, is_staff=True)
+    registered("other@example.org", "Other", now=now, is_staff=True)
     as_read = admin.human
     found = preview("agent", [granted.agent_id], human=as_read, party="administrator", now=now)
     suspend_human(human=admin.human, actor=TESTER, now=now)

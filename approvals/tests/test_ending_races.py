@@ -9,7 +9,7 @@ from django.db import connection, transaction
 
 from agentauth.protocol.errors import AgentAuthError
 from approvals.services.destructive_actions import end_for_good, preview
-from approvals.tests.cast import Person, invited
+from approvals.tests.cast import Person, registered
 from approvals.tests.test_destructive_actions import replaced
 from audit.services import Actor
 from audit.tests.waiting import wait_for_lock_waiters
@@ -79,7 +79,7 @@ def test_SA_8_of_two_administrators_who_delete_each_other_one_stays(
     admin: Person, keys: None, now: datetime
 ) -> None:
     """No deadlock, in either order."""
-    other = invited("other@example.org", "Other", now=now, is_staff=True).human
+    other = registered("other@example.org", "Other", now=now, is_staff=True).human
     acts = [ending(admin.human, "human", other, now), ending(other, "human", admin.human, now)]
     refusals = at_once(*acts)
     assert sorted(Human.objects.values_list("status", flat=True)) == ["active", "deleted"]
@@ -88,7 +88,7 @@ def test_SA_8_of_two_administrators_who_delete_each_other_one_stays(
 
 
 def test_SA_8_two_administrators_disable_two_keys_at_once(admin: Person, now: datetime) -> None:
-    other = invited("other@example.org", "Other", now=now, is_staff=True).human
+    other = registered("other@example.org", "Other", now=now, is_staff=True).human
     keys = [replaced("token", now), replaced("token", now + timedelta(hours=1))]
     now += timedelta(hours=1)
     acts = [

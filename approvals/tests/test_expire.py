@@ -13,6 +13,7 @@ pytestmark = pytest.mark.django_db
 
 
 def test_ended_challenges_and_sessions_are_deleted(alice: Person, now: datetime) -> None:
+    alice.post("/sign-in/options")
     Session.objects.create(
         session_key="ended", session_data="", expire_date=now - timedelta(seconds=1)
     )

@@ -17,7 +17,7 @@ from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.services.text_erasure import AGAIN_FOR
 from approvals.tests import canary_texts as words
 from approvals.tests.canary_texts import Planted, found, in_database, in_files, listed, word
-from approvals.tests.cast import Person, invited
+from approvals.tests.cast import Person, registered
 from approvals.tests.test_human_suspension_and_erasure import everything
 from audit import kinds
 from audit.archive.segment_writing import archive_audit
@@ -101,7 +101,7 @@ def test_OG_28_no_text_of_a_deleted_person_stays_anywhere(
 def test_admins_words_about_another_user_are_erased_with_the_admin(
     admin: Person, alice: Person, agent: AgentClient, reading: Grant, now: datetime
 ) -> None:
-    other = invited("other@example.org", "Other", now=now, is_staff=True)
+    other = registered("other@example.org", "Other", now=now, is_staff=True)
     assert other.deny_as_admin(reading, word("denial")).status_code == 200
     delete_human(human=other.human, actor=TESTER, now=now)
     assert listed(in_database()) == ""

@@ -19,7 +19,7 @@ from approvals.models import Passkey, Receipt, SetupCode
 from approvals.services.expiry import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.tests.authenticator import Authenticator
-from approvals.tests.cast import Person, browser, invited
+from approvals.tests.cast import Person, browser, invited, registered
 from audit.models import Event, Opening
 from audit.services import seal_audit
 from audit.verify.verification import verify_log
@@ -149,7 +149,7 @@ def test_OG_28_no_other_human_loses_anything(
 
 @pytest.mark.django_db(transaction=True)
 def test_OG_28_a_passkey_made_while_they_are_deleted_goes_too(keys: None, now: datetime) -> None:
-    zoe = invited("zoe@example.org", "Zoe", now=now)
+    zoe = registered("zoe@example.org", "Zoe", now=now)
     human = zoe.human
     credential = Authenticator().registration(zoe.ask_passkey().json()["publicKey"])
     acts: list[Callable[[], object]] = [
@@ -203,7 +203,7 @@ def test_the_last_admin_cannot_be_deleted(admin: Person, now: datetime) -> None:
         delete_human(human=admin.human, actor=TESTER, now=now)
     assert admin.get("/admin/").status_code == 200
     assert Passkey.objects.count() == 1
-    other = invited("other@example.org", "Other", now=now, is_staff=True)
+    other = registered("other@example.org", "Other", now=now, is_staff=True)
     delete_human(human=admin.human, actor=TESTER, now=now)
     with pytest.raises(InvalidStateError):
         delete_human(human=other.human, actor=TESTER, now=now)

@@ -17,7 +17,7 @@ from approvals.models import Receipt, SetupCode
 from approvals.services import grant_decisions
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.sessions import stored_key
-from approvals.tests.cast import PAY, Person, invited
+from approvals.tests.cast import PAY, Person, registered
 from approvals.tests.recovering import ready_link, recovered
 from audit.services import Actor
 from registry.models import (
@@ -188,7 +188,7 @@ def made() -> list[object]:
 @pytest.fixture
 def another_admin(keys: None, now: datetime) -> None:
     """The last administrator could not be suspended."""
-    invited("another@example.org", "Another", now=now, is_staff=True)
+    registered("another@example.org", "Another", now=now, is_staff=True)
 
 
 @pytest.mark.usefixtures("another_admin")

@@ -12,7 +12,7 @@ from agentauth.protocol.errors import NotFoundError
 from approvals.models import Passkey
 from approvals.services.passkey_management import remove_passkey
 from approvals.tests.authenticator import Authenticator
-from approvals.tests.cast import Person, browser, invited
+from approvals.tests.cast import Person, browser, registered
 from approvals.tests.database_rollback import restored
 from approvals.tests.recovering import link_of, ready_link, recovered
 from audit import kinds
@@ -126,7 +126,7 @@ def press(admin: Person, human: Human, act: str) -> None:
 
 
 def by_stolen_recovery(human: Human, admin: Person, now: datetime) -> None:
-    second = invited("second@example.org", "Sam Second", now=now, is_staff=True)
+    second = registered("second@example.org", "Sam Second", now=now, is_staff=True)
     press(admin, human, "suspend")
     page = f"/recoveries/{human.pk}/"
     assert admin.press(f"{page}stolen").status_code == 302

@@ -12,7 +12,7 @@ from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.models import Passkey, Receipt, Recovery
 from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.services.recovery import confirm_recovery, create_recovery_link, start_recovery
-from approvals.tests.cast import ORIGIN, Person, browser, invited
+from approvals.tests.cast import ORIGIN, Person, browser, registered
 from approvals.tests.recovering import DAY, begun, link_of, path_of, ready_link, recovered
 from audit.models import Event
 from kms.tests.sealing import change
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def second(keys: None, now: datetime) -> Person:
-    return invited("second@example.org", "Sue Second", now=now, is_staff=True)
+    return registered("second@example.org", "Sue Second", now=now, is_staff=True)
 
 
 def decide(row: Recovery, person: Person, now: datetime) -> None:
@@ -232,7 +232,7 @@ def test_WR_15_a_link_stops_when_its_administrator_is_suspended(
 def test_WR_15_recovery_by_a_suspended_admin_stays_ended_when_resumed(
     admin: Person, second: Person, alice: Person, now: datetime, who: str, suspended_by: str
 ) -> None:
-    third = invited("third@example.org", "Theo Third", now=now, is_staff=True)
+    third = registered("third@example.org", "Theo Third", now=now, is_staff=True)
     human, lost = alice.human, (second if who == "second" else admin).human
     row = begun(human, now, admin=admin.human)
     decide(row, second, now)

@@ -8,7 +8,7 @@ from django.db import transaction
 
 from approvals.models import Recovery
 from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
-from approvals.tests.cast import Person, browser, invited
+from approvals.tests.cast import Person, browser, registered
 from approvals.tests.recovering import begun, path_of, ready_link
 from approvals.tests.test_ending_races import Press
 from audit.tests.waiting import wait_for_lock_waiters
@@ -52,7 +52,7 @@ def test_WR_15_a_link_that_is_used_during_a_deletion_is_refused(
 def test_WR_15_administrator_deleted_while_resuming_is_refused(
     admin: Person, alice: Person, now: datetime
 ) -> None:
-    human, other = alice.human, invited("other@example.org", "Other", now=now, is_staff=True)
+    human, other = alice.human, registered("other@example.org", "Other", now=now, is_staff=True)
     suspend_human(human=human, actor=TESTER, now=now)
     row = begun(human, now, case="stolen", admin=other.human)
     path, who, answers = f"/resume/human/{human.pk}/", other.human, list[int]()

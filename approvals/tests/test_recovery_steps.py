@@ -20,7 +20,7 @@ from approvals.services.recovery import (
     finish_recovery,
 )
 from approvals.tests.authenticator import Authenticator
-from approvals.tests.cast import Person, invited
+from approvals.tests.cast import Person, registered
 from approvals.tests.recovering import DAY, begun, link_of
 from registry.models import Human
 from registry.tests.cast import TESTER
@@ -70,7 +70,7 @@ def test_WR_15_second_admin_can_confirm_only_for_an_active_account(
 ) -> None:
     row = begun(alice.human, now)
     suspended(row)
-    second = invited("second@example.org", "Sue Second", now=now, is_staff=True)
+    second = registered("second@example.org", "Sue Second", now=now, is_staff=True)
     with pytest.raises(InvalidStateError, match="Only an active account"):
         confirm_recovery(recovery=row, admin=second.human, actor=TESTER, now=now)
 

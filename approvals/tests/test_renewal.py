@@ -22,7 +22,7 @@ from approvals.models import Notification, NotificationChannel, Receipt
 from approvals.notifications.delivery import send_notifications
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.services.routed_requests import tell_approvers
-from approvals.tests.cast import Person, invited
+from approvals.tests.cast import Person, registered
 from approvals.tests.notifying import by_mail, outbox
 from audit import kinds
 from audit.models import Event
@@ -367,7 +367,7 @@ def test_a_job_that_read_the_old_end_does_not_end_a_renewed_grant(
 
 @pytest.fixture
 def carol(keys: None, now: datetime) -> Person:
-    return invited("carol@example.org", "Carol", now=now)
+    return registered("carol@example.org", "Carol", now=now)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from agentauth.protocol.approval_receipt import VerifiedReceipt, verify_receipt
 from agentauth.protocol.errors import GrantChangedError
 from approvals.models import Receipt
 from approvals.tests.authenticator import UP
-from approvals.tests.cast import Person, invited
+from approvals.tests.cast import Person, registered
 from audit import kinds
 from audit.models import Event
 from kms.services import verification_keys
@@ -286,7 +286,7 @@ def test_SA_1_a_signature_for_one_suspension_lifts_no_later_one(
     stop = BY_ADMIN[kind][0]
     row = stop(grant, now)
     options = admin.press_on(admins(kind, row)).json()["publicKey"]
-    colleague = invited("colleague@example.org", "Carl", now=now, is_staff=True)
+    colleague = registered("colleague@example.org", "Carl", now=now, is_staff=True)
     assert colleague.resume(admins(kind, row)).status_code == 200
     stop(Grant.objects.select_related("agent__human", "service_provider").get(pk=grant.pk), now)
     credential = admin.device.assertion(options)

@@ -13,7 +13,7 @@ from approvals.models import Recovery, SetupCode
 from approvals.services.human_suspension_and_erasure import change_role, delete_human
 from approvals.services.recovery import confirm_recovery, start_recovery
 from approvals.services.setup_and_sign_in import create_setup_link, recently_made_owner
-from approvals.tests.cast import ORIGIN, Person, invited
+from approvals.tests.cast import ORIGIN, Person, registered
 from approvals.tests.recovering import begun
 from audit.models import Event
 from audit.services import SYSTEM, Actor
@@ -31,7 +31,7 @@ LOOKERS = [role for role in OTHERS if role is not Role.OPERATOR]
 
 @pytest.fixture
 def second(keys: None, now: datetime) -> Person:
-    return invited("second@example.org", "Sue Second", now=now, is_staff=True)
+    return registered("second@example.org", "Sue Second", now=now, is_staff=True)
 
 
 def form_of(person: Person) -> str:
@@ -180,8 +180,8 @@ def test_WR_15_an_owner_made_by_another_is_no_second_for_14_days(
 def test_an_operator_stops_people_and_no_administrator(
     admin: Person, alice: Person, now: datetime, action: str
 ) -> None:
-    operator = invited("op@example.org", "Oz", now=now, role=Role.OPERATOR)
-    auditor = invited("au@example.org", "Au", now=now, role=Role.AUDITOR)
+    operator = registered("op@example.org", "Oz", now=now, role=Role.OPERATOR)
+    auditor = registered("au@example.org", "Au", now=now, role=Role.AUDITOR)
     for subject in (admin.human, auditor.human):
         page = operator.get(row_page(subject)).content.decode()
         assert f'value="{action}"' not in page
@@ -206,7 +206,7 @@ def test_only_owners_and_the_person_cancel_a_recovery(
 ) -> None:
     row = begun(alice.human, now)
     for role in OTHERS:
-        person = invited(f"{role}@example.org", str(role), now=now, role=role)
+        person = registered(f"{role}@example.org", str(role), now=now, role=role)
         assert_refused(person.post(f"/recovery/{row.pk}/cancel"), 403, "permission_denied")
     assert admin.client.post(f"/recovery/{row.pk}/cancel").status_code == 302
 
@@ -221,7 +221,7 @@ def test_pages_offer_a_role_only_what_it_may_open_and_do(
     """Every link of the pages that a role opens leads to a page that it may open."""
     begun(alice.human, now)
     create_setup_link(email="guest@example.org", actor=TESTER, now=now)
-    person = invited("role@example.org", "Ro Le", now=now, role=role)
+    person = registered("role@example.org", "Ro Le", now=now, role=role)
     waiting, seen, forms = ["/admin/"], {"/admin/"}, set[str]()
     while waiting:
         path = waiting.pop()
@@ -257,7 +257,7 @@ def test_pages_offer_a_role_only_what_it_may_open_and_do(
 def test_DJ_17_a_role_opens_by_address_nothing_that_it_is_not_offered(
     now: datetime, role: Role, path: str
 ) -> None:
-    person = invited("role@example.org", "Ro Le", now=now, role=role)
+    person = registered("role@example.org", "Ro Le", now=now, role=role)
     assert_refused(person.get(path), 403, "permission_denied")
 
 
@@ -287,7 +287,7 @@ def test_DJ_17_a_role_written_by_sql_gives_nothing(bob: Person, role: Role) -> N
 
 
 def test_DJ_17_a_role_raised_by_sql_gives_nothing_at_all(admin: Person, now: datetime) -> None:
-    auditor = invited("au@example.org", "Au", now=now, role=Role.AUDITOR)
+    auditor = registered("au@example.org", "Au", now=now, role=Role.AUDITOR)
     before = Human.objects.filter(pk=auditor.human.pk).values("admin_role", "seal").get()
     for changes in (
         {"admin_role": "approver"},

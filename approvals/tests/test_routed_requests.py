@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from approvals.models import Notification
 from approvals.notifications.outbox import add_waiting
 from approvals.services.routed_requests import tell_approvers
-from approvals.tests.cast import Person, invited
+from approvals.tests.cast import Person, registered
 from approvals.tests.notifying import NIGHT, by_mail, outbox
 from approvals.tests.test_pages import asking
 from audit import kinds
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def carol(keys: None, now: datetime) -> Person:
-    return invited("carol@example.org", "Carol", now=now)
+    return registered("carol@example.org", "Carol", now=now)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from approvals.services.human_suspension_and_erasure import (
     delete_human,
     suspend_human,
 )
-from approvals.tests.cast import Person, browser, invited
+from approvals.tests.cast import Person, browser, registered
 from approvals.tests.recovering import begun, path_of, ready_link
 from approvals.tests.test_ending_races import Press, at_once
 from audit.models import Event
@@ -36,7 +36,7 @@ ENDS += [partial(end, even_last_owner=True) for end in ENDS]
 @pytest.fixture
 def second(admin: Person, keys: None, now: datetime) -> Person:
     """A second administrator, after the first in lock order."""
-    return invited("second@example.org", "Second", now=now, is_staff=True)
+    return registered("second@example.org", "Second", now=now, is_staff=True)
 
 
 def in_this_order(human: Human, *acts: Callable[[], object]) -> list[str]:

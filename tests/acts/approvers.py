@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from approvals.tests.cast import Person, invited
+from approvals.tests.cast import Person, registered
 from audit import kinds
 from registry.models import ApproverGroup, GroupMember
 from registry.services import approvers
@@ -24,7 +24,7 @@ def _group(world: World) -> ApproverGroup:
 
 def _bob(world: World) -> tuple[Person, GroupMember]:
     """A member of the group."""
-    bob = invited("bob@example.org", "Bob", now=world.now)
+    bob = registered("bob@example.org", "Bob", now=world.now)
     group = _group(world)
     return bob, approvers.add_member(group=group, human=bob.human, actor=TESTER, now=world.now)
 

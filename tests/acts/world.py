@@ -15,7 +15,7 @@ from django.db.models import Model
 from django.test import Client
 
 from agentauth.celery import app
-from approvals.tests.cast import Person, invited
+from approvals.tests.cast import Person, registered
 from kms.services import ensure_key
 from registry.models import Grant, ServiceProvider
 from registry.services.service_providers import create_service_provider
@@ -43,11 +43,11 @@ class World:
 
     @cached_property
     def alice(self) -> Person:
-        return invited("alice@example.org", "Alice", now=self.now)
+        return registered("alice@example.org", "Alice", now=self.now)
 
     @cached_property
     def admin(self) -> Person:
-        return invited("admin@example.org", "Ada Admin", now=self.now, is_staff=True)
+        return registered("admin@example.org", "Ada Admin", now=self.now, is_staff=True)
 
     @cached_property
     def agent(self) -> AgentClient:

@@ -15,7 +15,7 @@ from django.test import Client
 from agentauth.protocol.agent_manifest import sign_manifest, verify_manifest
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import Signer
-from approvals.tests.cast import Person, invited
+from approvals.tests.cast import Person, registered
 from kms.services import ensure_key, signer
 from registry.models import Grant, ServiceProvider
 from registry.services.enrolment_codes import create_enrolment_code
@@ -69,7 +69,7 @@ class Stage:
             actor=TESTER,
             now=WHEN,
         )
-        self.person = invited("alice@example.org", "Alice", now=WHEN)
+        self.person = registered("alice@example.org", "Alice", now=WHEN)
         agent = _Held(self._enrolled(AGENT))
         self._enrolled(AGENT_P256)
         asked: Any = pending(agent, self.provider, now=WHEN, capabilities=WIDE)  # type: ignore[arg-type]  # only its `agent()` is called

@@ -16,7 +16,7 @@ from django.core import signing
 from pytest_django.plugin import DjangoDbBlocker
 
 from approvals.models import HumanSession, Passkey
-from approvals.tests.cast import Person, browser, invited, signed_in
+from approvals.tests.cast import Person, browser, registered, signed_in
 from approvals.tests.notifying import by_mail
 from audit.kinds import CONFIRMATION_REQUESTED
 from audit.models import Event
@@ -139,7 +139,7 @@ def _parties(now: datetime) -> Cast:
         name="Acme", audience="http://127.0.0.1:8001", allowed=allowed, actor=TESTER, now=now
     )
     people = [
-        invited(f"{name}@x.example", name, now=now, is_staff=name == "Ada")
+        registered(f"{name}@x.example", name, now=now, is_staff=name == "Ada")
         for name in ("Alice", "Bob", "Ada")
     ]
     agents = [enrolled(person.human, now=now) for person in people[:2]]
