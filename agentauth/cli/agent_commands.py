@@ -38,7 +38,7 @@ async def keygen(connection: Connection) -> Outcome:
         )
     if store.load(registry) is not None:
         away = "Move the file" if isinstance(store, KeyFile) else f"Move its entry for {registry}"
-        raise KeyFileError(f"{store.name} already contains a key. {away} away to create another.")
+        raise KeyFileError(f"A key is already in {store.name}. {away} away to create another.")
     identity = store.create(store.make(registry))
     return Outcome(
         {

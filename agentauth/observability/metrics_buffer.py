@@ -10,7 +10,7 @@ from typing import Final
 
 from agentauth.observability import metrics
 
-ADD_SECONDS: Final = 0.25
+FLUSH_SECONDS: Final = 0.25
 
 
 class Tally:
@@ -39,12 +39,12 @@ class Tally:
         """Count one lookup of something this process does not hold."""
         self._misses[what] += 1
 
-    def begin(self) -> None:
-        """Flush now and every ADD_SECONDS, in the running loop."""
-        asyncio.get_running_loop().call_later(ADD_SECONDS, self.begin)
-        self.add_up()
+    def start_flushing(self) -> None:
+        """Flush now and every FLUSH_SECONDS, in the running loop."""
+        asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.start_flushing)
+        self.flush()
 
-    def add_up(self) -> None:
+    def flush(self) -> None:
         """Add all counts to the metrics."""
         requests, self._requests = self._requests, {}
         decisions, self._decisions = self._decisions, Counter()

@@ -18,26 +18,24 @@ from .constraint import (
     parse_constraints,
     parse_scalar,
 )
-from .encoding import canonical_json, sha256
+from .encoding import MAX_BODY_BYTES, canonical_json, sha256
 from .errors import InvalidRequestError
 from .fast_dataclass import per_call
-from .json_fields import items, members, quote_safely
+from .json_fields import items, members, quote_safely, text
 from .money import Money
 
 TYPES: Final = ("read", "write", "delete", "transact", "custom")
-# Irreversible types: to grant one needs a second explicit step (docs/protocol.md section 6).
+# Irreversible types: granting one requires a second explicit step (docs/protocol.md section 6).
 GRAVE_TYPES: Final = frozenset({"delete", "transact"})
 MAX_CAPABILITIES: Final = 32
+MAX_ALLOW_ENTRIES: Final = 64
 MAX_RESOURCE: Final = 255
 MAX_ARGUMENTS: Final = 64
-# The argument that says whom a transact pays, if it is a text (docs/protocol.md section 3).
+# The argument that says whom a transact pays, if it is a string (docs/protocol.md section 3).
 PAYEE: Final = "payee"
-# Bytes of canonical JSON. A human may have to read all of it, and a page shows an invisible
-# character as an escape such as `\x7f`.
+# Bytes of canonical JSON. A human may have to read all of it. A page shows an invisible character
+# as an escape such as `\x7f`, so what is read can be several times as long.
 MAX_TRANSACT: Final = 2_048
-# Characters of a text in an action: as many as the request body allows, since these texts are
-# compared but never stored in a token.
-_MAX_BODY: Final = 65_536
 
 _RESOURCE: Final = re.compile(r"[A-Za-z0-9._~-]+(?:/[A-Za-z0-9._~-]+)*")
 # Only namespaces have dots, so `custom:namespace.name:resource` splits in one way. Lower case only:
@@ -56,12 +54,11 @@ def is_resource(value: str) -> bool:
 
 
 def lies_under(asked: str, granted: str) -> bool:
-    """Is `asked` at or below `granted`? Whole segments: `calendars` is not under `calendar`."""
+    """Is `asked` at or below `granted`? By whole segments: `calendars` is not under `calendar`.
+
+    A malformed `asked` is under nothing.
+    """
     return is_resource(asked) and (asked == granted or asked.startswith(granted + "/"))
-
-
-# `("100.00", "EUR")`
-_MONEY_PARTS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +115,16 @@ class Capability:
 
         Raises InvalidRequestError.
         """
-        # A caller may well write one text, "100.00 EUR".
-        if not isinstance(max_amount, Money) and (
-            not isinstance(max_amount, tuple) or len(max_amount) != _MONEY_PARTS
-        ):
-            raise InvalidRequestError(
-                'max_amount: must be an amount and a currency. Write ("100.00", "EUR").'
-            )
-        money = max_amount if isinstance(max_amount, Money) else Money.of(*max_amount, "max_amount")
+        match max_amount:
+            case Money():
+                money = max_amount
+            case tuple((value, currency)):
+                money = Money.of(value, currency, "max_amount")
+            case _:
+                # Many callers write one string, "100.00 EUR".
+                raise InvalidRequestError(
+                    'max_amount: must be an amount and a currency. Write ("100.00", "EUR").'
+                )
         body = {"type": "transact", "resource": resource, "max_amount": money.to_json()}
         return parse_capability({**body, "constraints": dict(constraints or {})})
 
@@ -211,7 +210,7 @@ class Action:  # noqa: PLW1641 — the decorator makes the hash, of all but the 
 
         Then its decision is stored before the answer is sent, so that a crash cannot forget it.
         """
-        return self.type in {"transact", "delete"} or self.amount is not None
+        return self.type in GRAVE_TYPES
 
     def digest(self) -> bytes:
         """SHA-256 of the canonical JSON: equal digests mean equal actions."""
@@ -247,8 +246,8 @@ def _parse_kind(body: Mapping[str, object], where: str) -> tuple[str, str | None
         raise InvalidRequestError(f"{where}.type: must be one of {', '.join(TYPES)}.")
     if kind == "custom":
         namespace, name = (body.get(member) for member in ("namespace", "name"))
-        _check_dotted(namespace, _NAMESPACE, f"{where}.namespace")
-        _check_dotted(name, _NAME, f"{where}.name")
+        _check_name(namespace, _NAMESPACE, f"{where}.namespace")
+        _check_name(name, _NAME, f"{where}.name")
         return kind, str(namespace), str(name)
     for member in ("namespace", "name"):
         if member in body:
@@ -256,7 +255,7 @@ def _parse_kind(body: Mapping[str, object], where: str) -> tuple[str, str | None
     return kind, None, None
 
 
-def _check_dotted(value: object, grammar: re.Pattern[str], where: str) -> None:
+def _check_name(value: object, grammar: re.Pattern[str], where: str) -> None:
     if not isinstance(value, str) or len(value) > _MAX_NAME or grammar.fullmatch(value) is None:
         raise InvalidRequestError(
             f"{where}: must be 1 to {_MAX_NAME} characters from a-z 0-9 _ - beginning with a letter"
@@ -301,7 +300,7 @@ def parse_capabilities(obj: object, where: str = "capabilities") -> tuple[Capabi
 
 
 def parse_allow_entry(entry: object, where: str = "allow") -> Capability:
-    """Read an allow-list entry. Only here may a `transact` lack `max_amount`: its granter sets it.
+    """Read an allow-list entry. Only here may a `transact` lack `max_amount`: the grant sets it.
 
     Raises InvalidRequestError.
     """
@@ -323,7 +322,7 @@ def parse_allow_list(obj: object, where: str = "allow") -> tuple[Capability, ...
 
     Raises InvalidRequestError naming the index.
     """
-    entries = items(obj, where, minimum=0, maximum=64)
+    entries = items(obj, where, minimum=0, maximum=MAX_ALLOW_ENTRIES)
     return tuple(
         parse_allow_entry(entry, f"{where}[{index}]") for index, entry in enumerate(entries)
     )
@@ -340,9 +339,8 @@ def parse_action(obj: object, where: str = "action") -> Action:
     optional = ("arguments", "amount", "namespace", "name")
     body = members(obj, where, required=("type", "resource"), optional=optional)
     kind, namespace, name = _parse_kind(body, where)
-    resource = parse_scalar(body["resource"], f"{where}.resource", max_text=_MAX_BODY)
-    if not isinstance(resource, str):
-        raise InvalidRequestError(f"{where}.resource: must be a string.")
+    # As long as the request body allows: it is compared, and never stored in a token.
+    resource = text(body["resource"], f"{where}.resource", minimum=0, maximum=MAX_BODY_BYTES)
     if (kind == "transact") != ("amount" in body):
         verb = "is missing." if kind == "transact" else "is allowed only for the type transact."
         raise InvalidRequestError(f"{where}.amount: {verb}")
@@ -363,7 +361,7 @@ def _parse_arguments(obj: object, where: str) -> dict[str, Scalar]:
         )
     return {
         check_argument(name, where): parse_scalar(
-            value, f"{where}.{quote_safely(str(name))}", max_text=_MAX_BODY
+            value, f"{where}.{quote_safely(str(name))}", max_text=MAX_BODY_BYTES
         )
         for name, value in obj.items()
     }
@@ -388,10 +386,10 @@ def _violations(granted: Capability, action: Action) -> tuple[Violation, ...]:
 
 
 def choose(granted: Sequence[Capability], action: Action) -> Choice:
-    """The first capability that covers `action`; no other code says yes (section 3).
+    """The first capability that covers `action`. Only this function allows an action (section 3).
 
-    One must suffice alone. Never raises. If none does, the violations are those of the first that
-    matches type and resource.
+    Capabilities are never combined. Never raises. If none covers it, the violations are those of
+    the first that matches type and resource.
     """
     # Match kind and resource first: an agent must not learn limits on resources it was not granted.
     matching = [
@@ -401,11 +399,10 @@ def choose(granted: Sequence[Capability], action: Action) -> Choice:
     ]
     if not matching:
         return Choice(None, "no_capability")
-    broken = [_violations(each, action) for each in matching]
-    for capability, violations in zip(matching, broken, strict=True):
-        if not violations:
-            return Choice(capability)
-    return Choice(None, "constraint", broken[0])
+    for each in matching:
+        if not _violations(each, action):
+            return Choice(each)
+    return Choice(None, "constraint", _violations(matching[0], action))
 
 
 def narrows(new: Sequence[Capability], old: Sequence[Capability]) -> bool:
@@ -431,7 +428,8 @@ def _narrows_one(new: Capability, old: Capability) -> bool:
 def intersect(left: Capability, right: Capability) -> Capability | None:
     """What both permit: the deeper resource, the lower ceiling, every constraint.
 
-    None if they share nothing, or nothing that one capability can express. The result narrows both.
+    The result narrows both. None if they share nothing, or if one capability has no room for all
+    constraints or for all values of a `not_in`.
     """
     if not _same_kind(left, right):
         return None
@@ -447,9 +445,15 @@ def intersect(left: Capability, right: Capability) -> Capability | None:
         if not any(mine.implies(each) for mine in left.constraints)
     ]
     kept = [each for each in left.constraints if not any(theirs.implies(each) for theirs in extra)]
-    constraints = sorted((*kept, *extra), key=lambda each: (each.argument, each.operator))
-    both = replace(left, resource=deeper.resource, max_amount=lower, constraints=tuple(constraints))
-    # The wire form has each argument and operator once, so it cannot express two overlapping lists.
-    distinct = len({(each.argument, each.operator) for each in constraints}) == len(constraints)
-    fits = distinct and len(constraints) <= MAX_CONSTRAINTS
+    # The wire form has each operator of an argument once.
+    merged = {(each.argument, each.operator): each for each in kept}
+    for each in extra:
+        mine = merged.get((each.argument, each.operator))
+        common = each if mine is None else mine.merge(each)
+        if common is None:
+            return None
+        merged[each.argument, each.operator] = common
+    constraints = tuple(merged[name] for name in sorted(merged))
+    both = replace(left, resource=deeper.resource, max_amount=lower, constraints=constraints)
+    fits = len(constraints) <= MAX_CONSTRAINTS
     return both if fits and _narrows_one(both, left) and _narrows_one(both, right) else None

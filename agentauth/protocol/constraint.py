@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from .errors import InvalidRequestError
@@ -112,6 +112,22 @@ class Constraint:
                     type(self.value) is int and type(old.value) is int and self.value <= old.value
                 )
         return False
+
+    def merge(self, other: "Constraint") -> "Constraint | None":
+        """One constraint that allows what both allow, if neither implies the other.
+
+        `other` has the same argument and operator. None if they allow nothing in common, or if a
+        `not_in` had more than MAX_ITEMS values.
+        """
+        match self.operator:
+            case "in":
+                values = tuple(value for value in self.values if other.allows(value))
+            case "not_in":
+                values = self.values + tuple(v for v in other.values if self.allows(v))
+            case _:
+                # Two different values, two prefixes, or a string and an integer.
+                return None
+        return replace(self, value=values) if 0 < len(values) <= MAX_ITEMS else None
 
     def operand_json(self) -> object:
         """The operand as on the wire: a list for `in` and `not_in`, else the scalar."""

@@ -344,7 +344,7 @@ def _key_id(jws: UnverifiedJws) -> str:
     kid = jws.header.get("kid")
     if not isinstance(kid, str):
         raise InvalidTokenError(
-            "The token's header must have a `kid` (a text).", reason="malformed"
+            "The token's header must have a `kid` (a string).", reason="malformed"
         )
     return kid
 

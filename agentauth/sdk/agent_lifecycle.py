@@ -193,8 +193,8 @@ class AgentLife:
         Raises ManifestError, and what the registry refuses.
         """
         wanted = (capabilities, description, model_origin)
-        if self.keys.fixed_manifest is not None and wanted != (None, None, None):
-            raise KeyFileError(self.keys.fixed_manifest)
+        if self.keys.why_manifest_is_fixed is not None and wanted != (None, None, None):
+            raise KeyFileError(self.keys.why_manifest_is_fixed)
         async with self._locks.of():
             self._reload()
             await self._finish()
@@ -252,8 +252,8 @@ class AgentLife:
         the next one is signed by the new key. Raises KeyFileError if the store cannot keep
         another key, and what the registry refuses.
         """
-        if self.keys.fixed_key is not None:
-            raise KeyFileError(self.keys.fixed_key)
+        if self.keys.why_key_is_fixed is not None:
+            raise KeyFileError(self.keys.why_key_is_fixed)
         self._known()
         agent = Agent.of(await self.get(_ME))
         if agent.status != "active":

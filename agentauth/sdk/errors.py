@@ -24,7 +24,9 @@ class AudienceError(AgentAuthError):
 
 
 class KeyFileError(AgentAuthError):
-    """The key file is unreadable, readable by other users, or of another registry."""
+    """The key file, or another key store, is unusable, readable by other users, or of another
+    registry.
+    """
 
     code = "key_file"
 

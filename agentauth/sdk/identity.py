@@ -64,7 +64,7 @@ def parse_identity(
         )
     except (AgentAuthError, KeyError, ValueError):
         # The text holds the key, so it must not appear in the message.
-        raise KeyFileError(f"{where} is not a key file of this library.") from None
+        raise KeyFileError(f"{where} does not hold an agent's identity.") from None
     if version != VERSION:
         raise KeyFileError(f"{where} was written by another version of this library.")
     if kid != (None if signer is None else signer.kid):
@@ -73,8 +73,8 @@ def parse_identity(
         )
     if identity.registry != registry:
         raise KeyFileError(
-            f"{where} belongs to the registry {identity.registry}. Use another key file for "
-            f"{registry}."
+            f"{where} belongs to the registry {identity.registry}. Use another key file or another "
+            f"keyring account for {registry}."
         )
     return identity
 

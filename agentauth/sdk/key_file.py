@@ -41,7 +41,7 @@ class KeyFile:
     With a `signer`, whose key is elsewhere, the file has no key, only its thumbprint.
     """
 
-    fixed_manifest: Final = None
+    why_manifest_is_fixed: Final = None
 
     def __init__(self, path: Path, signer: Signer | None = None) -> None:
         # Resolved, so that replacing the file keeps a symbolic link to it.
@@ -54,7 +54,7 @@ class KeyFile:
         return str(self.path)
 
     @property
-    def fixed_key(self) -> str | None:
+    def why_key_is_fixed(self) -> str | None:
         """Why the key cannot be rotated: it is not ours to make."""
         if self._signer is None:
             return None
@@ -95,19 +95,20 @@ class KeyFile:
     def update(self, registry: str, change: Callable[[Identity], Identity]) -> Identity:
         """Apply `change` to the identity stored now, not to one read earlier. Raises KeyFileError.
 
-        Under a lock: if two processes change the file at once, neither loses the other's next key.
+        Under a lock, where `change` runs again: if two processes change the file at once, neither
+        loses the other's next key.
         """
-        stored = self._load(registry)
+        stored = self._load_existing(registry)
         # A read-only file works as long as nothing changes.
         if change(stored) == stored:
             return stored
         with locked(self.path):
-            changed = change(self._load(registry))
+            changed = change(self._load_existing(registry))
             self.save(changed)
         return changed
 
-    def _load(self, registry: str) -> Identity:
+    def _load_existing(self, registry: str) -> Identity:
         stored = self.load(registry)
         if stored is None:
-            raise KeyFileError(f"{self.path} vanished.")
+            raise KeyFileError(f"{self.path} vanished. Restore it, or register the agent again.")
         return stored

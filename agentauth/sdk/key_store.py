@@ -3,7 +3,7 @@
 | store | key | what it guarantees |
 |---|---|---|
 | `KeyFile` | in a file of mode 0600 | written atomically; processes of one host share it under a lock; a crash while the key is rotated loses neither key |
-| `KeyringStore` | in the keyring of the user's system | as `KeyFile`, if the keyring replaces an entry atomically; the lock is a file in the default key file's folder |
+| `KeyringStore` | in the keyring of the user's system | as `KeyFile`, if the keyring replaces an entry atomically; the lock is a file in the default key file's folder. On Windows an entry has at most 1,280 characters, too few for an identity while its manifest is renewed |
 | `EnvironmentStore` | in `AGENTAUTH_KEY` | never written: the key cannot be rotated and the manifest cannot be changed; the registry's answers are kept in memory |
 | `KeyFile` with a `signer` | in a key management service | the private key never enters this process; the file has the manifest and the agent's id; the key cannot be rotated |
 """  # noqa: E501 — a table
@@ -32,11 +32,11 @@ class KeyStore(Protocol):
         """The store's name in messages, such as a path. Never a secret."""
 
     @property
-    def fixed_key(self) -> str | None:
+    def why_key_is_fixed(self) -> str | None:
         """None if the key can be rotated, else the error message that says why not."""
 
     @property
-    def fixed_manifest(self) -> str | None:
+    def why_manifest_is_fixed(self) -> str | None:
         """None if a changed manifest can be stored, else the error message that says why not."""
 
     def load(self, registry: str) -> Identity | None:
@@ -51,8 +51,8 @@ class KeyStore(Protocol):
     def update(self, registry: str, change: Callable[[Identity], Identity]) -> Identity:
         """Apply `change` to the identity as stored now, and return the result.
 
-        Atomic: a crash leaves the old identity or the new one. If two processes change it at once,
-        neither change is lost.
+        `change` may run twice and must have no side effects. Atomic: a crash leaves the old
+        identity or the new one. If two processes change it at once, neither change is lost.
         """
 
 
@@ -65,11 +65,11 @@ class EnvironmentStore:
     recognises the agent if it requests the same ones.
     """
 
-    fixed_key: Final = (
+    why_key_is_fixed: Final = (
         f"The key comes from {KEY_VARIABLE}, which this process cannot change. To rotate it, use a "
         "key file or the keyring, or register a new agent with another key."
     )
-    fixed_manifest: Final = (
+    why_manifest_is_fixed: Final = (
         f"The identity comes from {KEY_VARIABLE}, so a changed manifest would be lost with this "
         "process. Use a key file or the keyring to change it."
     )

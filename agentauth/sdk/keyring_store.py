@@ -1,13 +1,12 @@
 """Keep an agent's identity in the keyring of the user's system. Needs the extra `keyring`."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 try:
     import keyring
-    from keyring.errors import KeyringError
 except ImportError as missing:
     raise ImportError(
         "agentauth.sdk.keyring_store needs the package keyring: "
@@ -30,28 +29,31 @@ class KeyringStore:
     `account` tells several agents of one user apart; by default it is the registry's address.
     """
 
-    fixed_key: Final = None
-    fixed_manifest: Final = None
+    # None: both can be changed.
+    why_key_is_fixed: Final = None
+    why_manifest_is_fixed: Final = None
 
     def __init__(self, account: str | None = None, *, lock_folder: Path | None = None) -> None:
+        """`lock_folder` is where processes lock; by default the folder of the default key file."""
         self._account = account
         # A keyring has no lock that processes could share.
-        self._lock = (lock_folder or config_directory() / "agentauth") / "keyring"
+        self._lock_path = (lock_folder or config_directory() / "agentauth") / "keyring"
 
     @property
     def name(self) -> str:
-        """The keyring's name."""
-        return f"the keyring {keyring.get_keyring().name}"
+        """The keyring's name. Raises KeyFileError."""
+        with _keyring_errors():
+            return f"the keyring {keyring.get_keyring().name}"
 
     def load(self, registry: str) -> Identity | None:
-        """The stored identity, None before `create`. Raises KeyFileError."""
-        try:
-            text = keyring.get_password(SERVICE, self._account or registry)
-        except KeyringError as error:
-            raise _unusable(error) from None
+        """The stored identity, None before `create`. Raises KeyFileError, as all methods."""
+        account = self._account or registry
+        with _keyring_errors():
+            text = keyring.get_password(SERVICE, account)
         if text is None:
             return None
-        return parse_identity(text.encode(), where=self.name, registry=registry)
+        where = f"The entry {account} in {self.name}"
+        return parse_identity(text.encode(), where=where, registry=registry)
 
     def make(self, registry: str) -> Identity:
         """A new identity, not stored."""
@@ -59,50 +61,56 @@ class KeyringStore:
 
     def create(self, identity: Identity) -> Identity:
         """Store a new identity; if another process was first, return that one's."""
-        with self._locked():
+        with locked(self._lock_path):
             stored = self.load(identity.registry)
             if stored is None:
                 self._save(identity)
             return stored or identity
 
     def update(self, registry: str, change: Callable[[Identity], Identity]) -> Identity:
-        """Apply `change` to the identity as stored now."""
-        stored = self._load(registry)
+        """Apply `change` to the identity stored now: without the lock, then again under it.
+
+        If `change` changes nothing, no lock is taken and nothing is written.
+        """
+        stored = self._load_existing(registry)
         if change(stored) == stored:
             return stored
-        with self._locked():
-            changed = change(self._load(registry))
+        with locked(self._lock_path):
+            changed = change(self._load_existing(registry))
             self._save(changed)
         return changed
 
-    def _load(self, registry: str) -> Identity:
+    def _load_existing(self, registry: str) -> Identity:
         stored = self.load(registry)
         if stored is None:
-            raise KeyFileError(f"The agent's entry in {self.name} vanished.")
+            raise KeyFileError(
+                f"The agent's entry in {self.name} vanished. Restore it, or register the agent "
+                "again."
+            )
         return stored
 
     def _save(self, identity: Identity) -> None:
         account, text = self._account or identity.registry, identity_text(identity)
-        try:
+        with _keyring_errors(f" to store {len(text):,} characters"):
             keyring.set_password(SERVICE, account, text)
             # Some backends store nothing and say so nowhere, such as keyring's own `null`.
             kept = keyring.get_password(SERVICE, account)
-        except KeyringError as error:
-            raise _unusable(error) from None
         if kept != text:
             raise KeyFileError(
-                f"{self.name} did not store the agent's key. Choose another keyring (`keyring"
+                f"The agent's key was not stored in {self.name}. Choose another keyring (`keyring"
                 " --list-backends` names them, PYTHON_KEYRING_BACKEND chooses one), or use a"
                 " key_file."
             )
 
-    def _locked(self) -> AbstractContextManager[None]:
-        self._lock.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return locked(self._lock)
 
-
-def _unusable(error: KeyringError) -> KeyFileError:
-    return KeyFileError(
-        f"The system's keyring cannot be used ({type(error).__name__}). Unlock it, or use a "
-        "key_file."
-    )
+@contextmanager
+def _keyring_errors(task: str = "") -> Iterator[None]:
+    """Raise KeyFileError for whatever the keyring raises."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 — backends raise errors of their platform too
+        # `from None`: the cause could quote the key in a traceback.
+        raise KeyFileError(
+            f"The system's keyring cannot be used{task} ({type(error).__name__}). Unlock it, or "
+            "use a key_file."
+        ) from None

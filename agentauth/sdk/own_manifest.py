@@ -94,7 +94,8 @@ def check_within(
     """
     if name is not None and name != manifest.name:
         raise ManifestError(
-            f"This key file holds the agent {manifest.name!r}. Use another key file for {name!r}."
+            f"The stored key belongs to the agent {manifest.name!r}. Use another key file or "
+            f"another keyring account for {name!r}."
         )
     for capability in capabilities:
         if not narrows([capability], manifest.capabilities):

@@ -67,11 +67,15 @@ def replace_private(path: Path, text: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the file's lock, one process at a time; it ends with it. Raises KeyFileError."""
+    """Hold the file's lock, one process at a time; it ends with it. Raises KeyFileError.
+
+    Creates the file's folder if it is missing.
+    """
     # A separate lock file, since the locked file itself gets replaced.
     lock = path.with_name(f".{path.name}.lock")
     owner = os.getpid()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise KeyFileError(f"{lock} cannot be written: {error.strerror}.") from None

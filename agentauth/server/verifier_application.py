@@ -74,7 +74,7 @@ class Delegate:
 
     def stop(self) -> None:
         """End the threads, and close the database connection of each."""
-        self._tally.add_up()
+        self._tally.flush()
         for kind, threads in self._threads.items():
             together = threading.Barrier(_THREADS[kind])
 
@@ -93,7 +93,7 @@ class Delegate:
         if self._waiting[kind] >= _MAX_WAITING:
             raise TemporarilyUnavailableError(_NO_ROOM)
         # The request may be for the metrics.
-        self._tally.add_up()
+        self._tally.flush()
         self._waiting[kind] += 1
         try:
             loop = asyncio.get_running_loop()
@@ -300,7 +300,7 @@ async def start() -> tuple[VerifierProcess, Edge]:
         cached_state=StateCache(loop, missed=tally.miss), servers=servers, count=tally.decision
     )
     await verifier.start()
-    tally.begin()
+    tally.start_flushing()
     return verifier, Edge(
         delegate=Delegate(tally, verifier.cached_state),
         failed=error_response,

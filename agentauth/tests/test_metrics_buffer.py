@@ -1,4 +1,4 @@
-"""Everything the verifier's loop counted reaches the metrics, in the right buckets."""
+"""The counts of the verifier's loop reach the metrics, once and in the right buckets."""
 
 import asyncio
 import re
@@ -17,15 +17,15 @@ def bucket(le: str) -> float:
     return REGISTRY.get_sample_value("agentauth_http_request_seconds_bucket", labels) or 0
 
 
-def test_answers_fall_into_the_buckets_that_the_library_puts_them_into() -> None:
+def test_buffered_requests_fall_into_the_librarys_buckets() -> None:
     seconds = [*metrics.BUCKETS, 0.0, 0.0011, 0.3, 100.0]
-    counted = Tally()
+    tally = Tally()
     for each in seconds:
-        counted.request(ROUTE, 200, each)
+        tally.request(ROUTE, 200, each)
         metrics.observe_request(method="POST", route=f"{ROUTE}/one", status=200, seconds=each)
     assert bucket("+Inf") == 0
-    counted.add_up()
-    counted.add_up()
+    tally.flush()
+    tally.flush()
 
     def series(route: str) -> dict[str, float]:
         found = (sample for family in metrics.REQUESTS.collect() for sample in family.samples)
@@ -41,9 +41,9 @@ def test_answers_fall_into_the_buckets_that_the_library_puts_them_into() -> None
 
 def test_latency_buckets_resolve_the_promised_milliseconds() -> None:
     """These buckets show whether the verifier meets its latency goal, so they are repeated here."""
-    counted = Tally()
-    counted.request(f"{ROUTE}/told", 200, 0.0015)
-    counted.add_up()
+    tally = Tally()
+    tally.request(f"{ROUTE}/told", 200, 0.0015)
+    tally.flush()
     page = generate_latest(REGISTRY).decode()
     lines = [
         line for line in page.splitlines() if f'route="{ROUTE}/told"' in line and "_bucket{" in line
@@ -53,48 +53,48 @@ def test_latency_buckets_resolve_the_promised_milliseconds() -> None:
     assert told.items() >= wanted.items()
 
 
-def test_OG_15_what_was_missed_is_in_the_metrics_once() -> None:
-    counted = Tally()
+def test_OG_15_cache_misses_are_counted_once() -> None:
+    tally = Tally()
     before = REGISTRY.get_sample_value("agentauth_verifier_misses_total", {"what": "token"}) or 0
     for _ in range(3):
-        counted.miss("token")
+        tally.miss("token")
     for _ in range(2):
-        counted.add_up()
+        tally.flush()
     assert (
         REGISTRY.get_sample_value("agentauth_verifier_misses_total", {"what": "token"})
         == before + 3
     )
 
 
-def test_decisions_are_added_up_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_buffer, "ADD_SECONDS", 0.01)
+def test_counts_are_flushed_periodically(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_buffer, "FLUSH_SECONDS", 0.01)
     labels = {"decision": "denied", "error": "tallied", "reason": "twice"}
 
     async def run() -> float | None:
-        counted = Tally()
-        counted.begin()
-        counted.decision("denied", "tallied", "twice")
-        counted.decision("denied", "tallied", "twice")
+        tally = Tally()
+        tally.start_flushing()
+        tally.decision("denied", "tallied", "twice")
+        tally.decision("denied", "tallied", "twice")
         await asyncio.sleep(0.2)
         return REGISTRY.get_sample_value("agentauth_decisions_total", labels)
 
     assert asyncio.run(run()) == 2
 
 
-def test_a_failure_of_the_metrics_is_not_the_end_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_buffer, "ADD_SECONDS", 0.01)
+def test_flushing_continues_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_buffer, "FLUSH_SECONDS", 0.01)
     labels = {"decision": "denied", "error": "failed", "reason": "once"}
 
     async def run() -> float | None:
-        counted = Tally()
-        counted.decision("denied", "failed", "once")
+        tally = Tally()
+        tally.decision("denied", "failed", "once")
         with monkeypatch.context() as patch:
             patch.setattr(metrics, "count_decision", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                counted.begin()
-        counted.decision("denied", "failed", "once")
+                tally.start_flushing()
+        tally.decision("denied", "failed", "once")
         await asyncio.sleep(0.2)
         return REGISTRY.get_sample_value("agentauth_decisions_total", labels)
 
-    # The values being added were lost, later ones were not.
+    # The counts of the failed flush are lost, later ones are not.
     assert asyncio.run(run()) == 1

@@ -21,7 +21,7 @@ from verifier.services.state_cache import StateCache
 
 
 class _Tally:
-    def add_up(self) -> None:
+    def flush(self) -> None:
         pass
 
 

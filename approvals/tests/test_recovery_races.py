@@ -1,4 +1,7 @@
-"""A recovery is used or ended while an administrator is deleted (PostgreSQL): no deadlock."""
+"""A person is deleted while a recovery that they take part in is used or ended (PostgreSQL).
+
+Neither deadlocks.
+"""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -18,8 +21,11 @@ from registry.tests.cast import TESTER
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]
 
 
-def in_this_order(row: Recovery, acts: list[Callable[[], object]]) -> list[Press]:
-    """Start the acts in this order; each waits for the recovery, held by another transaction."""
+def start_in_order(row: Recovery, acts: list[Callable[[], object]]) -> list[Press]:
+    """Start the acts in this order, each once the one before waits for the lock on `row`.
+
+    This transaction holds it. Returns when all have ended.
+    """
     presses = []
     with transaction.atomic():
         Recovery.objects.select_for_update().get(pk=row.pk)
@@ -34,15 +40,17 @@ def in_this_order(row: Recovery, acts: list[Callable[[], object]]) -> list[Press
 def test_WR_15_a_link_that_is_used_during_a_deletion_is_refused(
     admin: Person, alice: Person, now: datetime
 ) -> None:
-    human, anew, answers = alice.human, Person(client=browser()), list[int]()
+    human, new_browser, answers = alice.human, Person(client=browser()), list[int]()
     link = ready_link(human, now)
-    options = anew.post(f"{path_of(link)}options").json()["publicKey"]
-    credential = {"credential": anew.device.registration(options)}
-    deletion, _use = in_this_order(
+    options = new_browser.post(f"{path_of(link)}options").json()["publicKey"]
+    credential = {"credential": new_browser.device.registration(options)}
+    deletion, _use = start_in_order(
         Recovery.objects.get(),
         [
             lambda: delete_human(human=human, actor=TESTER, now=now),
-            lambda: answers.append(anew.post(f"{path_of(link)}finish", credential).status_code),
+            lambda: answers.append(
+                new_browser.post(f"{path_of(link)}finish", credential).status_code
+            ),
         ],
     )
     assert (deletion.refusal, answers) == ("", [410])
@@ -52,18 +60,20 @@ def test_WR_15_a_link_that_is_used_during_a_deletion_is_refused(
 def test_WR_15_administrator_deleted_while_resuming_is_refused(
     admin: Person, alice: Person, now: datetime
 ) -> None:
-    human, other = alice.human, registered("other@example.org", "Other", now=now, is_staff=True)
-    suspend_human(human=human, actor=TESTER, now=now)
-    row = begun(human, now, case="stolen", admin=other.human)
-    path, who, answers = f"/resume/human/{human.pk}/", other.human, list[int]()
+    """Resuming ends the recovery that `deleted_admin` began, so both acts lock its row."""
+    suspended = alice.human
+    other = registered("other@example.org", "Other", now=now, is_staff=True)
+    suspend_human(human=suspended, actor=TESTER, now=now)
+    row = begun(suspended, now, case="stolen", admin=other.human)
+    path, deleted_admin, answers = f"/resume/human/{suspended.pk}/", other.human, list[int]()
     options = other.press_on(path).json()["publicKey"]
     credential = {"credential": other.device.assertion(options)}
-    deletion, _resume = in_this_order(
+    deletion, _resume = start_in_order(
         row,
         [
-            lambda: delete_human(human=who, actor=TESTER, now=now),
+            lambda: delete_human(human=deleted_admin, actor=TESTER, now=now),
             lambda: answers.append(other.post(f"{path}decide", credential).status_code),
         ],
     )
     assert (deletion.refusal, answers) == ("", [400])
-    assert Human.objects.get(pk=human.pk).status == "suspended"
+    assert Human.objects.get(pk=suspended.pk).status == "suspended"

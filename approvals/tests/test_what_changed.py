@@ -183,6 +183,23 @@ def test_a_grant_beyond_a_narrower_manifest_is_signed_narrowed(
     assert broad.requested_capabilities == [READ_CALENDAR, PAY, DELETE]
 
 
+def test_what_two_overlapping_lists_have_in_common_can_be_signed(
+    alice: Person, agent: AgentClient, service_provider: ServiceProvider, now: datetime
+) -> None:
+    """A manifest that now declares other payees, some of them the granted ones."""
+
+    def paying(*payees: str) -> dict[str, Any]:
+        return PAY | {"constraints": {"payee": {"in": [*payees]}}}
+
+    agent.replace(capabilities=[paying("ACME", "Bolt")], later=2)
+    grant = pending(agent, service_provider, now=now, capabilities=[paying("ACME", "Bolt")])
+    assert alice.approve(grant).status_code == 200
+    agent.replace(capabilities=[paying("Bolt", "Cog")], later=9)
+    assert alice.approve(grant).status_code == 200
+    grant.refresh_from_db()
+    assert (grant.status, grant.capabilities) == ("approved", [paying("Bolt")])
+
+
 def test_a_grant_beyond_a_narrower_allow_list_is_signed_narrowed(
     alice: Person, agent: AgentClient, broad: Grant, now: datetime
 ) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 PREFIX: Final = "agentauth-archive-"
-# Look at no more than this many folders per sweep, so that a crowded TMPDIR delays no caller.
-_MOST: Final = 1_000
+# So that a crowded TMPDIR delays no caller.
+_MAX_FOLDERS_PER_SWEEP: Final = 1_000
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def scratch() -> Iterator[Path]:
 
 
 def _sweep(place: Path) -> None:
-    for folder in islice(place.glob(f"{PREFIX}*"), _MOST):
+    for folder in islice(place.glob(f"{PREFIX}*"), _MAX_FOLDERS_PER_SWEEP):
         # Skip a folder that is locked, a link, another user's, or already gone.
         with suppress(OSError):
             _sweep_one(folder)

@@ -13,8 +13,12 @@ from registry.services.grants import narrowed_members
 from registry.services.idempotency import IdempotentAnswer
 
 
-def accepted_answer(grant: Grant, *, now: datetime, status: int) -> IdempotentAnswer:
-    """The answer to a request, as stored; an unclaimed agent's link is derived at rendering."""
+def storable_answer(grant: Grant, *, now: datetime, status: int) -> IdempotentAnswer:
+    """The answer to a grant request, as stored.
+
+    Its claim link is a secret, so only the claim's number is stored; `render_request` makes the
+    link.
+    """
     body: dict[str, Any] = {
         "grant_id": str(grant.id),
         "status": grant.status_at(now),
@@ -68,8 +72,8 @@ def render_grant(grant: Grant, now: datetime) -> dict[str, Any]:
     if grant.capabilities is not None:
         body["granted"] = {"capabilities": grant.capabilities, "envelope": grant.envelope}
     if status == Grant.Status.PENDING:
-        unclaimed = claim_is_live(grant.agent, now)
-        number = grant.agent.claim_number if unclaimed else None
+        link_works = claim_is_live(grant.agent, now)
+        number = grant.agent.claim_number if link_works else None
         body["approval_url"] = _approval_url(str(grant.id), grant.agent_id, number)
         body["interval"] = grant.poll_interval
     elif grant.waits_for_signature(now):

@@ -11,7 +11,7 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.json_fields import integer, text
 from audit.fault_injection import fault_point
 from registry.api.base_view import NativeView, empty, query_integer
-from registry.api.grant_rendering import accepted_answer, render_grant, render_request
+from registry.api.grant_rendering import render_grant, render_request, storable_answer
 from registry.api.long_poll import MAX_WAIT_SECONDS, until_decided
 from registry.models import Grant
 from registry.services.grant_requests import (
@@ -68,7 +68,7 @@ class GrantsView(NativeView):
         grant, created = request_grant(
             agent=self.agent, asked=asked, actor=self.actor, now=self.now
         )
-        return accepted_answer(grant, now=self.now, status=201 if created else 200)
+        return storable_answer(grant, now=self.now, status=201 if created else 200)
 
 
 class GrantView(NativeView):

@@ -1,4 +1,8 @@
-"""What a change of key, manifest, audience or allow-list does to the grants that depend on it."""
+"""What a change of key, manifest, audience or allow-list does to the grants that depend on it.
+
+Each function runs in the transaction of its caller, which has locked the agent or the service
+provider, and returns how many grants it suspended.
+"""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,12 +26,9 @@ _CAUSES = Grant.SuspensionCause
 
 
 def follow_new_key(*, agent: Agent, actor: Actor, now: datetime) -> int:
-    """After a key rotation: suspend grants that move money or delete; the rest need new tokens.
-
-    Runs in the caller's transaction, like the three below. Each returns how many it suspended.
-    """
-    held = Grant.objects.filter(agent=agent)
-    return _carry_over(held, _is_grave, _CAUSES.KEY_ROTATED, actor, now)
+    """After a key rotation: suspend grants that move money or delete; the rest need new tokens."""
+    grants = Grant.objects.filter(agent=agent)
+    return _suspend_or_raise_version(grants, _is_grave, _CAUSES.KEY_ROTATED, actor, now)
 
 
 def follow_new_manifest(*, agent: Agent, actor: Actor, now: datetime) -> int:
@@ -35,50 +36,63 @@ def follow_new_manifest(*, agent: Agent, actor: Actor, now: datetime) -> int:
     covered = parse_capabilities(agent.capabilities)
     for grant in Grant.objects.waiting(now).filter(agent=agent).select_related("agent"):
         if not narrows(parse_capabilities(grant.requested_capabilities), covered):
-            # Decided or withdrawn meanwhile: an approval checks the manifest itself.
+            # Denied or withdrawn meanwhile. It cannot be approved meanwhile: an approval first
+            # takes the agent's lock, which the caller holds.
             with suppress(InvalidStateError):
                 withdraw_grant(grant=grant, actor=actor, now=now, reason=_CAUSES.MANIFEST_CHANGED)
-    held = Grant.objects.filter(agent=agent)
-    return _carry_over(held, _beyond(covered), _CAUSES.MANIFEST_CHANGED, actor, now)
+    grants = Grant.objects.filter(agent=agent)
+    return _suspend_or_raise_version(
+        grants, _exceeds(covered), _CAUSES.MANIFEST_CHANGED, actor, now
+    )
 
 
 def follow_new_audience(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> int:
     """After a service provider moved: suspend every grant there until it is signed again."""
-    held = Grant.objects.filter(service_provider=service_provider)
-    return _carry_over(held, lambda _: True, _CAUSES.AUDIENCE_CHANGED, actor, now)
+    grants = Grant.objects.filter(service_provider=service_provider)
+    return _suspend_or_raise_version(grants, lambda _: True, _CAUSES.AUDIENCE_CHANGED, actor, now)
 
 
 def follow_new_allow_list(*, service_provider: ServiceProvider, actor: Actor, now: datetime) -> int:
-    """After a change of the allow-list: suspend the grants beyond it; the rest stays untouched."""
+    """After a change of the allow-list: suspend the grants that exceed it. Others do not change."""
     allowed = tuple(parse_allow_entry(entry) for entry in service_provider.allowed)
-    held = Grant.objects.filter(service_provider=service_provider)
-    return _carry_over(held, _beyond(allowed), _CAUSES.ALLOWED_CHANGED, actor, now, others=False)
+    grants = Grant.objects.filter(service_provider=service_provider)
+    return _suspend_or_raise_version(
+        grants, _exceeds(allowed), _CAUSES.ALLOWED_CHANGED, actor, now, raise_others=False
+    )
 
 
-def _carry_over(
-    held: GrantQuerySet,
-    ends: Callable[[Grant], bool],
+def _suspend_or_raise_version(
+    grants: GrantQuerySet,
+    must_suspend: Callable[[Grant], bool],
     cause: str,
     actor: Actor,
     now: datetime,
     *,
-    others: bool = True,
+    raise_others: bool = True,
 ) -> int:
-    """Suspend those of `held` for which `ends` is true; with `others`, raise the others' version.
+    """Suspend those of `grants` that must be; with `raise_others`, raise the others' version.
 
-    Locks the rows in id order, so that two changes in parallel cannot deadlock. A grant that a
-    person suspended is suspended again for `cause`: else a resume would pass over the change.
+    Tokens of an older version are refused. A grant that a person suspended is suspended again for
+    `cause`: else a resume would pass over the change. One that already waits for a signature keeps
+    its cause, and its raised version keeps an administrator from releasing it (`unused_grants`).
     """
-    stands = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
-    rows = held.filter(status__in=stands, valid_until__gt=now).prefetch_related(
-        "agent", "service_provider"
+    rows = (
+        grants.filter(
+            status__in=[Grant.Status.APPROVED, Grant.Status.SUSPENDED], valid_until__gt=now
+        )
+        # Not `select_related`: FOR UPDATE would also lock the joined agents and service providers.
+        .prefetch_related("agent", "service_provider")
+        # `no_key`, so that inserts that reference the grant do not wait. In id order, so that two
+        # changes in parallel cannot deadlock.
+        .select_for_update(no_key=True)
+        .order_by("id")
     )
     suspended = 0
-    for grant in rows.select_for_update(no_key=True).order_by("id"):
-        if grant.suspension_cause in {"", _CAUSES.PERSON} and ends(grant):
+    for grant in rows:
+        if grant.suspension_cause in {"", _CAUSES.PERSON} and must_suspend(grant):
             suspend_grant(grant=grant, actor=actor, now=now, cause=cause)
             suspended += 1
-        elif others:
+        elif raise_others:
             raise_version(grant=grant, cause=cause, actor=actor, now=now)
     return suspended
 
@@ -87,5 +101,5 @@ def _is_grave(grant: Grant) -> bool:
     return any(each.type in GRAVE_TYPES for each in parse_capabilities(grant.capabilities))
 
 
-def _beyond(wide: tuple[Capability, ...]) -> Callable[[Grant], bool]:
+def _exceeds(wide: tuple[Capability, ...]) -> Callable[[Grant], bool]:
     return lambda grant: not narrows(parse_capabilities(grant.capabilities), wide)

@@ -1,4 +1,4 @@
-"""Two hosts of two versions, as docs/operations.md describes more than one host.
+"""Two hosts, each with another version, set up as docs/operations.md describes for several hosts.
 
 Service providers ask through nginx with TLS. Web servers reach PostgreSQL through PgBouncer; the
 verifiers and the jobs name both its servers. Redis is watched by Sentinels.
@@ -27,32 +27,56 @@ from tests import nginx, pgbouncer, postgres, redis_servers
 from tests.actors import Scene
 from tests.faults import versions
 from tests.faults.cast import token_of
-from tests.faults.clients import PAY, READ, question_of
+from tests.faults.clients import READ, question_of
 from tests.faults.redis_failover import follow, kill_the_primary
 from tests.faults.stage import until
 from tests.flows.test_pgbouncer import ALTER_ROLE, SETTINGS
 
-# How often the proxy's certificate can be renewed. Clients trust all of them from the start.
+# How many renewed certificates are made. Clients trust all of them from the start.
 RENEWALS = 40
 # Each probe asks this often, so a window of 503 is measured this exactly.
 PROBE_SECONDS = 0.2
 PROBE_PATIENCE_SECONDS = 10
-# A token is valid for 15 minutes.
-TOKEN_SECONDS = 300
-AMOUNT = {"value": "0.01", "currency": "EUR"}
+# Of the 900 s that a token is valid: after an outage of up to 10 minutes, the probe still has a
+# valid token.
+RENEW_AFTER_SECONDS = 300
+PAYMENT = {
+    "type": "transact",
+    "resource": "payments",
+    "amount": {"value": "0.01", "currency": "EUR"},
+}
+
+
+@dataclass(frozen=True)
+class ProbeKind:
+    """What a probe asks for, and where."""
+
+    name: str
+    pays: bool = False
+    at_web: bool = False
+    wants_token: bool = False
+
+
+PROBES = [
+    ProbeKind("a light decision"),
+    ProbeKind("a payment", pays=True),
+    ProbeKind("a payment at a web server", pays=True, at_web=True),
+    ProbeKind("a token", at_web=True, wants_token=True),
+]
 
 
 class Host(versions.Release):
     """A release whose web server uses the pooler, and whose other processes connect directly."""
 
-    def __init__(self, name: str, root: Path, held: "ChangeStage") -> None:
-        super().__init__(name, root, held)
-        store = {"AUDIT_STORE": f"file:{held.directory / 'outside'}"}
+    def __init__(self, name: str, root: Path, stage: "ChangeStage") -> None:
+        super().__init__(name, root, stage)
+        store = {"AUDIT_STORE": f"file:{stage.directory / 'outside'}"}
         self.web.env |= store
         self.verifier.env |= store
+        # The jobs share the dict of the web server, which alone gets the pooler's address.
         self.jobs.env = dict(self.web.env)
         self.web.env["DATABASE_URL"] = (
-            f"postgres://serving:p@127.0.0.1:{held.pooler.port}/{versions.DATABASE}"
+            f"postgres://serving:p@127.0.0.1:{stage.pooler.port}/{versions.DATABASE}"
         )
 
 
@@ -77,7 +101,7 @@ class ChangeStage(versions.Stage):
         url = f"postgres://{role}:p@{ports}/{versions.DATABASE}"
         return f"{url}?target_session_attrs=read-write"
 
-    def behind(self, proxy: nginx.Nginx) -> None:
+    def use_proxy(self, proxy: nginx.Nginx) -> None:
         """Send service providers to this proxy, and make its next certificates."""
         self.proxy, self.verify_url = proxy, proxy.url
         assert proxy.certificate
@@ -113,22 +137,25 @@ class ChangeStage(versions.Stage):
         follow(self.watched, lost)
 
     def fail_over_database(self) -> None:
-        """Kill the primary, promote its replica, lead the pooler there; the old one follows."""
+        """Kill the primary, promote its replica, point the pooler to it.
+
+        The old primary becomes the replica.
+        """
         self.database.kill()
         # Before promoting a replica, make sure the old primary has stopped.
-        until(lambda: not self.database.is_running(), "the primary lives", 10)
+        until(lambda: not self.database.is_running(), "the primary is still running", 10)
         self.replica.promote()
         self.pooler.lead_to(self.replica.port)
         self.database, self.replica = self.replica, self.database
         self.replica.follow(self.database)
 
-    def missing(self, decisions: set[str]) -> int:
+    def count_missing(self, decisions: set[str]) -> int:
         """How many of these decisions are not on record."""
         query = "SELECT count(*) FROM audit_event WHERE id = ANY(%s::uuid[])"
         [(found,)] = self.sql(query, list(decisions))
         return len(decisions) - int(str(found))
 
-    def stated_lost(self) -> int:
+    def reported_losses(self) -> int:
         """How many decisions the log itself reports as lost."""
         [(count,)] = self.sql(
             "SELECT coalesce(sum((data->>'count')::int), 0) FROM audit_event"
@@ -156,15 +183,15 @@ def change_stage(directory: Path) -> Iterator[ChangeStage]:
         redis_servers.watched() as redis,
         pgbouncer.running(database.port, ["serving"], settings=SETTINGS) as pooler,
     ):
-        made = ChangeStage(database, replica, redis, pooler, directory)
-        site = nginx.documented(web=made.public.port, verifier=made.questions.port)
+        stage = ChangeStage(database, replica, redis, pooler, directory)
+        site = nginx.documented(web=stage.public.port, verifier=stage.questions.port)
         try:
             with nginx.nginx(site, directory / "nginx", tls=True) as proxy:
-                made.behind(proxy)
-                with trusting(made.trusted):
-                    yield made
+                stage.use_proxy(proxy)
+                with trusting(stage.trusted):
+                    yield stage
         finally:
-            made.down()
+            stage.down()
 
 
 @contextlib.contextmanager
@@ -185,14 +212,13 @@ def trusting(bundle: Path) -> Iterator[None]:
 
 @dataclass
 class Probe:
-    """Asks once and again without a retry, and records when it was answered 503 or not at all."""
+    """Sends requests without retries, and records when each began, ended, and got a good answer."""
 
-    name: str
+    kind: ProbeKind
     place: Scene
     url: str
     trust: ssl.SSLContext
-    amount: bool
-    # (began, ended, whether it was answered).
+    # (began, ended, whether the answer was good).
     asked: list[tuple[float, float, bool]] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
     _nonce: str | None = None
@@ -204,6 +230,7 @@ class Probe:
         with httpx.Client(
             verify=self.trust,
             timeout=PROBE_PATIENCE_SECONDS,
+            # A new connection each time: a kept one would hide that new ones are refused.
             limits=httpx.Limits(max_keepalive_connections=0),
         ) as http:
             while not ended.wait(PROBE_SECONDS):
@@ -215,31 +242,35 @@ class Probe:
                 self.asked.append((began, time.monotonic(), good))
 
     def _ask(self, http: httpx.Client) -> bool:
-        if self.name == "a token":
+        if self.kind.wants_token:
             answer = self._token_answer(http)
             good = answer.status_code == httpx.codes.CREATED
-            return self._is_good(answer.status_code, good, answer.text)
+        else:
+            answer = self._verify_answer(http)
+            try:
+                body = answer.json()
+            except ValueError:
+                body = {}
+            self._nonce = body.get("nonce") or self._nonce
+            # A demanded nonce counts as good: the next probe brings it.
+            good = body.get("valid") is True or body.get("error") == "use_dpop_nonce"
+        if not good and answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            self.odd.append(f"{self.kind.name}: {answer.status_code} {answer.text[:200]}")
+        return good
+
+    def _verify_answer(self, http: httpx.Client) -> httpx.Response:
         self._renew_token()
-        action: dict[str, Any] = READ
-        if self.amount:
-            action = {"type": "transact", "resource": "payments", "amount": AMOUNT}
-        key = str(uuid.uuid4()) if self.amount else None
-        question = question_of(self.place, self._token, action, self._nonce, key)
-        answer = http.post(
+        action: dict[str, Any] = PAYMENT if self.kind.pays else READ
+        key = str(uuid.uuid4()) if self.kind.pays else None
+        return http.post(
             f"{self.url}/v1/verify",
-            json=question,
+            json=question_of(self.place, self._token, action, self._nonce, key),
             auth=(self.place.client_id, self.place.client_secret),
         )
-        try:
-            body = answer.json()
-        except ValueError:
-            body = {}
-        self._nonce = body.get("nonce") or self._nonce
-        good = body.get("valid") is True or body.get("error") == "use_dpop_nonce"
-        return self._is_good(answer.status_code, good, answer.text)
 
     def _renew_token(self) -> None:
-        if time.monotonic() - self._since > TOKEN_SECONDS:
+        if time.monotonic() - self._since > RENEW_AFTER_SECONDS:
+            # During an outage, try again at the next probe.
             with contextlib.suppress(AssertionError, httpx.TransportError):
                 self._token, self._since = self.place.token(), time.monotonic()
 
@@ -257,36 +288,38 @@ class Probe:
         headers = {"DPoP": proof, "Content-Type": "application/json"}
         return http.post(url, content=content, headers=headers)
 
-    def _is_good(self, status: int, good: bool, text: str) -> bool:
-        if not good and status != httpx.codes.SERVICE_UNAVAILABLE:
-            self.odd.append(f"{self.name}: {status} {text[:200]}")
-        return good
-
     def windows(self, since: float, to: float) -> list[tuple[float, float]]:
-        """Each time without an answer that began between the two: its begin and its end."""
-        found, began = [], None
+        """Each stretch without a good answer that began between the two, as (begin, end).
+
+        It ends with the first good answer, or with the last request if there was none since.
+        """
+        found: list[tuple[float, float]] = []
+        began = None
         for at, ended, good in self.asked:
             if not good and began is None:
                 began = at
             elif good and began is not None:
                 found.append((began, ended))
                 began = None
+        if began is not None:
+            found.append((began, ended))
         return [each for each in found if since <= each[0] < to]
 
 
 class Probes:
     """All probes, each in a thread, for the length of `with`."""
 
-    def __init__(self, held: ChangeStage, places: Mapping[str, Scene]) -> None:
-        trust = ssl.create_default_context(cafile=held.trusted)
-        urls = {"a payment at a web server": held.url, "a token": held.url}
+    def __init__(self, stage: ChangeStage, places: Mapping[ProbeKind, Scene]) -> None:
+        trust = ssl.create_default_context(cafile=stage.trusted)
         self.all = [
-            Probe(name, place, urls.get(name, held.verify_url), trust, "payment" in name)
-            for name, place in places.items()
+            Probe(kind, place, stage.url if kind.at_web else stage.verify_url, trust)
+            for kind, place in places.items()
         ]
         self._ended = threading.Event()
         self._threads = [
-            threading.Thread(target=probe.run, args=(self._ended,), daemon=True)
+            threading.Thread(
+                target=probe.run, args=(self._ended,), name=probe.kind.name, daemon=True
+            )
             for probe in self.all
         ]
 
@@ -299,15 +332,8 @@ class Probes:
         self._ended.set()
         for thread in self._threads:
             thread.join(3 * PROBE_PATIENCE_SECONDS)
+            assert not thread.is_alive(), thread.name
 
     @property
     def odd(self) -> list[str]:
         return [each for probe in self.all for each in probe.odd]
-
-
-PROBES = {
-    "a light decision": READ,
-    "a payment": PAY,
-    "a payment at a web server": PAY,
-    "a token": READ,
-}

@@ -24,7 +24,14 @@ from benchmarks.cpu_time import machine
 from tests import previous_release
 from tests.actors import Scene
 from tests.faults.callers import Caller, Load, Provider, Record
-from tests.faults.change_stage import PROBES, ChangeStage, Host, Probes, change_stage
+from tests.faults.change_stage import (
+    PROBES,
+    ChangeStage,
+    Host,
+    ProbeKind,
+    Probes,
+    change_stage,
+)
 from tests.faults.stage import until
 from tests.faults.table import commit
 from tests.faults.test_two_versions import Company, oracle, prepare
@@ -147,7 +154,7 @@ def run(calls: int, directory: Path) -> Report:
 
 def cast(
     held: ChangeStage, by: Host, record: Record, calls: int
-) -> tuple[Pairs, Pairs, dict[str, Scene]]:
+) -> tuple[Pairs, Pairs, dict[ProbeKind, Scene]]:
     """Callers, agents whose grants will be revoked, and the places of the probes."""
     company = Company(held, record)
     acting = company.make([kind for kind, count in KINDS.items() for _ in range(count)], by)
@@ -158,7 +165,7 @@ def cast(
             provider.client = VerifierClient(held.url, place.client_id, place.client_secret)
     # One is revoked every 1.5 s, while there are any.
     victims = company.make(["light"] * min(400, calls // 100), by)
-    kinds = ["payment" if "payment" in name else "light" for name in PROBES]
+    kinds = ["payment" if kind.pays else "light" for kind in PROBES]
     probing = [caller.place for caller, _ in company.make(kinds, by)]
     return acting, victims, dict(zip(PROBES, probing, strict=True))
 
@@ -207,7 +214,7 @@ def losses_of(held: ChangeStage, new: Host, record: Record) -> Losses:
     """Compare what callers were told with the records, and the log with its copies outside."""
     until(lambda: held.waiting() == 0, "decisions stay in Redis")
     until(lambda: held.unnumbered() == 0, "events stay without a number")
-    missing, stated = held.missing(record.light), held.stated_lost()
+    missing, stated = held.count_missing(record.light), held.reported_losses()
     found = [] if missing <= stated else [f"{missing} light decisions lost, {stated} reported"]
     # The role's time limits are for requests.
     env = new.jobs.env | {"DATABASE_URL": held.superuser_url}
@@ -230,7 +237,7 @@ def troubles(record: Record) -> list[str]:
 def table(story: Story) -> list[str]:
     """A row for each change."""
     columns = ["change", "times", "for s", "calls", "payments", "failed", "slowest call s"]
-    columns += [f"503 of {name} s" for name in PROBES] + ["normal again after s"]
+    columns += [f"503 of {kind.name} s" for kind in PROBES] + ["normal again after s"]
     rows = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     return rows + ["| " + " | ".join(cells(story, each)) + " |" for each in story.changes]
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+import redis
+from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpResponse
@@ -22,7 +24,7 @@ from audit.models import Event
 from audit.services import Actor
 from kms.services import ensure_key
 from kms.state_change_publisher import Subject, publish_change
-from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.models import Agent, Grant, Human, ServiceProvider, SpentProof, Token
 from registry.services.tokens import issue_token, sign_issued
 from tests import receipts
 from tests.seed import seed
@@ -124,7 +126,11 @@ class Scene:
 
     def ask(self, action: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         """Ask with a new request and return the answer, a yes or a no."""
-        response = self.post(self.body(action, **more))
+        return self.answer(self.body(action, **more))
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Send this request and return the answer, a yes or a no."""
+        response = self.post(body)
         assert response.status_code == 200, response.content
         answer: dict[str, Any] = json.loads(response.content)
         return answer
@@ -169,6 +175,24 @@ def counters() -> list[Any]:
         list(AgentOperation.objects.order_by("pk").values()),
         list(Confirmation.objects.filter(status="confirmed").order_by("pk").values()),
     ]
+
+
+def verdict(answer: dict[str, Any]) -> str:
+    """`valid`, or error and reason, such as `invalid_token/revoked`."""
+    return "valid" if answer["valid"] else f"{answer['error']}/{answer.get('reason')}"
+
+
+def latest_claims(place: Scene) -> dict[str, Any]:
+    """The claims of the scene's newest token."""
+    return dict(Token.objects.filter(grant=place.grant).latest("issued_at").claims)
+
+
+def spent_proofs() -> int:
+    """How many proofs are in the replay cache, which tests/endpoint_modes.py may move to Redis."""
+    if not settings.REDIS_URL:
+        return SpentProof.objects.count()
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        return len(list(client.scan_iter(match="aa:*:p:*")))
 
 
 class _Logged(logging.Handler):

@@ -17,8 +17,7 @@ from kms.process_key_certificates import certify, revoke_certificate
 from kms.services import disable_key, signer
 from registry.models import Token
 from verifier.models import StateChange
-from verifier.tests.scene import LOOK, SYSTEM, Scene, assert_refused
-from verifier.tests.test_token_and_proof import claims_of, verdict
+from verifier.tests.scene import LOOK, SYSTEM, Scene, assert_refused, latest_claims, verdict
 
 pytestmark = pytest.mark.django_db
 
@@ -43,13 +42,15 @@ def held(**changed: Any) -> LocalSigner:
 
 def asked(place: Scene, by: LocalSigner) -> str:
     """The verdict on the scene's own token, signed by this key."""
-    token = sign_token(claims_of(place, place.token()), by)
+    place.token()
+    token = sign_token(latest_claims(place), by)
     return verdict(assert_refused(place, place.body(LOOK, token=token)))
 
 
 def test_KM_10_token_of_a_certified_key_is_valid_at_every_endpoint(place: Scene) -> None:
     by = held()
-    token = sign_token(claims_of(place, place.token()), by)
+    place.token()
+    token = sign_token(latest_claims(place), by)
     assert place.ask(LOOK, token=token)["valid"] is True
     assert place.ask(LOOK, token=token)["valid"] is True
 
@@ -104,7 +105,8 @@ def test_JK_18_what_is_taken_away_is_refused_although_it_was_seen_before(
     place: Scene, end: str
 ) -> None:
     by = held()
-    token = sign_token(claims_of(place, place.token()), by)
+    place.token()
+    token = sign_token(latest_claims(place), by)
     assert place.ask(LOOK, token=token)["valid"] is True
     if end == "revoked":
         serial = str(KeyCertificate.objects.get(kid=by.kid).serial)
@@ -125,7 +127,8 @@ def test_JK_20_a_kid_of_a_token_is_looked_up_among_the_known_alone(place: Scene)
 
 
 def test_an_end_is_an_end_for_certified_keys_too(place: Scene) -> None:
-    token = sign_token(claims_of(place, place.token()), held())
+    place.token()
+    token = sign_token(latest_claims(place), held())
     expires_at = Token.objects.latest("issued_at").expires_at
     with time_machine.travel(expires_at, tick=False):
         assert (

@@ -28,7 +28,7 @@ from verifier.services.replay_epochs import start_epoch as begin_epoch
 from verifier.services.state_change_feed import publish, state_since
 from verifier.tests.scene import LOOK, PAY, READ, Scene, key, pay, scene
 from verifier.tests.test_presence_leases import begin
-from verifier.tests.test_token_and_proof import leaking
+from verifier.tests.test_token_and_proof import proof_with_private_key
 
 pytestmark = [pytest.mark.django_db, pytest.mark.postgres]
 # Roles belong to the whole server, where other test processes make theirs.
@@ -259,7 +259,7 @@ def test_proof_that_leaks_its_private_key_ends_agent_and_its_requests(
         expires_at=now + timedelta(hours=1),
     )
     token = place.token()
-    answer = asked(place, place.body(LOOK, token=token, proof=leaking(place, token)))
+    answer = asked(place, place.body(LOOK, token=token, proof=proof_with_private_key(place, token)))
     assert answer["error"] == "invalid_dpop_proof"
     assert BarredKey.objects.get().jkt == place.agent.jkt
     assert Agent.objects.get().status == "revoked"

@@ -97,8 +97,45 @@ def test_what_two_have_in_common_has_the_tighter_of_each_limit() -> None:
         == c({"x": {"max": 5}, "y": {"max": 3}, "z": {"eq": 1}})
         == [intersect(right, left)]
     )
-    [left], [right] = c({"x": {"in": [1, 2]}}), c({"x": {"in": [2, 3]}})
-    assert intersect(left, right) is None
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "both"),
+    [
+        ({"in": [1, 2, 3]}, {"in": [4, 3, 2]}, {"in": [2, 3]}),
+        ({"in": [1, "a"]}, {"in": [True, "a"]}, {"in": ["a"]}),
+        ({"not_in": [1, 2]}, {"not_in": [2, 3]}, {"not_in": [1, 2, 3]}),
+        ({"not_in": [1]}, {"not_in": [True]}, {"not_in": [1, True]}),
+        ({"in": [1, 2], "min": 1}, {"in": [2, 3], "max": 3}, {"in": [2]}),
+        # 64 values, as many as the wire form allows.
+        ({"not_in": [*range(33)]}, {"not_in": [*range(32, 64)]}, {"not_in": [*range(64)]}),
+    ],
+)
+def test_overlapping_lists_of_two_are_merged(
+    left: dict[str, Any], right: dict[str, Any], both: dict[str, Any]
+) -> None:
+    [one], [other] = c({"x": left}), c({"x": right})
+    assert [intersect(one, other)] == c({"x": both})
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ({"in": [1, 2]}, {"in": [3, 4]}),
+        ({"in": [1, 2]}, {"in": [True, "2"]}),
+        ({"eq": 1}, {"eq": 2}),
+        ({"prefix": "a"}, {"prefix": "b"}),
+        ({"min": 1}, {"min": "a"}),
+        # 65 values together, one more than the wire form allows.
+        ({"not_in": [*range(33)]}, {"not_in": [*range(33, 65)]}),
+    ],
+)
+def test_without_an_expressible_overlap_two_have_nothing_in_common(
+    left: dict[str, Any], right: dict[str, Any]
+) -> None:
+    [one], [other] = c({"x": left}), c({"x": right})
+    assert intersect(one, other) is None
+    assert intersect(other, one) is None
 
 
 def test_what_two_have_in_common_has_at_most_16_limits() -> None:

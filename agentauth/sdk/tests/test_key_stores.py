@@ -131,6 +131,74 @@ def test_a_keyring_that_is_locked_is_explained_without_its_words(
         assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("method", ["get_password", "set_password"])
+def test_any_error_of_the_keyring_is_a_key_file_error_without_its_words(
+    ring: FakeKeyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """As of Windows, whose backend lets `pywintypes.error` through."""
+    store = KeyringStore(lock_folder=tmp_path)
+    identity = store.make(URL)
+
+    def fail(*_: object) -> None:
+        raise OSError("secret words")
+
+    acts: list[Callable[[], object]] = [
+        lambda: store.create(identity),
+        lambda: store.update(URL, lambda stored: replace(stored, agent_id="a")),
+    ]
+    if method == "get_password":
+        acts.append(lambda: store.load(URL))
+    else:
+        # Only writing fails, so `update` finds an entry.
+        other = replace(identity, registry="https://other.example")
+        acts[0] = lambda: store.create(other)
+        store.create(identity)
+    monkeypatch.setattr(FakeKeyring, method, fail)
+    for act in acts:
+        with pytest.raises(KeyFileError, match=r"\(OSError\).*use a key_file") as refused:
+            act()
+        assert "secret" not in str(refused.value)
+        assert refused.value.__cause__ is None
+
+
+def test_a_keyring_backend_that_is_missing_is_a_key_file_error(
+    ring: FakeKeyring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring.core, "_keyring_backend", None)
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "no_such_package.Keyring")
+    store = KeyringStore(lock_folder=tmp_path)
+    acts: list[Callable[[], object]] = [lambda: store.name, lambda: store.load(URL)]
+    for act in acts:
+        with pytest.raises(KeyFileError, match="ModuleNotFoundError"):
+            act()
+
+
+def test_a_lock_folder_that_cannot_be_made_is_a_key_file_error(
+    ring: FakeKeyring, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    store = KeyringStore(lock_folder=tmp_path / "file" / "folder")
+    with pytest.raises(KeyFileError, match="cannot be written"):
+        store.create(store.make(URL))
+
+
+def test_an_account_of_another_registry_is_named(ring: FakeKeyring, tmp_path: Path) -> None:
+    store = KeyringStore("mine", lock_folder=tmp_path)
+    store.create(store.make(URL))
+    expected = f"The entry mine in the keyring fake belongs to the registry {re.escape(URL)}"
+    with pytest.raises(KeyFileError, match=expected + r".*another keyring account for https://b"):
+        store.load("https://b.example")
+
+
+def test_a_keyring_entry_that_is_no_identity_is_named_without_its_content(
+    ring: FakeKeyring, tmp_path: Path
+) -> None:
+    ring.entries["agentauth", URL] = "secret words"
+    with pytest.raises(KeyFileError, match="does not hold an agent's identity") as refused:
+        KeyringStore(lock_folder=tmp_path).load(URL)
+    assert "secret" not in str(refused.value)
+
+
 def test_a_keyring_entry_that_vanished_is_not_replaced(ring: FakeKeyring, tmp_path: Path) -> None:
     store = KeyringStore(lock_folder=tmp_path)
     store.create(store.make(URL))
@@ -150,7 +218,7 @@ def test_a_keyring_that_stores_nothing_is_refused_and_named(
     ))  # fmt: skip
     keyring.set_keyring(backend())
     store = KeyringStore(lock_folder=tmp_path)
-    with pytest.raises(KeyFileError, match=r"did not store.*or use a key_file"):
+    with pytest.raises(KeyFileError, match=r"was not stored in.*or use a key_file"):
         store.create(store.make(URL))
 
 
