@@ -108,14 +108,15 @@ def missing(group: str) -> dict[str, str]:
 def pytest(
     *arguments: str,
     database_url: str = "",
+    installed_at: Path | None = None,
     together: bool = False,
     shared: bool = True,
     report: bool = False,
 ) -> bool:
     """Whether all passed.
 
-    `together`: print at the end. Not `shared`: hide the shared files. `report`: write what passed
-    to tests/campaign/RESULTS.md.
+    `installed_at`: the system of production tests. `together`: print at the end. Not `shared`:
+    hide the shared files. `report`: write what passed to tests/campaign/RESULTS.md.
     """
     began = time.monotonic()
     env = {
@@ -125,6 +126,8 @@ def pytest(
     }
     if database_url:
         env["DATABASE_URL"] = database_url
+    if installed_at:
+        env["PRODUCTION"] = str(installed_at)
     if not shared:
         env["AGENTAUTH_SHARED"] = ""
     slowest = ("--durations=8", "--durations-min=10")
@@ -287,33 +290,34 @@ def production(without: str) -> bool:
     from tests.production.installation import errors, installed
 
     with installed() as home:
-        os.environ["PRODUCTION"] = str(home)
-        try:
-            told = marked("production")
-            passed = pytest(*told, "-n", "3", "--dist", "worksteal", "-m", "production" + without)
-            # No request may cause an error inside the services.
-            if found := errors(home):
-                print(*found, sep="\n")
-                with Path(os.environ[FAILURES]).open("a") as lines:
-                    lines.write(f"an error inside the services: {found[0][:200]}\n")
-            return passed and not found
-        finally:
-            del os.environ["PRODUCTION"]
+        wanted = (*marked("production"), "-n", "3", "--dist", "worksteal")
+        passed = pytest(*wanted, "-m", "production" + without, installed_at=home)
+        # No request may cause an error inside the services.
+        if found := errors(home):
+            print(*found, sep="\n")
+            with Path(os.environ[FAILURES]).open("a") as lines:
+                lines.write(f"an error inside the services: {found[0][:200]}\n")
+        return passed and not found
 
 
 def stories(absent: dict[str, str]) -> bool:
-    """Sweeps and kills in parallel; then flows, file by file, beside the browser tests, which wait
-    for pages; then faults, which mostly wait, with `beside_faults` beside them.
+    """The installed system, with sweeps beside it while its services start; then flows, with the
+    browser tests beside them, which wait for pages; then faults, which mostly wait, with
+    `beside_faults` beside them.
     """
     without = left_out(absent) + " and not long"
-    passed = True
-    if "production" not in absent:
-        # These replace runs against a development server.
-        passed = production(without)
-        without += " and not production"
+    installable = "production" not in absent
+    # Production tests replace runs against a development server.
+    alone = without + " and not production" * installable
     # It takes minutes to kill archivers everywhere: that is left to the campaign.
     swept = [each for each in marked("sweep") if each != "tests/faults/test_archiver.py"]
-    passed = pytest(*swept, "-n", "4", *BY_FILE, "-m", "sweep" + without) and passed
+    with ThreadPoolExecutor(1) as pool:
+        told = pool.submit(
+            pytest, *swept, "-n", "3", *BY_FILE, "-m", "sweep" + alone, together=True
+        )
+        passed = production(without) if installable else True
+        passed = told.result() and passed
+    without = alone
     flows = (
         *marked("flow", "node", "slow"),
         "-n",

@@ -16,7 +16,7 @@ from agentauth.openapi.operation_types import FORM, JSON
 from agentauth.protocol.capability import parse_action
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from approvals.tests.cast import Person, registered
+from approvals.tests.cast import Person, invited
 from audit.checkpoints.signing import checkpoint_log
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Leaf
@@ -87,7 +87,7 @@ class Stage:
         self.now = datetime.now(UTC)
         for purpose in Key.Purpose:
             ensure_key(purpose=purpose, actor=TESTER, now=self.now)
-        self.person: Person = registered(email, "Alice", now=self.now)
+        self.person: Person = invited(email, "Alice", now=self.now)
         self.alice = self.person.human
         self.agent: AgentClient = enrolled(self.alice, now=self.now)
         self.provider, self.secret = create_service_provider(

@@ -1,11 +1,13 @@
 """Every installed address without credentials: exactly what opens in development opens here."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from approvals.tests.cast import browser
 from tests.actors import Scene, scene
+from tests.asking import SHARED, answered
 from tests.endpoints import METHODS, ROUTES, address, allowed
 from tests.production.registry import ProductionRegistry
 from tests.production.wire import over_the_wire
@@ -33,7 +35,8 @@ def test_DJ_15_without_credentials_nothing_opens_in_production(route: str, place
     for method in METHODS:
         # nginx itself refuses it.
         if method != "TRACE":
-            answer = client.generic(method, path, "{}", content_type="application/json")
+            ask = partial(client.generic, method, path, "{}", content_type="application/json")
+            answer = answered(ask, later=SHARED)
             assert answer.status_code in allowed(method, route), (
                 f"{method} {path} {answer.status_code}"
             )
