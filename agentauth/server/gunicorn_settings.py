@@ -8,10 +8,10 @@ from typing import Any
 from agentauth.environment import number
 from agentauth.server.orphans import end_with_parent
 
+# What gunicorn reads in the modules that import all of this one.
 __all__ = [
     "child_exit",
     "control_socket_disable",
-    "empty",
     "forwarded_allow_ips",
     "forwarder_headers",
     "graceful_timeout",
@@ -21,8 +21,6 @@ __all__ = [
     "limit_request_fields",
     "limit_request_line",
     "loglevel",
-    "metrics_directory",
-    "start_worker",
     "worker_connections",
     "workers",
 ]

@@ -7,41 +7,15 @@ It speaks http, behind a proxy of ours that holds the certificate and passes thr
 import gc
 from typing import Any
 
+# Settings that gunicorn reads here by name; both servers share them.
+from agentauth.server.gunicorn_settings import *  # noqa: F403
 from agentauth.server.gunicorn_settings import (
-    child_exit,
-    control_socket_disable,
     empty,
-    forwarded_allow_ips,
-    forwarder_headers,
     graceful_timeout,
-    header_map,
-    keepalive,
-    limit_request_field_size,
-    limit_request_fields,
-    limit_request_line,
-    loglevel,
     metrics_directory,
     start_worker,
-    worker_connections,
-    workers,
 )
 
-# Settings that gunicorn reads here by name; both servers share them.
-__all__ = [
-    "child_exit",
-    "control_socket_disable",
-    "forwarded_allow_ips",
-    "forwarder_headers",
-    "graceful_timeout",
-    "header_map",
-    "keepalive",
-    "limit_request_field_size",
-    "limit_request_fields",
-    "limit_request_line",
-    "loglevel",
-    "worker_connections",
-    "workers",
-]
 METRICS_DIRECTORY = metrics_directory("verifier-metrics")
 
 # Loading takes most of a second. Forked from a loaded server, a replacement for a dead process

@@ -4,41 +4,11 @@ import gc
 from typing import Any
 
 from agentauth.environment import number
-from agentauth.server.gunicorn_settings import (
-    child_exit,
-    control_socket_disable,
-    empty,
-    forwarded_allow_ips,
-    forwarder_headers,
-    graceful_timeout,
-    header_map,
-    keepalive,
-    limit_request_field_size,
-    limit_request_fields,
-    limit_request_line,
-    loglevel,
-    metrics_directory,
-    start_worker,
-    worker_connections,
-    workers,
-)
 
 # Settings that gunicorn reads here by name; both servers share them.
-__all__ = [
-    "child_exit",
-    "control_socket_disable",
-    "forwarded_allow_ips",
-    "forwarder_headers",
-    "graceful_timeout",
-    "header_map",
-    "keepalive",
-    "limit_request_field_size",
-    "limit_request_fields",
-    "limit_request_line",
-    "loglevel",
-    "worker_connections",
-    "workers",
-]
+from agentauth.server.gunicorn_settings import *  # noqa: F403
+from agentauth.server.gunicorn_settings import empty, metrics_directory, start_worker
+
 METRICS_DIRECTORY = metrics_directory("metrics")
 
 # As in `verifier_gunicorn`: a replacement for a dead process starts with everything loaded.
