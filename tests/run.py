@@ -301,23 +301,18 @@ def production(without: str) -> bool:
 
 
 def stories(absent: dict[str, str]) -> bool:
-    """The installed system, with sweeps beside it while its services start; then flows, with the
-    browser tests beside them, which wait for pages; then faults, which mostly wait, with
-    `beside_faults` beside them.
+    """Sweeps and kills in parallel; then flows, file by file, beside the browser tests, which wait
+    for pages; then faults, which mostly wait, with `beside_faults` beside them.
     """
     without = left_out(absent) + " and not long"
-    installable = "production" not in absent
-    # Production tests replace runs against a development server.
-    alone = without + " and not production" * installable
+    passed = True
+    if "production" not in absent:
+        # These replace runs against a development server.
+        passed = production(without)
+        without += " and not production"
     # It takes minutes to kill archivers everywhere: that is left to the campaign.
     swept = [each for each in marked("sweep") if each != "tests/faults/test_archiver.py"]
-    with ThreadPoolExecutor(1) as pool:
-        told = pool.submit(
-            pytest, *swept, "-n", "3", *BY_FILE, "-m", "sweep" + alone, together=True
-        )
-        passed = production(without) if installable else True
-        passed = told.result() and passed
-    without = alone
+    passed = pytest(*swept, "-n", "4", *BY_FILE, "-m", "sweep" + without) and passed
     flows = (
         *marked("flow", "node", "slow"),
         "-n",

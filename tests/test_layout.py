@@ -6,8 +6,6 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from tests import endpoint_modes
 from tests.run import UNIT_FOLDERS
 from tests.unprivileged import versions
@@ -52,6 +50,7 @@ def tracked() -> list[Path]:
 
 FILES = tracked()
 SOURCES = [path for path in FILES if path.suffix == ".py" and "migrations" not in path.parts]
+PAGES = [path for path in FILES if path.suffix == ".md"]
 DOCUMENTED = [
     path
     for path in SOURCES
@@ -84,25 +83,24 @@ def test_no_module_of_the_wiring_may_be_imported_by_an_app() -> None:
     assert set(held["forbidden_modules"]) == modules - library
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_file_stays_readable(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MAX_LINES
-    assert not FORBIDDEN_NAMES & {path.stem, *path.relative_to(ROOT).parts}
+def test_a_file_stays_readable() -> None:
+    assert not [path for path in SOURCES if len(path.read_text().splitlines()) > MAX_LINES]
+    assert not [
+        path for path in SOURCES if FORBIDDEN_NAMES & {path.stem, *path.relative_to(ROOT).parts}
+    ]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in SOURCES if "tests" not in path.parts and path.read_text().strip()],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
-def test_a_module_says_what_lives_in_it(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text()))
+def test_a_module_says_what_lives_in_it() -> None:
+    sources = [path for path in SOURCES if "tests" not in path.parts and path.read_text().strip()]
+    assert sources
+    assert not [path for path in sources if not ast.get_docstring(ast.parse(path.read_text()))]
 
 
-@pytest.mark.parametrize("path", DOCUMENTED, ids=lambda path: str(path.relative_to(ROOT)))
-def test_public_functions_of_protocol_and_services_are_documented(path: Path) -> None:
+def test_public_functions_of_protocol_and_services_are_documented() -> None:
+    assert DOCUMENTED
     bare = [
-        node.name
+        (path, node.name)
+        for path in DOCUMENTED
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and not node.name.startswith("_")
@@ -129,39 +127,31 @@ FENCE = re.compile(r"^( *)(```|~~~).*?^\1\2", re.MULTILINE | re.DOTALL)
 UNWRAPPABLE = re.compile(r"\s*(\||#|\[[^]]+\]:|((-|\*|\d+\.) )?\S+$)")
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in FILES if path.suffix == ".md"],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
-def test_prose_lines_of_markdown_are_at_most_100_columns(path: Path) -> None:
-    if path.relative_to(ROOT).as_posix() in UNWRAPPED:
-        return
-    text = FENCE.sub(lambda block: "\n" * block[0].count("\n"), path.read_text())
-    assert not [
-        number
-        for number, line in enumerate(text.splitlines(), 1)
-        if len(line) > MAX_COLUMNS and not UNWRAPPABLE.match(line)
-    ]
+def test_prose_lines_of_markdown_are_at_most_100_columns() -> None:
+    long = []
+    for page in PAGES:
+        if page.relative_to(ROOT).as_posix() not in UNWRAPPED:
+            text = FENCE.sub(lambda block: "\n" * block[0].count("\n"), page.read_text())
+            long += [
+                (page, number)
+                for number, line in enumerate(text.splitlines(), 1)
+                if len(line) > MAX_COLUMNS and not UNWRAPPABLE.match(line)
+            ]
+    assert not long
 
 
 LINK = re.compile(r"""\]\(([^)\s]+)\)|<img src="([^"]+)\"""")
 MAX_PICTURE_BYTES = 150_000
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in FILES if path.suffix == ".md"],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
-def test_links_between_pages_lead_somewhere(path: Path) -> None:
-    local = [target for target in links(path) if "://" not in target]
+def test_links_between_pages_lead_somewhere() -> None:
     broken = []
-    for target in local:
-        name, _, anchor = target.partition("#")
-        page = path.parent / name if name else path
-        if not page.exists() or (anchor and anchor not in anchors(page)):
-            broken.append(target)
+    for path in PAGES:
+        for target in (each for each in links(path) if "://" not in each):
+            name, _, anchor = target.partition("#")
+            page = path.parent / name if name else path
+            if not page.exists() or (anchor and anchor not in anchors(page)):
+                broken.append((path, target))
     assert not broken
 
 
@@ -173,7 +163,7 @@ def links(page: Path) -> list[str]:
 def test_every_page_of_the_docs_is_in_their_index() -> None:
     index = ROOT / "docs/README.md"
     listed = {index.parent / target.partition("#")[0] for target in links(index)}
-    pages = {path for path in FILES if path.suffix == ".md" and path.is_relative_to(ROOT / "docs")}
+    pages = {path for path in PAGES if path.is_relative_to(ROOT / "docs")}
     assert {path for path in pages if not {path, path.parent} & (listed - {ROOT / "docs"})} == {
         index
     }
@@ -187,10 +177,9 @@ def test_a_picture_is_small() -> None:
 
 def test_every_make_target_a_page_names_is_there() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    for path in FILES:
-        if path.suffix == ".md":
-            named = re.findall(r"(?:`|^)make ([a-z]+)", path.read_text(), re.MULTILINE)
-            assert set(named) <= targets, path
+    for page in PAGES:
+        named = re.findall(r"(?:`|^)make ([a-z]+)", page.read_text(), re.MULTILINE)
+        assert set(named) <= targets, page
 
 
 def anchors(page: Path) -> set[str]:
@@ -257,28 +246,24 @@ def test_no_secret_is_compared_with_an_operator() -> None:
     assert not hits
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
+def test_a_file_of_tests_runs_in_some_stage() -> None:
+    """Files of the unit stage by their place; others by a mark on every test in them."""
+    unit = {ROOT / "tests", *(ROOT / folder for folder in UNIT_FOLDERS)}
+    others = [
         path
         for path in SOURCES
-        if path.name.startswith("test_") and path.is_relative_to(ROOT / "tests")
-    ],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
-def test_a_file_of_tests_runs_in_some_stage(path: Path) -> None:
-    """Files of the unit stage by their place; others by a mark on every test in them."""
-    name = path.relative_to(ROOT).as_posix()
-    if path.parent == ROOT / "tests" or name.startswith(
-        tuple(f"{folder}/" for folder in UNIT_FOLDERS)
-    ):
-        return
-    [marks] = [
-        ast.unparse(node.value)
-        for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+        if path.name.startswith("test_")
+        and path.is_relative_to(ROOT / "tests")
+        and path.parent not in unit
     ]
-    assert STAGES & set(re.findall(r"mark\.(\w+)", marks))
+    assert others
+    for path in others:
+        [marks] = [
+            ast.unparse(node.value)
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+        ]
+        assert STAGES & set(re.findall(r"mark\.(\w+)", marks)), path
 
 
 def test_a_message_names_a_command_as_its_reader_types_it() -> None:

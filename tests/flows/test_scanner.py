@@ -18,7 +18,7 @@ from agentauth.protocol.capability import parse_action
 from approvals.admin_site import site
 from approvals.models import Passkey
 from approvals.services.setup_and_sign_in import create_setup_link
-from approvals.tests.cast import PAY, Person, browser, registered
+from approvals.tests.cast import PAY, Person, browser, invited
 from approvals.tests.recovering import begun, ready_link
 from audit.models import Event
 from kms.services import ensure_key
@@ -40,7 +40,7 @@ LOG = {"audit.event", "audit.opening", "audit.queueentry", "audit.refusalcount"}
 def admin(db: None, now: datetime) -> Person:
     for purpose in ("token", "receipt"):
         ensure_key(purpose=purpose, actor=TESTER, now=now)
-    return registered("ada@a.example", "Ada", now=now, is_staff=True)
+    return invited("ada@a.example", "Ada", now=now, is_staff=True)
 
 
 @pytest.fixture

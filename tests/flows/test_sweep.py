@@ -18,7 +18,7 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from approvals.models import Passkey
 from approvals.services.setup_and_sign_in import create_setup_link
-from approvals.tests.cast import Person, browser, registered, signed_in
+from approvals.tests.cast import Person, browser, invited, signed_in
 from audit.checkpoints.signing import checkpoint_log
 from audit.services import seal_audit
 from kms.services import ensure_key
@@ -121,7 +121,7 @@ def users(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator
             now=now,
         )
         alice, bob = (
-            Scene(now, registered(f"{name}@x.example", name, now=now), provider)
+            Scene(now, invited(f"{name}@x.example", name, now=now), provider)
             for name in ("Alice", "Bob")
         )
         yield Users(alice, bob, (provider, secret))
