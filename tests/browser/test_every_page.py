@@ -22,6 +22,7 @@ from tests.browser.hostile_stage import PERSON
 from tests.browser.looking import PHONE, SCHEMES, WIDTHS, Heard, look, overflow, step, walk
 from tests.browser.screens import RESTORE_SCREENS, SCREENS, Screen
 from tests.browser.ways import Theatre, at, row_of
+from tests.conftest import CAMPAIGN
 from tests.endpoints import address, pages
 from tests.live import ROOT
 
@@ -230,15 +231,17 @@ def test_a_page_that_the_keyboard_cannot_use_has_faults(tour: Tour) -> None:
     assert 'focus unseen: <button type="submit">Sign out</button>' in faults
 
 
-def test_every_page_is_seen_in_german(tour: Tour, restored: Tour) -> None:
-    """Every address of the screens again. German words are long, so layouts differ."""
-    faults = []
+def test_pages_are_seen_in_german(tour: Tour, restored: Tour) -> None:
+    """The addresses of the screens again, one of three in CI. German words are long, so layouts
+    differ.
+    """
+    faults, stride = [], 1 if CAMPAIGN or tour.keep else 3
     for each, people in ((tour, ("alice", "bob", "visitor")), (restored, ("alice",))):
         for person in people:
             page = each.theatre.open(getattr(each.theatre, person), "/")
             steps.follow(page, page.get_by_role("button", name="Deutsch"))
             expect(page.locator("html")).to_have_attribute("lang", "de")
-        for (person, path), answers in list(each.seen.items()):
+        for (person, path), answers in list(each.seen.items())[::stride]:
             if person in people:
                 faults += each.visit_in_german(person, path, answers)
     assert not faults

@@ -21,7 +21,7 @@ from tests.actors import Scene, scene
 from tests.flows.pair import wait_for_replay_cache
 from tests.live import ROOT, LiveRegistry, LiveVerifier
 
-pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.pgbouncer]
+pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.pgbouncer, pytest.mark.long]
 
 READ = {"type": "read", "resource": "calendar"}
 PAGE = (ROOT / "docs/operations.md").read_text()
@@ -84,7 +84,6 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pooled]:
         yield made
 
 
-@pytest.mark.long
 def test_many_clients_are_served_over_few_connections(pooled: Pooled) -> None:
     """Each statement runs far more often than it takes to be prepared, on changing connections."""
     place, token = pooled.place, pooled.place.token()
@@ -98,7 +97,6 @@ def test_many_clients_are_served_over_few_connections(pooled: Pooled) -> None:
     assert 1 <= int(count) <= pgbouncer.POOL_SIZE
 
 
-@pytest.mark.long
 def test_acts_and_the_log_are_whole_through_a_pooler(pooled: Pooled) -> None:
     place = scene(pooled.registry, capabilities=[READ], envelope={"max_uses": 3})
     token = place.token()
@@ -109,7 +107,6 @@ def test_acts_and_the_log_are_whole_through_a_pooler(pooled: Pooled) -> None:
     assert pooled.registry.manage("verify_audit")["ok"]
 
 
-@pytest.mark.long
 def test_without_prepared_statements_in_the_pooler_ours_fail(pooled: Pooled) -> None:
     """Shows why the page sets `max_prepared_statements`: clients prepare, on few connections."""
 
@@ -134,7 +131,6 @@ def test_without_prepared_statements_in_the_pooler_ours_fail(pooled: Pooled) -> 
         prepares(port)
 
 
-@pytest.mark.long
 def test_limits_of_time_are_those_of_the_role_and_not_the_client_s(pooled: Pooled) -> None:
     """The pooler ignores `options`: without the role's settings a statement has no timeout."""
     with psycopg.connect(
@@ -161,7 +157,6 @@ def test_a_pooler_that_does_not_ignore_options_refuses_us(pooled: Pooled) -> Non
 
 
 @pytest.mark.redis
-@pytest.mark.long
 def test_without_calls_a_revocation_is_found_by_the_next_look(tmp_path: Path) -> None:
     """LISTEN is lost with its connection; the feed's next poll still finds it in time."""
     with redis_servers.server() as redis, installed(tmp_path, {"REDIS_URL": redis.url}) as pooled:

@@ -24,6 +24,7 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey
 from approvals.tests.authenticator import Authenticator
 from tests.actors import Scene, drawn_in, shown_in
 from tests.live import LiveRegistry
+from tests.sampling import one_in
 
 pytestmark = pytest.mark.flow
 
@@ -231,7 +232,7 @@ class Kept(Scene):
         return answer
 
 
-@pytest.fixture(params=["json", "text"])
+@pytest.fixture(params=one_in(2, ["json", "text"]))
 def talkative(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LiveRegistry]:
     """A registry that logs as much as it can, in each format."""
     env = {"LOG_FORMAT": request.param, "LOG_LEVEL": "DEBUG"}

@@ -20,7 +20,7 @@ from tests.conftest import fresh_database
 from tests.flows.pair import wait_for_replay_cache
 from tests.live import LiveRegistry, LiveVerifier
 
-pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
+pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis, pytest.mark.long]
 
 READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
 PAY: dict[str, Any] = {
@@ -201,7 +201,6 @@ def gives_nothing(stage: Stage, place: Scene, grant: str) -> None:
     assert stage.named() == {grant}
 
 
-@pytest.mark.long
 def test_DJ_17_what_was_signed_is_good_and_is_not_named(stage: Stage, place: Scene) -> None:
     token = place.token()
     assert stage.said(place, token, READ) == [(True, None, True)] * 2
@@ -223,7 +222,6 @@ def test_DJ_17_a_pending_grant_set_to_approved_gives_nothing(stage: Stage, place
     )
 
 
-@pytest.mark.long
 def test_DJ_17_a_denied_grant_cannot_be_set_to_approved(stage: Stage, place: Scene) -> None:
     grant = asked_for(stage, place)
     stage.sql("UPDATE registry_grant SET status = 'denied', ended_at = now() WHERE id = %s", grant)
@@ -231,7 +229,6 @@ def test_DJ_17_a_denied_grant_cannot_be_set_to_approved(stage: Stage, place: Sce
         stage.sql(APPROVE, grant)
 
 
-@pytest.mark.long
 def test_DJ_17_a_suspended_grant_set_to_approved_gives_no_token(stage: Stage, place: Scene) -> None:
     token = place.token()
     stage.run(SUSPEND, place.grant_id)
@@ -245,7 +242,6 @@ def test_DJ_17_a_suspended_grant_set_to_approved_gives_no_token(stage: Stage, pl
     assert stage.named() == {place.grant_id}
 
 
-@pytest.mark.long
 def test_DJ_17_terms_that_are_widened_end_the_grant(stage: Stage) -> None:
     narrow = scene(stage.web, capabilities=[READ], envelope={"max_uses": 3})
     token = narrow.token()
@@ -260,7 +256,6 @@ def test_DJ_17_terms_that_are_widened_end_the_grant(stage: Stage) -> None:
     gives_nothing(stage, narrow, narrow.grant_id)
 
 
-@pytest.mark.long
 def test_DJ_17_a_receipt_of_another_grant_covers_nothing(stage: Stage, place: Scene) -> None:
     grant = asked_for(stage, place)
     stage.sql(APPROVE, grant)
