@@ -230,25 +230,29 @@ def check_start(kind: str = "serving") -> None:
     START.check()
 
 
-def check_command(*, mends: bool) -> None:
-    """See that a command may change something: the same conditions as for a server.
+def check_command(*, check_settings: bool, check_hold: bool) -> None:
+    """See that a command may change something: with both checks, as for a server.
 
     A command with another SECRET_KEY would issue codes that no server accepts; on a restored
-    database it would begin a second history. One that `mends` settings is refused only if the
-    database is held. Raises InvalidStateError, which says what to do, and django.db errors.
+    database it would begin a second history. Raises InvalidStateError, which says what to do, and
+    django.db errors.
     """
-    if mends:
-        refuse(rollback_detection.hold_of(read_row()[0]))
-        return
-    row = (
-        Installation.objects.filter(pk=Installation.ONLY)
-        .values_list("release", "fingerprint")
-        .first()
-    )
-    release, fingerprint = row or (None, None)
-    if reason := release_disagreement(release) or disagreement(fingerprint):
-        raise InvalidStateError(f"Nothing was done: {reason}.")
-    refuse(rollback_detection.halt(read_or_create_row()[0]))
+    if check_settings:
+        row = (
+            Installation.objects.filter(pk=Installation.ONLY)
+            .values_list("release", "fingerprint")
+            .first()
+        )
+        release, fingerprint = row or (None, None)
+        if reason := release_disagreement(release) or disagreement(fingerprint):
+            raise InvalidStateError(f"Nothing was done: {reason}.")
+    if check_hold:
+        # With other settings, the history cannot be compared with the records outside.
+        refuse(
+            rollback_detection.halt(read_or_create_row()[0])
+            if check_settings
+            else rollback_detection.hold_of(read_row()[0])
+        )
 
 
 def refuse(halt: Halt | None) -> None:

@@ -10,7 +10,7 @@ from registry.models import Human, ServiceProvider
 def _roles() -> list[tuple[str, str]]:
     """No role, and each role with what it does, in the reader's language."""
     named = {"": NO_ROLE} | {str(role): words for role, words in ROLES.items()}
-    return [(name, f"{words.label}: {words.says}") for name, words in named.items()]
+    return [(name, f"{words.label}: {words.description}") for name, words in named.items()]
 
 
 def _role_field() -> forms.ChoiceField:

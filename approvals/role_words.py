@@ -9,10 +9,10 @@ from registry.roles import Role
 
 
 class Words(NamedTuple):
-    """The name of a role, and what a person with it does."""
+    """A role's name, and what it allows."""
 
     label: Any
-    says: Any
+    description: Any
 
 
 NO_ROLE: Final = Words(_("No role"), _("Uses the registry for their own agents."))
@@ -27,15 +27,16 @@ ROLES: Final[Mapping[Role, Words]] = {
     Role.OPERATOR: Words(
         _("Operator"),
         _(
-            "Reads everything. Suspends and resumes, signs people out, sends messages again, and "
-            "publishes the next signing key."
+            "Reads everything. Suspends and resumes agents, grants and service providers; suspends "
+            "people and signs them out, except administrators; sends messages again; publishes "
+            "the next signing key."
         ),
     ),
     Role.APPROVER: Words(
         _("Approver"),
         _(
-            "Reads requests and grants. Decides on what is passed on to the administrators, and "
-            "denies requests."
+            "Reads requests, grants, agents and service providers. Decides on what is passed on "
+            "to the administrators, and denies requests."
         ),
     ),
     Role.AUDITOR: Words(_("Auditor"), _("Reads everything and exports lists. Changes nothing.")),

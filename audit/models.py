@@ -306,7 +306,10 @@ class LogBreak(models.Model):
 
 
 class RefusalCount(models.Model):
-    """Anonymous refusals per route, error and minute; deleted once an event sums them up."""
+    """Refusals of anonymous callers, and batched ones of any caller, per route, error and minute.
+
+    Deleted once an event summarises them. For a barred key, the route names the caller.
+    """
 
     ROUTE_LENGTH = 128
     ERROR_LENGTH = 64

@@ -2,13 +2,15 @@
 
 A process serves its tasks one after the other, and busy processes share the cores equally. A
 payment waits for the group commit of its verifier process, as in verifier/stores/group_commit.py:
-one group at a time, and the calls that arrive meanwhile share the next one. Service times vary by
-a third around their mean, with a fixed seed. What it cannot see is in docs/capacity.md.
+one group at a time, and the calls that arrive meanwhile share the next one. Not simulated: its
+limit of 0.2 s for a group, and retries after a lock. Service times vary by a third around their
+mean, with a fixed seed. What else it cannot see is in docs/capacity.md.
 """
 
 import heapq
 import itertools
 import random
+import statistics
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,16 +21,17 @@ from typing import Final
 TOGETHER: Final = 32
 SPREAD: Final = 1 / 3
 MICRO: Final = 1e-6
-Then = Callable[[], None]
+Callback = Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """CPU µs of one call by process: mean service times.
+    """CPU µs that one call costs each process, on average.
 
-    `each_group` and `postgres_group` are spent once for each group commit, `flush_ms` is how long
-    its commit waits for the disk without CPU; all three are 0 for a call without a commit.
-    `background` is what the jobs and PostgreSQL spend on its event after the answer.
+    A call with a group commit costs PostgreSQL `postgres`. Each group costs the verifier
+    `each_group`, PostgreSQL `postgres_group`, and waits `flush_ms` for the disk without CPU. These
+    four are 0 for a call without a commit. `background` is what the jobs and PostgreSQL spend on
+    the call's event after the answer.
     """
 
     client: float
@@ -43,7 +46,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Calls a second, the median latency, and calls in a group commit (0 without commits)."""
+    """Calls a second, median latency, and mean calls in a group commit (0 without commits)."""
 
     rate: float
     p50_ms: float
@@ -56,32 +59,34 @@ class Machine:
     def __init__(self, cores: int) -> None:
         self.now = 0.0
         self._cores = cores
-        # CPU seconds that each busy process got so far; a task ends when this reaches its mark.
-        self._shared = 0.0
+        # Virtual time of processor sharing: the CPU seconds that a process busy from the start
+        # would have had. A task ends when it reaches the task's mark.
+        self._virtual = 0.0
         self._busy: list[tuple[float, int, Process]] = []
-        self._timers: list[tuple[float, int, Then]] = []
+        self._timers: list[tuple[float, int, Callback]] = []
+        # Breaks ties: processes and callbacks cannot be compared.
         self._number = itertools.count()
 
     def begin(self, process: "Process", seconds: float) -> None:
         """Let the process compute for this long."""
-        heapq.heappush(self._busy, (self._shared + seconds, next(self._number), process))
+        heapq.heappush(self._busy, (self._virtual + seconds, next(self._number), process))
 
-    def after(self, seconds: float, then: Then) -> None:
-        """Call `then` at that time; no core is used meanwhile."""
+    def after(self, seconds: float, then: Callback) -> None:
+        """Call `then` in `seconds`; no core is used meanwhile."""
         heapq.heappush(self._timers, (self.now + seconds, next(self._number), then))
 
     def step(self) -> None:
         """Go to the next end of a task or timer."""
         speed = min(1.0, self._cores / len(self._busy)) if self._busy else 1.0
-        computed = self.now + (self._busy[0][0] - self._shared) / speed if self._busy else None
+        computed = self.now + (self._busy[0][0] - self._virtual) / speed if self._busy else None
         if computed is None or (self._timers and self._timers[0][0] < computed):
             at, _, then = heapq.heappop(self._timers)
-            self._shared += (at - self.now) * speed
+            self._virtual += (at - self.now) * speed
             self.now = at
             then()
         else:
             self.now = computed
-            self._shared, _, process = heapq.heappop(self._busy)
+            self._virtual, _, process = heapq.heappop(self._busy)
             process.end()
 
 
@@ -90,9 +95,9 @@ class Process:
 
     def __init__(self, machine: Machine, chance: random.Random) -> None:
         self._machine, self._chance = machine, chance
-        self._tasks: deque[tuple[float, Then]] = deque()
+        self._tasks: deque[tuple[float, Callback]] = deque()
 
-    def do(self, micros: float, then: Then) -> None:
+    def do(self, micros: float, then: Callback) -> None:
         """Compute for about this long after the tasks before it, then call `then`."""
         seconds = micros * MICRO * self._chance.uniform(1 - SPREAD, 1 + SPREAD)
         self._tasks.append((seconds, then))
@@ -113,8 +118,8 @@ class _Verifier:
 
     process: Process
     postgres: Process
-    waiting: list[Then] = field(default_factory=list)
-    commits: bool = False
+    waiting: list[Callback] = field(default_factory=list)
+    is_committing: bool = False
 
 
 class _Run:
@@ -150,22 +155,22 @@ class _Run:
             verifier.waiting.append(lambda: verifier.process.do(costs.verifier / 2, answer))
             self.commit(verifier)
 
-        def judge() -> None:
+        def check_credentials() -> None:
             verifier.process.do(costs.verifier / 2, lambda: self.redis.do(costs.redis, decide))
 
-        self.client.do(costs.client / 2, judge)
+        self.client.do(costs.client / 2, check_credentials)
 
     def commit(self, verifier: _Verifier) -> None:
         """Commit what waits, unless this process commits already."""
-        if verifier.commits or not verifier.waiting:
+        if verifier.is_committing or not verifier.waiting:
             return
-        verifier.commits = True
+        verifier.is_committing = True
         group, verifier.waiting = verifier.waiting[:TOGETHER], verifier.waiting[TOGETHER:]
         self.groups.append(len(group))
         costs = self.costs
 
         def done() -> None:
-            verifier.commits = False
+            verifier.is_committing = False
             for then in group:
                 then()
             self.commit(verifier)
@@ -188,10 +193,10 @@ def simulate(
     warm = calls // 10
     while len(run.latencies) < warm:
         run.machine.step()
-    began = run.machine.now
+    began, warm_groups = run.machine.now, len(run.groups)
     while len(run.latencies) < warm + calls:
         run.machine.step()
-    measured = sorted(run.latencies[warm:])
-    group = sum(run.groups) / len(run.groups) if run.groups else 0.0
+    measured, groups = run.latencies[warm:], run.groups[warm_groups:]
     rate = len(measured) / (run.machine.now - began)
-    return Result(rate, measured[len(measured) // 2] * 1000, group)
+    group = statistics.fmean(groups) if groups else 0.0
+    return Result(rate, statistics.median_high(measured) * 1000, group)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,9 +14,15 @@ import requests
 
 from tests.postgres import free_port
 
+ROOT = Path(__file__).resolve().parent.parent
 ROOT_TOKEN = "root-token-of-a-test-server"
 AUTHORITY = "vault-ca.pem"
 START_SECONDS = 120
+
+
+def policies(page: str) -> list[str]:
+    """The policies in a page of the docs or a configuration file, in order."""
+    return re.findall(r'(?:^path ".*\n)+', (ROOT / page).read_text(), re.MULTILINE)
 
 
 @contextlib.contextmanager

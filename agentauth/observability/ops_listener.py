@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from agentauth.middleware import take_any_host
 from agentauth.observability import health
 from agentauth.observability.metrics_page import page
-from agentauth.postgresql.base import answer_soon_here
+from agentauth.postgresql.base import use_short_timeouts_here
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
             health.SIGNS_NOTHING: True,
         }
         take_any_host(request)
-        answer_soon_here()
+        use_short_timeouts_here()
         try:
             self._send(view(request))
         except OSError:

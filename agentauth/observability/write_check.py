@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from django.db import OperationalError, connection, transaction
 
-from agentauth.postgresql.base import answer_soon_here
+from agentauth.postgresql.base import use_short_timeouts_here
 from agentauth.startup_checks import START
 from audit.db.role_rights import missing_rights
 
@@ -35,7 +35,7 @@ def try_to_write() -> None:
 
     Raises django.db errors or NotWritableError.
     """
-    answer_soon_here()
+    use_short_timeouts_here()
     try:
         role, missing = missing_rights(START.kind)
         if missing:

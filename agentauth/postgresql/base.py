@@ -1,8 +1,8 @@
 """Connections to PostgreSQL that do not wait for ever.
 
-Statement and lock timeouts are the server's. If the network swallows what is sent, or the server
-stands still, they end nothing, and TCP is content as long as the bytes are acknowledged: only a
-timeout on the client's side helps.
+The server enforces statement and lock timeouts. They do not help if the network drops packets or
+the server hangs, and TCP goes on waiting as long as the bytes are acknowledged. So the client needs
+a timeout of its own.
 """
 
 import select
@@ -15,14 +15,15 @@ from typing import Any, Final
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.postgresql import base
 from django.utils.asyncio import async_unsafe
-from psycopg import Connection, IsolationLevel, OperationalError
+from psycopg import Connection, Error, IsolationLevel, OperationalError
 from psycopg.abc import RV, PQGen
 from psycopg.errors import ConnectionTimeout
 from psycopg.pq import TransactionStatus
 
-# How often psycopg wakes up while it waits (s).
+# As psycopg's default: how often it wakes up to check for a signal or a closed socket (s).
 _INTERVAL: Final = 0.1
-_LIMITS: Final = {
+# For jobs and commands: no caller waits.
+_DEFAULT_OPTIONS: Final = {
     # A transaction left open by a client that was cut off holds its locks this long at most.
     "options": "-c statement_timeout=10000 -c lock_timeout=5000 -c "
     "idle_in_transaction_session_timeout=30000",
@@ -39,26 +40,28 @@ _LIMITS: Final = {
 SHORT_SECONDS: Final = 2
 # How much longer the client waits for the server's own timeout error.
 _SPARE_SECONDS: Final = 1
-# After this many unanswered calls in a row only one thread tries again, after a pause (s).
-_MOST_UNANSWERED: Final = 2
-_PAUSE_SECONDS: Final = 1
+# After this many timeouts in a row, the circuit opens.
+_TIMEOUTS_TO_OPEN: Final = 2
+# How long it stays open until one thread tries again (s).
+_OPEN_SECONDS: Final = 1
 
 
 def use_short_timeouts() -> None:
-    """From now on, a new connection of this process waits SHORT_SECONDS (and one more) at most.
+    """New connections of this process wait at most SHORT_SECONDS for each host.
 
-    Options in the database's URL win.
+    They wait at most SHORT_SECONDS + _SPARE_SECONDS for each answer. An option in the database's
+    URL replaces ours; `options` there replaces all of the server's timeouts, so repeat them in it.
     """
     settings = connections.settings[DEFAULT_DB_ALIAS]
     if settings["ENGINE"] == __package__:
-        settings["OPTIONS"] = DatabaseWrapper.limits(SHORT_SECONDS) | settings["OPTIONS"]
+        settings["OPTIONS"] = DatabaseWrapper.short_options(SHORT_SECONDS) | settings["OPTIONS"]
 
 
-def answer_soon_here() -> None:
-    """The same for this thread's connection alone, if it is not open yet."""
+def use_short_timeouts_here() -> None:
+    """As `use_short_timeouts`, for this thread's connection only. No effect while it is open."""
     here = connections[DEFAULT_DB_ALIAS]
     if here.settings_dict["ENGINE"] == __package__:
-        options = DatabaseWrapper.limits(SHORT_SECONDS) | here.settings_dict["OPTIONS"]
+        options = DatabaseWrapper.short_options(SHORT_SECONDS) | here.settings_dict["OPTIONS"]
         here.settings_dict = here.settings_dict | {"OPTIONS": options}
 
 
@@ -75,22 +78,24 @@ class SilenceBreaker:
 
         One thread may try now and then.
         """
-        if self._unanswered < _MOST_UNANSWERED:
+        if self._unanswered < _TIMEOUTS_TO_OPEN:
             return
         with self._lock:
             now = time.monotonic()
             if now < self._until:
                 raise OperationalError("the database did not answer a moment ago")
+            # As long as an attempt with short timeouts at one host takes. With more hosts, or with
+            # _DEFAULT_OPTIONS, a second thread may try meanwhile.
             self._until = now + SHORT_SECONDS + _SPARE_SECONDS
 
     def record_timeout(self) -> None:
         """Record a wait without an answer."""
         with self._lock:
             self._unanswered += 1
-            self._until = time.monotonic() + _PAUSE_SECONDS
+            self._until = time.monotonic() + _OPEN_SECONDS
 
     def record_answer(self) -> None:
-        """Record an answer, even an error. Costs next to nothing: it runs after every answer."""
+        """Record an answer, even an error. It runs after every answer, so it takes no lock."""
         self._unanswered = 0
 
 
@@ -111,9 +116,12 @@ class BoundedConnection(Connection[Any]):
             return super().wait(gen, interval, timeout)
         try:
             answer = super().wait(gen, interval, self.answer_seconds)
-        except OperationalError as error:
-            if (
-                error.sqlstate is None
+        except Error as error:
+            if error.sqlstate is not None:
+                # The server's own error.
+                SILENCE.record_answer()
+            elif (
+                isinstance(error, OperationalError)
                 and self.pgconn.transaction_status == TransactionStatus.ACTIVE
             ):
                 # Close it: the late answer would be read as that of the next statement.
@@ -129,17 +137,17 @@ class DatabaseWrapper(base.DatabaseWrapper):
     """Django's, with time limits that options may change. `answer_seconds` is our own option."""
 
     @staticmethod
-    def limits(seconds: int) -> dict[str, Any]:
-        """Options of a connection whose statements, and sent data, take `seconds` at most.
+    def short_options(seconds: int) -> dict[str, Any]:
+        """Options for processes that answer requests.
 
-        For processes that answer requests.
+        A statement, and sent data that is not acknowledged, wait at most `seconds`.
         """
         milliseconds = seconds * 1000
         return {
             "connect_timeout": SHORT_SECONDS,
-            # The lock timeout comes first: its error says what was waited for while the caller
-            # waits. A call waits as long for another with its Idempotency-Key (docs/protocol.md
-            # section 0).
+            # The lock timeout is shorter than the statement timeout, so that the error names the
+            # lock. A call waits equally long for another call with its Idempotency-Key
+            # (docs/protocol.md section 0).
             "options": (
                 f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds * 4 // 5}"
                 " -c idle_in_transaction_session_timeout=30000"
@@ -157,7 +165,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         }
 
     def get_connection_params(self) -> dict[str, Any]:
-        return _LIMITS | super().get_connection_params()
+        return _DEFAULT_OPTIONS | super().get_connection_params()
 
     @async_unsafe
     def get_new_connection(self, conn_params: dict[str, Any]) -> BoundedConnection:
@@ -189,9 +197,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """
         if self.queries_logged or self.execute_wrappers:
             # Query logging or a wrapper is active: it must see this statement like any other.
-            with self.cursor() as heard:
-                heard.execute(sql, values)
-                return (heard.fetchall() if heard.description else []), heard.rowcount
+            with self.cursor() as cursor:
+                cursor.execute(sql, values)
+                return (cursor.fetchall() if cursor.description else []), cursor.rowcount
         self._be_ready()
         with self.wrap_database_errors:
             (cursor,) = self._cursors(1)
@@ -203,7 +211,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
     ) -> list[tuple[list[tuple[Any, ...]], int]]:
         """`run_prepared` for each, all sent before the first answer is awaited.
 
-        Raises the error of the first that failed; those after it were not executed.
+        Raises the error of the first that failed; those after it were not executed. Call it in a
+        transaction: in autocommit, it depends on query logging whether those before it stay.
         """
         if len(statements) == 1 or self.queries_logged or self.execute_wrappers:
             return [self.run_prepared(*each) for each in statements]
@@ -229,19 +238,20 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return kept[:count]
 
     def is_usable(self) -> bool:
-        """Whether nothing shows that it is lost. Django would ask the server, at every request.
+        """Whether the connection still seems usable.
 
-        On an idle connection the server sends nothing but its goodbye, and if the network is
-        broken, keepalives find out and hang up. After an error that was not the data's another
-        connection is used: what was prepared on this one may no longer fit.
+        Django's own check would query the server at every request. An idle connection becomes
+        readable only when the server closes it, or sends a notice before it does; if the network is
+        broken, keepalives close it. After any error but a DataError or IntegrityError, say no: what
+        is prepared on this connection may no longer fit the schema.
         """
         if self.errors_occurred:
             return False
         try:
-            heard = select.poll()
-            heard.register(self.connection.pgconn.socket, select.POLLIN)
-            while heard.poll(0):
-                # A notice is no goodbye; the end raises.
+            poller = select.poll()
+            poller.register(self.connection.pgconn.socket, select.POLLIN)
+            while poller.poll(0):
+                # A notice alone is not the end; at the end this raises.
                 self.connection.pgconn.consume_input()
         except OperationalError:
             return False

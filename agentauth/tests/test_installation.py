@@ -246,25 +246,28 @@ def our_commands() -> dict[str, JsonCommand]:
     return found
 
 
-# They only read, manage roles, or check for themselves whether the database is held.
+# They only read, manage roles, record settings, or run commands that check.
 FREE = {
     "check_keys",
-    "close_log",
-    "continue_after_restore",
     "grant_serving_role",
     "grant_verifier_role",
-    # It runs those of the others that are guarded.
     "init_production",
     "make_subject_key",
+    "record_settings",
     "verify_audit",
 }
-# They fix what keeps the other commands from running.
-MENDING = {"move_audit_store", "record_settings", "seal_rows"}
+# They make the settings agree.
+WITH_ANY_SETTINGS = {"move_audit_store", "seal_rows"}
+# They begin and end a hold.
+DESPITE_HOLD = {"close_log", "continue_after_restore"}
 
 
-def test_all_commands_but_those_that_look_or_mend_are_guarded() -> None:
-    assert {name for name, command in our_commands().items() if not command.guarded} == FREE
-    assert {name for name, command in our_commands().items() if command.mends} == MENDING
+def test_all_commands_but_those_that_look_or_repair_are_checked() -> None:
+    commands = our_commands().items()
+    assert {
+        name for name, command in commands if not command.checks_settings
+    } == FREE | WITH_ANY_SETTINGS
+    assert {name for name, command in commands if not command.checks_hold} == FREE | DESPITE_HOLD
 
 
 def test_SA_14_a_command_with_another_setting_does_nothing(now: datetime, settings: Any) -> None:
@@ -276,10 +279,27 @@ def test_SA_14_a_command_with_another_setting_does_nothing(now: datetime, settin
     assert Event.objects.count() == before
 
 
+def test_SA_14_a_restore_is_not_continued_with_another_setting(
+    now: datetime, settings: Any
+) -> None:
+    """With another store it would not know what was revoked; with another SECRET_KEY, no other
+    process could use the log's new key."""
+    record(now)
+    row, _ = read_or_create_row()
+    Home.objects.filter(pk=row.pk).update(held_at=now, held_because="It was set back.")
+    settings.REDIS_URL = "redis://new:6379"
+    for command in ("close_log", "continue_after_restore"):
+        with pytest.raises(CommandError, match=r"Nothing was done: REDIS_URL of this process"):
+            call_command(command, "--operator", "ada", "--yes")
+    call_command("record_settings", "--change", "REDIS_URL")
+    assert disagreement(Installation.objects.get().fingerprint) is None
+    assert Home.objects.get().held_at == now
+
+
 def test_SA_13_a_command_on_a_held_database_does_nothing(now: datetime) -> None:
     row, _ = read_or_create_row()
     Home.objects.filter(pk=row.pk).update(held_at=now, held_because="It was set back.")
-    for command in (["seal_audit"], ["record_settings"], ["move_audit_store", "--lost"]):
+    for command in (["seal_audit"], ["seal_rows"], ["move_audit_store", "--lost"]):
         with pytest.raises(
             CommandError, match=r"Nothing was done: held since .* continue_after_restore"
         ):

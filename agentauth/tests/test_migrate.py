@@ -31,4 +31,5 @@ def test_it_waits_for_a_lock_for_less_time_than_callers_do(tmp_path: Path) -> No
     def lock_timeout(options: str) -> int:
         return int(options.partition("lock_timeout=")[2].split()[0])
 
-    assert lock_timeout(told) < lock_timeout(DatabaseWrapper.limits(SHORT_SECONDS)["options"])
+    short = DatabaseWrapper.short_options(SHORT_SECONDS)
+    assert lock_timeout(told) < lock_timeout(short["options"])

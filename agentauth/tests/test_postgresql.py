@@ -113,7 +113,7 @@ def test_RF_4_after_two_unanswered_calls_only_one_caller_tries_again(
     far: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As long as this machine may need; the test ends the pause below.
-    monkeypatch.setattr(base, "_PAUSE_SECONDS", 600)
+    monkeypatch.setattr(base, "_OPEN_SECONDS", 600)
     monkeypatch.setattr(base, "_SPARE_SECONDS", 600)
 
     def waits() -> bool:
@@ -144,6 +144,19 @@ def test_RF_4_one_timeout_among_answered_queries_is_not_an_outage(far: FaultProx
         SILENCE.record_timeout()
         connections[DEFAULT_DB_ALIAS].close()
         assert ask("SELECT 1") == 1
+
+
+@pytest.mark.postgres
+def test_RF_4_error_of_a_statement_is_an_answer(
+    far: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_OPEN_SECONDS", 600)
+    assert ask("SELECT 1") == 1
+    for _ in range(2):
+        SILENCE.record_timeout()
+    with pytest.raises(DataError):
+        ask("SELECT 1 / 0")
+    SILENCE.check()
 
 
 def test_RF_4_web_processes_wait_for_two_seconds_and_one_more() -> None:

@@ -25,15 +25,16 @@ from registry.services.agent_claims import find_claim
 @require_safe
 @require_sign_in
 def page(request: HttpRequest, secret: str) -> HttpResponse:
-    agent = find_claim(secret, now=timezone.now())
-    shown = agent_claiming.claim_page(agent, human_of(request), now=timezone.now())
+    now = timezone.now()
+    agent = find_claim(secret, now=now)
+    drawn_page = agent_claiming.claim_page(agent, human_of(request), now=now)
     context = {
         "agent": agent,
         "grant": _grant(request),
         "kinds": describe_kinds(agent),
-        "warnings": shown.shown["likenesses"],
-        "lines": shown.shown["text"].splitlines(),
-        "drawn": drawn_token(shown, now=timezone.now()),
+        "warnings": drawn_page.shown["likenesses"],
+        "lines": drawn_page.shown["text"].splitlines(),
+        "drawn": drawn_token(drawn_page, now=now),
     }
     return render(request, "claim.html", context)
 

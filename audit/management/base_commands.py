@@ -31,18 +31,21 @@ def _operator_message(error: AgentAuthError) -> str:
 class JsonCommand(BaseCommand):
     """A command that calls one service and prints its result."""
 
-    # Commands that may run on any database set `guarded` to False and skip COMMAND_GUARD. A command
-    # that repairs what the guard refuses sets `mends`: then only a held database stops it.
-    guarded = True
-    mends = False
+    # What COMMAND_GUARD refuses. A command that repairs one of them, or may run on any database,
+    # switches that check off: another release or other settings than the installation's, and a
+    # database that was set back.
+    checks_settings = True
+    checks_hold = True
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            if self.guarded:
-                import_string(settings.COMMAND_GUARD)(mends=self.mends)
+            if self.checks_settings or self.checks_hold:
+                import_string(settings.COMMAND_GUARD)(
+                    check_settings=self.checks_settings, check_hold=self.checks_hold
+                )
             result = self.act(**options)
             lines = [json.dumps(result)] if options["json"] else list(self.lines(result, options))
         except AgentAuthError as error:
@@ -102,9 +105,14 @@ class OperatorCommand(JsonCommand):
 
 
 def operator_of(options: Mapping[str, Any]) -> Actor:
-    """The actor of the events of an OperatorCommand. Raises CommandError for an invalid name.
+    """The actor of the events of an OperatorCommand. Raises CommandError for an invalid name."""
+    return Actor("system", f"command:{operator_name(options)}")
 
-    The name is not authenticated: a shell user could give another one, or write to the database.
+
+def operator_name(options: Mapping[str, Any]) -> str:
+    """The name in `--operator`, or the user's. Raises CommandError if it is invalid.
+
+    It is not authenticated: a shell user could give another one, or write to the database.
     """
     given = options["operator"]
     name = (_user() if given is None else given).strip()
@@ -113,7 +121,7 @@ def operator_of(options: Mapping[str, Any]) -> Actor:
             f"--operator must be the name of the person who decides, 1 to {_MAX_OPERATOR} "
             "characters on one line."
         )
-    return Actor("system", f"command:{name}")
+    return name
 
 
 def _user() -> str:

@@ -21,7 +21,7 @@ SHOWN = r"x\x1b]0;t\x07\x1b[8m\u{9b}2J\x7f\n\r\u{202e}gpj\u{200b}\u{2028}\u{e000
 class Shows(JsonCommand):
     """A command like ours, about a row with a hostile name."""
 
-    guarded = False
+    checks_settings = checks_hold = False
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         self.agrees(f"About {HOSTILE}.", f"End {HOSTILE}?")

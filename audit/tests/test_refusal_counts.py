@@ -1,11 +1,16 @@
-"""Refusals are recorded one by one; in an anonymous flood they are counted, then summarised."""
+"""Refusals are recorded one by one; in a flood, those of anonymous callers, and batched ones of any
+caller, are counted and then summarised."""
 
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import connection
+from django.db import OperationalError
 
-from agentauth.protocol.errors import InvalidProofError, InvalidRequestError
+from agentauth.protocol.errors import (
+    InvalidProofError,
+    InvalidRequestError,
+    TemporarilyUnavailableError,
+)
 from audit import kinds
 from audit.log.refusal_counts import RECORDED_PER_MINUTE, Batches, summarise_refusals
 from audit.models import Event, RefusalCount
@@ -17,6 +22,7 @@ MINUTE = datetime(2026, 11, 25, 9, 30, tzinfo=UTC)
 ANONYMOUS = Actor("anonymous", "", "request-1")
 AGENT = Actor("agent", "0192f1c8-0000-7000-8000-000000000001", "request-1")
 OVER = 5
+ROUTES = ("POST v1/agents", "POST v1/tokens")
 
 
 def _refuse(
@@ -58,12 +64,14 @@ def test_a_refusal_without_a_finer_reason_carries_its_code() -> None:
     assert Event.objects.get().reason == "invalid_request"
 
 
-def test_a_refusal_is_recorded_in_a_transaction_of_its_own() -> None:
-    # pytest has a transaction open; one more level shows that the service opened its own.
-    before = len(connection.savepoint_ids)
-    _refuse(1, actor=AGENT)
-    assert len(connection.savepoint_ids) == before
-    assert Event.objects.count() == 1
+def test_refusal_that_cannot_be_recorded_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(**_: object) -> None:
+        raise OperationalError("disk full")
+
+    monkeypatch.setattr("audit.services.record", failing)
+    with pytest.raises(TemporarilyUnavailableError):
+        _refuse(1)
+    assert not RefusalCount.objects.exists()
 
 
 def test_SA_6_an_anonymous_flood_leaves_ten_events_a_minute() -> None:
@@ -104,13 +112,13 @@ def test_what_was_suppressed_becomes_one_event_once_the_minute_is_over() -> None
     assert verify_log().tree_size == RECORDED_PER_MINUTE + 1
 
 
-def test_a_refusal_counted_while_floods_are_summed_up_is_not_lost() -> None:
+def test_a_refusal_counted_while_summarising_is_not_lost() -> None:
     """It was refused before the end of the minute and counted later, so its row stays."""
-    for route in ("POST v1/agents", "POST v1/tokens"):
+    for route in ROUTES:
         _refuse(RECORDED_PER_MINUTE + OVER, route=route)
     floods = summarise_refusals(now=MINUTE + timedelta(minutes=1))
     first = next(floods)
-    _refuse(1, route=({"POST v1/agents", "POST v1/tokens"} - {first.route}).pop())
+    _refuse(1, route=next(route for route in ROUTES if route != first.route))
     assert list(floods) == []
     (late,) = summarise_refusals(now=MINUTE + timedelta(minutes=1))
     assert (first.count, late.count) == (OVER, OVER + 1)
@@ -123,11 +131,14 @@ def test_a_minute_within_its_allowance_leaves_no_summary() -> None:
     assert not RefusalCount.objects.exists()
 
 
-def test_a_long_route_is_counted_by_its_beginning() -> None:
-    assert _refuse(RECORDED_PER_MINUTE + OVER, route="GET " + "x" * 500) == RECORDED_PER_MINUTE
+def test_routes_with_the_same_128_first_characters_share_a_count() -> None:
+    route = "GET " + "x" * 500
+    assert _refuse(RECORDED_PER_MINUTE, route=route) == RECORDED_PER_MINUTE
+    assert _refuse(1, route=f"{route}y") == 0
+    assert RefusalCount.objects.get().route == route[:128]
 
 
-def test_a_batch_writes_at_once_then_at_its_pace_and_loses_none() -> None:
+def test_a_key_is_written_at_once_then_once_a_second_with_what_waited() -> None:
     batches = Batches(seconds=1)
     assert [batches.add("a", now=now) for now in (5.0, 5.1, 5.9, 6.0, 6.5, 9.0)] == [
         1,
@@ -140,7 +151,7 @@ def test_a_batch_writes_at_once_then_at_its_pace_and_loses_none() -> None:
     assert batches.add("b", now=5.2) == 1
 
 
-def test_a_refusal_that_is_held_is_in_the_next_that_is_written() -> None:
+def test_a_held_refusal_is_counted_in_the_next_write() -> None:
     batches = Batches(seconds=1)
     assert not batches.hold("a", now=5.0)
     assert batches.add("a", now=5.0) == 1
@@ -154,12 +165,15 @@ def test_a_batch_forgets_keys_that_may_be_written_again(monkeypatch: pytest.Monk
     for number in range(100):
         for later in (0, 0.1):
             batches.add(str(number), now=number + later)
+    # The refusals that waited are then in no event; the metrics count them.
     assert len(batches._next_at) <= 11
     assert len(batches._waiting) <= 11
 
 
-def test_U4_refusal_event_for_many_carries_the_count_for_any_caller() -> None:
+def test_refusals_that_stand_for_many_share_the_allowance() -> None:
+    """Also those of a known caller."""
     assert _refuse(RECORDED_PER_MINUTE, actor=AGENT, stands_for=3) == RECORDED_PER_MINUTE
     assert {event.data["count"] for event in Event.objects.all()} == {3}
     assert _refuse(1, actor=AGENT, stands_for=7) == 0
+    # A recorded event counts as one, whatever it stands for. So the summary will say 7.
     assert RefusalCount.objects.get().count == RECORDED_PER_MINUTE + 7

@@ -31,7 +31,7 @@ initialize "registry" {
     path      = "sys/policies/acl/agentauth"
     data = {
       policy = <<EOT
-path "transit/keys/agentauth-*" { capabilities = ["create", "update", "read"] }
+path "transit/keys/+" { capabilities = ["update", "read"] }
 path "transit/sign/agentauth-*" { capabilities = ["update"] }
 EOT
     }

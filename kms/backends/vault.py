@@ -92,13 +92,12 @@ class _TransitKey:
         found = transit.read_key(name=self._name, mount_point=self._mount)["data"]
         if found["exportable"] or found["allow_plaintext_backup"]:
             raise BackendError(f"The key {self._name} can be exported, or backed up in plaintext.")
+        if found["type"] not in _TYPES.values():
+            raise BackendError(f"The key {self._name} must be Ed25519 or P-256.")
         text = found["keys"][str(_VERSION)]["public_key"]
         if found["type"] == _TYPES["EdDSA"]:
             return ed25519_public_key(base64.b64decode(text, validate=True))
-        public = der.public_key(text.encode())
-        if found["type"] != _TYPES[public.alg]:
-            raise BackendError(f"The key {self._name} must be Ed25519 or P-256.")
-        return public
+        return der.public_key(text.encode())
 
     def _request_signature(self, transit: Any, message: bytes, alg: Algorithm) -> bytes:
         if alg == "EdDSA":

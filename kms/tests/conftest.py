@@ -9,6 +9,7 @@ from pytest_django.fixtures import Settings
 from kms.backends import awskms, backend_calls
 from kms.backends import gcpkms as gcpkms_backend
 from kms.backends import pkcs11 as pkcs11_backend
+from kms.tests import fake_vault as fake
 from tests import gcp_kms, ministack, openbao, softhsm
 
 
@@ -38,6 +39,16 @@ def vault(settings: Settings, openbao_url: str) -> str:
     settings.KEY_BACKEND = "vault"
     settings.VAULT = {"ADDR": openbao_url, "TOKEN": openbao.ROOT_TOKEN}
     return openbao_url
+
+
+@pytest.fixture
+def fake_vault(settings: Settings) -> Iterator[type[fake.FakeVault]]:
+    """Configure a fake server; return its handler, which the test may change."""
+    handler = type("Handler", (fake.FakeVault,), {})
+    with fake.serving(handler) as url:
+        settings.KEY_BACKEND = "vault"
+        settings.VAULT = {"ADDR": url, "TOKEN": "token"}
+        yield handler
 
 
 @pytest.fixture(scope="session")

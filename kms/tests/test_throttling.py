@@ -11,9 +11,8 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.services import SYSTEM
 from kms.backends import backend_calls, create
 from kms.services import rotate_key, signer
-from kms.tests import fake_awskms, test_vault_backend
-from kms.tests.test_vault_backend import _Liar
-from kms.tests.test_vault_backend import liar as liar  # noqa: PLC0414 — a fixture
+from kms.tests import fake_awskms
+from kms.tests.fake_vault import KEY, URI, FakeVault, encode_signature
 from tests import gcp_kms
 
 pytestmark = pytest.mark.django_db
@@ -57,15 +56,15 @@ def gcpkms_service(gcpkms: gcp_kms.Service) -> Service:
 
 
 @pytest.fixture
-def vault_service(liar: type[_Liar]) -> Service:
+def vault_service(fake_vault: type[FakeVault]) -> Service:
     asked: list[str] = []
-    sign = liar.do_POST
+    sign = fake_vault.do_POST
 
-    def counted(self: _Liar) -> None:
+    def counted(self: FakeVault) -> None:
         asked.append(self.path)
         sign(self)
 
-    def too_many(self: _Liar) -> None:
+    def too_many(self: FakeVault) -> None:
         asked.append(self.path)
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(429)
@@ -73,13 +72,11 @@ def vault_service(liar: type[_Liar]) -> Service:
         self.end_headers()
 
     def throttle(on: bool) -> None:
-        liar.do_POST = liar.do_PUT = too_many if on else counted  # type: ignore[method-assign]
+        fake_vault.do_POST = too_many if on else counted  # type: ignore[method-assign]
 
-    liar.signature = staticmethod(
-        lambda message: test_vault_backend._encoded(test_vault_backend.KEY.sign(message))
-    )
+    fake_vault.signature = staticmethod(lambda message: encode_signature(KEY.sign(message)))
     throttle(False)
-    return Service(test_vault_backend.URI, lambda: len(asked), throttle)
+    return Service(URI, lambda: len(asked), throttle)
 
 
 @pytest.mark.parametrize("home", ["awskms", "gcpkms", "vault"])

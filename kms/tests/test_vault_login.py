@@ -1,6 +1,6 @@
 """How the `vault:` backend gets its token: by AppRole and as a pod, on a real server over TLS.
 
-The policy allows signing only.
+The policy is the one of docs/keys/vault.md that allows reading and signing only.
 """
 
 import json
@@ -29,10 +29,6 @@ from kms.backends import vault as backend
 from tests import openbao
 
 ROOT = Path(__file__).resolve().parents[2]
-SIGN_ONLY = """
-path "transit/keys/agentauth-*" { capabilities = ["read"] }
-path "transit/sign/agentauth-*" { capabilities = ["update"] }
-"""
 
 
 class _Cluster(BaseHTTPRequestHandler):
@@ -76,7 +72,7 @@ def root(place: tuple[str, Path], cluster: str) -> Any:
     """The server's operator, with a policy and logins set up."""
     url, authority = place
     root: Any = hvac.Client(url=url, token=openbao.ROOT_TOKEN, verify=str(authority))
-    root.sys.create_or_update_policy("agentauth", SIGN_ONLY)
+    root.sys.create_or_update_policy("agentauth", openbao.policies("docs/keys/vault.md")[0])
     root.sys.enable_auth_method("approle")
     root.auth.approle.create_or_update_approle(
         "agentauth", token_policies=["agentauth"], token_ttl="1h"

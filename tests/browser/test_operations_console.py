@@ -148,7 +148,7 @@ def test_an_owner_makes_another_owner_an_approver_without_a_mouse(
     expect(second.get_by_role("button", name="Sign in with passkey")).to_be_visible()
     steps.sign_in(second, registry)
     second.goto(registry.url + "/admin/")
-    expect(second.get_by_text("Reads requests and grants.")).to_be_visible()
+    expect(second.get_by_text("Reads requests, grants, agents")).to_be_visible()
     expect(second.get_by_role("link", name="What you may decide now")).to_be_visible()
     for name in ("Invite a human", "Humans", "Events"):
         expect(second.get_by_role("link", name=name, exact=True)).to_have_count(0)

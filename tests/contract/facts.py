@@ -204,4 +204,4 @@ assert (timedelta(hours=1), timedelta(hours=1)) == (
 assert timedelta(days=7) == UNCLAIMED_KEPT_FOR
 # One limit for waiting on an Idempotency-Key, at the native API and at verify.
 _LOCK_MS: Final = round(group_commit._PATIENCE_SECONDS * 1000)
-assert f"-c lock_timeout={_LOCK_MS} " in DatabaseWrapper.limits(SHORT_SECONDS)["options"]
+assert f"-c lock_timeout={_LOCK_MS} " in DatabaseWrapper.short_options(SHORT_SECONDS)["options"]

@@ -16,7 +16,8 @@ def use_own_connection(name: str, *, wait_seconds: float | None = None) -> None:
     """
     own: Any = connections[DEFAULT_DB_ALIAS].copy()
     if own.vendor == "postgresql":
-        own.settings_dict["OPTIONS"] |= {"application_name": name} | own.limits(STATEMENT_SECONDS)
+        short = own.short_options(STATEMENT_SECONDS)
+        own.settings_dict["OPTIONS"] |= {"application_name": name} | short
         if wait_seconds is not None:
             own.settings_dict["OPTIONS"]["options"] += (
                 f" -c lock_timeout={round(wait_seconds * 1000)}"

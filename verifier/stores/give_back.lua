@@ -1,6 +1,6 @@
 #!lua
 -- Undoes what `hold` took from a rate, only so far that no later decision would differ; in doubt,
--- too little. Arguments and answer: verifier/stores/scripts.py.
+-- too little. Arguments and answer: verifier/stores/lua_scripts.py.
 local interval, taken, before, now = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then

@@ -1,6 +1,6 @@
 #!lua
 -- One verification: checks the proof and the rate, and writes the event of the outcome. All or
--- nothing. Arguments and answer: verifier/stores/scripts.py. Everything that can fail comes before
+-- nothing. Arguments and answer: verifier/stores/lua_scripts.py. Everything that can fail comes before
 -- the first write.
 local call, keys, args = redis.call, KEYS, ARGV
 local epoch, ttl, mode, now = args[1], tonumber(args[2]), args[3], tonumber(args[4])
@@ -21,7 +21,7 @@ if written and call('XLEN', keys[4]) >= bound then
   return {4, false, 0, 0, false}
 end
 -- The same call again: it gets its kept answer; a hold is judged again with the use it reserved.
-local before, after, set_aside, since, again = false, false, nil, args[4], false
+local before, after, reserved, since, again = false, false, nil, args[4], false
 local first = mine and call('GET', keys[2])
 if first and string.sub(first, 1, #mine) == mine then
   local kept = string.sub(first, #mine + 1)
@@ -37,10 +37,10 @@ if first and string.sub(first, 1, #mine) == mine then
     return {7, false, 0, 0, false}
   else
     local was
-    since, was, set_aside = string.match(kept, '^(%d+) ?(%d*) ?(%d*)$')
-    set_aside = tonumber(set_aside)
+    since, was, reserved = string.match(kept, '^(%d+) ?(%d*) ?(%d*)$')
+    reserved = tonumber(reserved)
     if now - since < tonumber(args[15]) then
-      again, before, after = true, set_aside and tonumber(was) or false, set_aside or false
+      again, before, after = true, reserved and tonumber(was) or false, reserved or false
     elseif now - since < tonumber(args[16]) then
       return {5, false, 0, 0, false}
     end
@@ -60,7 +60,7 @@ if not fresh then
   code, letter = 1, 'r'
 elseif mode == 'no' then
   letter = 'v'
-elseif interval > 0 and not set_aside then
+elseif interval > 0 and not reserved then
   -- A lost rate counts as used up, and one from an earlier epoch may have been used elsewhere
   -- since: so a new epoch starts without a burst.
   local held = tonumber(known[2])

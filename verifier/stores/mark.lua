@@ -1,6 +1,6 @@
 #!lua
 -- Begins an epoch in one shard. Idempotent, so a call that arrives late does no harm.
--- Arguments and answer: verifier/stores/scripts.py.
+-- Arguments and answer: verifier/stores/lua_scripts.py.
 local held, epoch = redis.call('GET', KEYS[1]), ARGV[1]
 if held and tonumber(held) > tonumber(epoch) then
   return {3, false, 0, tonumber(held), false}

@@ -1,6 +1,6 @@
 #!lua
 -- Writes the event of a refusal that needs nothing else written.
--- Arguments and answer: verifier/stores/scripts.py.
+-- Arguments and answer: verifier/stores/lua_scripts.py.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return {3, false, 0, 0, false}
 end

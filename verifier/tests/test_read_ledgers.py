@@ -78,7 +78,7 @@ def test_a_decision_reads_no_request_of_the_agent() -> None:
 def use_options_of_requests() -> None:
     """For this transaction, the server's settings of a connection that answers requests."""
     own: Any = connection
-    options = str(own.limits(STATEMENT_SECONDS)["options"])
+    options = str(own.short_options(STATEMENT_SECONDS)["options"])
     for name, value in re.findall(r"-c (\w+)=(\w+)", options):
         select("SELECT set_config(%s, %s, true)", name, value)
 

@@ -31,8 +31,8 @@ from verifier.services.host_clock_check import clock_problem
 
 class Command(JsonCommand):
     help = "Check the services, migrate, grant rights, record the settings and make the keys."
-    # Of the commands that it runs, those that need a guard have one.
-    guarded = False
+    # The commands that it runs check what they need.
+    checks_settings = checks_hold = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

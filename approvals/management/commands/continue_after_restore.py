@@ -9,20 +9,19 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from approvals.services.continue_after_restore import continue_after_restore
-from audit.management.base_commands import OPERATOR, JsonCommand
+from audit.management.base_commands import OPERATOR, JsonCommand, operator_name
 
-_QUESTION = (
-    (
-        "Sessions and codes end, requests are withdrawn, and every grant waits until its person "
-        "signs again."
-    ),
-    "Events after the backup are lost to this registry. This cannot be undone. Continue?",
+_CONSEQUENCES = (
+    "Sessions and codes end, requests are withdrawn, and every grant is suspended until its person "
+    "signs again or, if the log was closed, an administrator releases it."
 )
+_QUESTION = "This registry loses all events after the backup. This cannot be undone. Continue?"
 
 
 class Command(JsonCommand):
     help = "Continue with a database that was restored from a backup. Read docs/restore.md first."
-    guarded = False
+    # A held database stops the other commands, and this one ends the hold.
+    checks_hold = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -39,17 +38,13 @@ class Command(JsonCommand):
         )
 
     def act(self, **options: Any) -> Mapping[str, Any]:
-        if not options["operator"].strip():
-            raise CommandError(
-                "--operator is empty: give the name of the person who decides. It is recorded "
-                "in the log."
-            )
-        if not options["yes"] and not self.agrees(*_QUESTION):
+        operator = operator_name(options)
+        if not options["yes"] and not self.agrees(_CONSEQUENCES, _QUESTION):
             raise CommandError(
                 "Nothing was changed, because the answer was not yes. Answer yes, or pass --yes."
             )
         done = continue_after_restore(
-            operator=options["operator"],
+            operator=operator,
             undetected=options["undetected"],
             actor=OPERATOR,
             now=timezone.now(),
@@ -59,11 +54,12 @@ class Command(JsonCommand):
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"The log continues as {result['log']} after {result['size']} events. "
-            f"{result['suspended']} grants wait for a new"
-            f" signature, {result['withdrawn']} requests were withdrawn, "
-            f"{result['ended_again']} endings were repeated."
+            f"{result['suspended']} grants are suspended, {result['withdrawn']} requests were "
+            f"withdrawn, {result['ended_again']} revocations and other endings after the backup "
+            "were applied again."
         )
         yield (
-            f"The verifier decides again in about ten seconds. Run `{settings.COMMAND} "
-            "verify_audit --full` now."
+            "Verifiers decide again in about ten seconds. Next, an owner of the registry signs the "
+            f"new log on /admin/. Then run `{settings.COMMAND} verify_audit --full`: it names the "
+            "break where the backup ended, and exits with 1."
         )

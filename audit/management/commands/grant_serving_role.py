@@ -19,7 +19,7 @@ class Command(JsonCommand):
         "Grant the role in DATABASE_URL the rights to serve; run with DATABASE_OWNER_URL, after "
         "migrate."
     )
-    guarded = False
+    checks_settings = checks_hold = False
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         role = unquote(urlsplit(settings.DATABASE_URL).username or "")

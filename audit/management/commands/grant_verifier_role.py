@@ -17,7 +17,7 @@ class Command(JsonCommand):
         "Grant ROLE the rights of the verifier's processes; run with DATABASE_OWNER_URL, after "
         "migrate."
     )
-    guarded = False
+    checks_settings = checks_hold = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

@@ -18,7 +18,7 @@ class Command(JsonCommand):
     )
     # After AUDIT_STORE changed, the history check fails until this has run. It checks both stores
     # itself.
-    mends = True
+    checks_settings = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

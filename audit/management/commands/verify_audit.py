@@ -51,7 +51,7 @@ class Command(JsonCommand):
         "Verify the audit log, the grants by their receipts, and other rows by their seals; exit "
         "1 and name what was changed."
     )
-    guarded = False
+    checks_settings = checks_hold = False
     whole = False
     remark = ""
     unaccepted: list[str] = []

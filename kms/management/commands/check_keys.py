@@ -13,7 +13,7 @@ class Command(JsonCommand):
         "Ask the key backend of each key in use for its public key and a signature; exit 1 and "
         "say what is wrong."
     )
-    guarded = False
+    checks_settings = checks_hold = False
     ok = False
 
     def handle(self, *args: Any, **options: Any) -> None:

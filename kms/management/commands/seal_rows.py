@@ -16,7 +16,7 @@ class Command(OperatorCommand):
         "Seal the rows that grant a right. From then on, rows that this registry did not write "
         "grant nothing."
     )
-    mends = True
+    checks_settings = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

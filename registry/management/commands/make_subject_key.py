@@ -21,7 +21,7 @@ class Command(JsonCommand):
         "Write a new subject key to FILE, which must not exist. Prints the versions only, never a "
         "key."
     )
-    guarded = False
+    checks_settings = checks_hold = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

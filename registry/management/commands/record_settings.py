@@ -12,7 +12,9 @@ from registry.services.settings_agreement import fingerprint, record_settings
 
 class Command(JsonCommand):
     help = "Record the settings that all processes must share, from this environment."
-    mends = True
+    # A held database may need it first, as when Redis was lost too and the new one has another
+    # address. The event is numbered in the log that continues.
+    checks_settings = checks_hold = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from audit.management.base_commands import OPERATOR, JsonCommand
+from audit.management.base_commands import OPERATOR, JsonCommand, operator_name
 from verifier.services.closing_before_restore import close_history
 
 _QUESTION = (
@@ -20,9 +20,8 @@ _QUESTION = (
 
 class Command(JsonCommand):
     help = "Close this database before a planned restore. Read docs/restore.md first."
-    # COMMAND_GUARD refuses a held database. This command holds it, and must be able to run again
-    # after a failure.
-    guarded = False
+    # This command holds the database, and must be able to run again after a failure.
+    checks_hold = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         super().add_arguments(parser)
@@ -34,18 +33,12 @@ class Command(JsonCommand):
         parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
     def act(self, **options: Any) -> Mapping[str, Any]:
-        if not options["operator"].strip():
-            raise CommandError(
-                "--operator is empty: give the name of the person who decides. It is recorded "
-                "in the log."
-            )
+        operator = operator_name(options)
         if not options["yes"] and not self.agrees(_QUESTION):
             raise CommandError(
                 "Nothing was changed, because the answer was not yes. Answer yes, or pass --yes."
             )
-        return {
-            "size": close_history(operator=options["operator"], actor=OPERATOR, now=timezone.now())
-        }
+        return {"size": close_history(operator=operator, actor=OPERATOR, now=timezone.now())}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield (
