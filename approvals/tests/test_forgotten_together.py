@@ -184,11 +184,12 @@ def test_OG_28_a_deletion_while_the_archive_writes_leaves_it_whole(
 def test_the_serving_role_has_the_rights_to_forget_a_person(
     admin: Person, store: Path, now: datetime
 ) -> None:
+    execute('CREATE ROLE "serving role" LOGIN')
+    # First: it locks the log's table, which another thread could hold while it waits for our rows.
+    grant_serving_role("serving role")
     planted = Planted(now)
     words.live(planted, admin)
     human = planted.person.human
-    execute('CREATE ROLE "serving role" LOGIN')
-    grant_serving_role("serving role")
     execute('SET ROLE "serving role"')
     delete_human(human=human, actor=TESTER, now=now)
     assert expire_everything(now=now)["people"] == 1
