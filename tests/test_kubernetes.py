@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from functools import cache
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -179,6 +180,16 @@ def test_the_example_makes_every_secret_with_its_files(name: str) -> None:
         assert keys == secret_files()[process] - unused, process
     assert made.keys() == {"agentauth-metrics"}
     assert made["agentauth-metrics"]["data"].keys() == {"metrics_token"}
+
+
+def test_git_takes_no_secret_from_a_copied_folder(tmp_path: Path) -> None:
+    make_site(tmp_path, "standard")
+    for command in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+    listed = ["git", "ls-files", "site"]
+    done = subprocess.run(listed, cwd=tmp_path, check=True, capture_output=True, text=True)
+    ours = {"site/.gitignore", "site/ca.pem", "site/kustomization.yaml", "site/settings.env"}
+    assert set(done.stdout.split()) == ours
 
 
 # --- The settings start -------------------------------------------------------------------------
