@@ -198,7 +198,7 @@ class Stack:
         image["VAR_DIR"] = str(self._folder(name, image["VAR_DIR"]))
         own = self.services[name].get("environment", {})
         # Plain http to the double needs no authority.
-        return image | {each: self._here(value, name) for each, value in own.items() if value}
+        return image | {each: self._here(value, name) for each, value in own.items()}
 
     def _launch(self, name: str) -> None:
         if name == "postgres":

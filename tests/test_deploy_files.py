@@ -112,6 +112,18 @@ def test_a_service_has_the_secrets_that_it_names_and_shows_none(name: str) -> No
     assert not re.search(r"://[^/@:]*:[^/@]+@", json.dumps(service))
 
 
+def test_verifier_has_no_login_for_keys_or_store() -> None:
+    verifier = SERVICES["verifier"]
+    assert set(verifier["secrets"]) == {
+        *("secret_key", "subject_key", "redis_url"),
+        *("metrics_token", "database_verifier_url", "ca.pem"),
+    }
+    logins = {"VAULT_SECRET_ID_FILE", "AWS_SHARED_CREDENTIALS_FILE"}
+    assert {verifier["environment"][name] for name in logins} == {""}
+    for name in OURS - {"verifier"}:
+        assert all(SERVICES[name]["environment"][each] for each in logins), name
+
+
 def test_every_secret_has_a_file_that_make_secrets_creates(tmp_path: Path) -> None:
     script = tmp_path / "make-secrets.sh"
     script.write_text((DEPLOY / "make-secrets.sh").read_text())

@@ -2,8 +2,10 @@
 
 import json
 import re
+import subprocess
 from functools import cache
 from importlib.resources import files
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ from tests.kubernetes import (
     make_site,
     of_kind,
     pods,
+    render,
     rendered,
     secret_files,
     selects,
@@ -39,6 +42,23 @@ VERSIONS = ("1.31", "1.37")
 OURS = ("init", "web", "verifier", "jobs")
 # What boto3 reads.
 OF_LIBRARIES = {"AWS_SHARED_CREDENTIALS_FILE"}
+# An address of the internet, and for each network that is not part of it one.
+INTERNET = "8.8.8.8"
+INSIDE = (
+    "0.0.0.0",
+    "10.96.0.1",
+    "100.64.0.1",
+    "127.0.0.1",
+    "169.254.169.254",
+    "172.31.255.1",
+    "192.0.0.8",
+    "192.168.1.10",
+    "198.18.0.1",
+    "224.0.0.1",
+    "255.255.255.255",
+    "::1",
+    "fd00::1",
+)
 DNS, POSTGRES, PGBOUNCER, HTTPS, REDIS, REDIS_BUS = 53, 5432, 6432, 443, 6379, 16379
 
 
@@ -160,6 +180,16 @@ def test_the_example_makes_every_secret_with_its_files(name: str) -> None:
         assert keys == secret_files()[process] - unused, process
     assert made.keys() == {"agentauth-metrics"}
     assert made["agentauth-metrics"]["data"].keys() == {"metrics_token"}
+
+
+def test_git_takes_no_secret_from_a_copied_folder(tmp_path: Path) -> None:
+    make_site(tmp_path, "standard")
+    for command in (["init", "--quiet"], ["add", "--all"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+    listed = ["git", "ls-files", "site"]
+    done = subprocess.run(listed, cwd=tmp_path, check=True, capture_output=True, text=True)
+    ours = {"site/.gitignore", "site/ca.pem", "site/kustomization.yaml", "site/settings.env"}
+    assert set(done.stdout.split()) == ours
 
 
 # --- The settings start -------------------------------------------------------------------------
@@ -331,11 +361,49 @@ def test_a_pod_is_reached_by_its_callers_alone(name: str) -> None:
             assert {"http": port_of(name, process)}.get(*ports, *ports) == port_of(name, process)
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_addresses_of_people_are_reached_on_the_internet_alone(name: str) -> None:
-    [rule] = [each for each in policies(name, "jobs", "egress") if each["name"] == "to-internet"]
-    [to] = rule["to"]
-    assert to["ipBlock"]["cidr"] == "0.0.0.0/0"
-    assert {"10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"} <= set(
-        to["ipBlock"]["except"]
+def allows(rule: Object, address: IPv4Address | IPv6Address, port: int) -> bool:
+    """Whether the rule allows that address, which belongs to no pod."""
+    blocks = [to["ipBlock"] for to in rule.get("to", []) if "ipBlock" in to]
+    return any(each["port"] == port for each in rule["ports"]) and (
+        "to" not in rule
+        or any(
+            address in ip_network(block["cidr"])
+            and not any(address in ip_network(each) for each in block.get("except", []))
+            for block in blocks
+        )
     )
+
+
+def reached(name: str, process: str, port: int) -> set[str]:
+    """Which of some addresses the union of all policies lets the pods of that kind reach."""
+    rules = policies(name, process, "egress")
+    return {
+        text
+        for text in [INTERNET, *INSIDE]
+        if any(allows(rule, ip_address(text), port) for rule in rules)
+    }
+
+
+@pytest.mark.parametrize("name", [*PROFILES, *SITES])
+def test_no_policy_opens_https_at_a_private_address(name: str) -> None:
+    """People type addresses that `jobs` calls. What any policy allows is allowed."""
+    for process in pods(name):
+        uses_https = process in {"web", "jobs", "init"}
+        assert reached(name, process, HTTPS) == ({INTERNET} if uses_https else set()), process
+
+
+def test_a_bucket_at_a_private_address_is_one_patch_of_the_example(tmp_path: Path) -> None:
+    site = make_site(tmp_path, "standard")
+    file = site / "kustomization.yaml"
+    before, found, patches = file.read_text().partition("\npatches:\n")
+    # All lines of a patch, and no comment.
+    ours = re.sub(r"^  # ((?:  )?(?:- target|  ).*)$", r"  \1", patches, flags=re.MULTILINE)
+    assert ours.count("- target: ") == patches.count("- target: ") == 6
+    file.write_text(before + found + ours)
+    rules = {
+        each["metadata"]["name"]: each["spec"]["egress"][0]["to"]
+        for each in render(site)
+        if each["metadata"]["name"] in {"to-store", "to-internet"}
+    }
+    assert rules["to-store"] == [{"ipBlock": {"cidr": "10.0.5.0/24"}}]
+    assert "203.0.113.0/24" in rules["to-internet"][0]["ipBlock"]["except"]

@@ -1,7 +1,10 @@
 """The `awskms:` backend on a fake service that throttles, refuses, lies, stalls or breaks off."""
 
 import base64
+import contextlib
+import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
 from agentauth.protocol.keys import PrivateKey
@@ -23,6 +27,7 @@ from kms.services import rotate_key
 from kms.tests.conftest import AWS_CREDENTIALS
 from kms.tests.fake_awskms import ARN, URI, FakeKms, base64_text, der, refusal, reset, serving
 from kms.tests.test_keys import ACTOR, NOW
+from tests.live import ROOT
 
 ACCOUNT = ARN.split(":")[4]
 
@@ -381,3 +386,51 @@ def test_nothing_secret_is_written_to_the_log_at_any_level(
     create(purpose="token")
     open_signer(URI, fake.key.public).sign(b"m")
     assert not any(secret in caplog.text for secret in (*AWS_CREDENTIALS.values(), "Signature"))
+
+
+def documented_statements() -> list[dict[str, Any]]:
+    """The statements of docs/keys/awskms.md: of the policy, then those of the creating role."""
+    page = (ROOT / "docs/keys/awskms.md").read_text()
+    policy, added = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    statements: list[dict[str, Any]] = json.loads(policy)["Statement"] + json.loads(f"[{added}]")
+    return statements
+
+
+@pytest.mark.parametrize("algorithm", awskms._SPECS)
+def test_documented_policy_allows_what_is_sent_to_create_a_key(
+    fake: FakeKms, settings: Settings, algorithm: str
+) -> None:
+    settings.KEY_ALGORITHM = algorithm
+    with contextlib.suppress(BackendError):
+        create(purpose="token")
+    sent = fake.asked[0][1]
+    assert sent.keys() == {"KeySpec", "KeyUsage", "Description", "Tags"}
+    [making] = [each for each in documented_statements() if each["Action"] == "kms:CreateKey"][:1]
+    condition = making["Condition"]
+    assert making["Effect"] == "Allow"
+    assert sent["KeySpec"] in condition["StringEquals"]["kms:KeySpec"]
+    assert len(condition["StringEquals"]["kms:KeySpec"]) == len(awskms._SPECS)
+    assert sent["KeyUsage"] == condition["StringEquals"]["kms:KeyUsage"]
+    # AWS's defaults, since the request names neither.
+    assert condition["StringEquals"]["kms:KeyOrigin"] == "AWS_KMS"
+    assert condition["Bool"] == {"kms:MultiRegion": "false"}
+    [tagging] = [each for each in documented_statements() if each["Action"] == "kms:TagResource"]
+    tags = tagging["Condition"]["ForAllValues:StringEquals"]["aws:TagKeys"]
+    assert [each["TagKey"] for each in sent["Tags"]] == tags
+
+
+def test_documented_policy_denies_control_of_keys_it_creates() -> None:
+    """The role chooses the key policy of a key that it creates: only a Deny overrides that."""
+    denied = {
+        action
+        for each in documented_statements()
+        if each["Effect"] == "Deny" and "Condition" not in each and each["Resource"] == "*"
+        for action in each["Action"]
+    }
+    assert denied == {
+        f"kms:{action}"
+        for action in (
+            "PutKeyPolicy", "CreateGrant", "ReplicateKey", "UpdatePrimaryRegion",
+            "ImportKeyMaterial", "DisableKey", "ScheduleKeyDeletion", "UntagResource",
+        )
+    }  # fmt: skip

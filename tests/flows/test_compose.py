@@ -90,7 +90,7 @@ def pod_here(
     for name in kubernetes.secret_files()[process]:
         (folder / name).symlink_to(stack.deploy / "secrets" / names.get(name, name))
     env = {
-        name: value if name.endswith("_FILE") else shared.get(name, value)
+        name: value if name.endswith("_FILE") else shared.get(name) or value
         for name, value in told.items()
     }
     env |= {"PATH": shared["PATH"], "VAR_DIR": str(folder), "VAULT_CACERT": str(stack.authority)}
