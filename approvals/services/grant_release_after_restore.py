@@ -1,6 +1,8 @@
 """Releasing grants after a restore: an administrator signs for those provably unused.
 
-Unused means not used, revoked or changed since the backup.
+Unused means that neither the lost log nor this one has, since the backup, an event that could have
+used, ended or changed the grant, its agent, its human or its service provider
+(`unused_grants.HARMLESS` lists the kinds that do not count).
 """
 
 import hashlib
@@ -43,7 +45,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Each suspended grant, and the lost log's checkpoint; if that is None, `problem` says why."""
+    """Each suspended grant, releasable or not, and the checkpoint that ends the lost log.
+
+    If the checkpoint is None, `problem` says why.
+    """
 
     grants: list[Finding]
     anchor: Anchor | None
@@ -77,7 +82,7 @@ def find_unused(row: LogBreak, *, now: datetime) -> Findings:
 
     def refusal(grant: Grant) -> str:
         if kind := lost.kind_of(grant):
-            return f"The lost log has this event after the backup: {kind}."
+            return _("The lost log has this event after the backup: %(kind)s.") % {"kind": kind}
         return present.refusal(grant, now)
 
     return Findings([Finding(each, refusal(each)) for each in grants], anchor, "")
@@ -110,12 +115,13 @@ def take_second_step(
     actor: Actor,
     now: datetime,
 ) -> tuple[list[Grant], Page]:
-    """Record that the administrator saw exactly these grants and went on.
+    """Record that the administrator chose these grants on the page and went on.
 
     Valid for five minutes. Returns the grants and the page on which they are released. Raises
     InvalidStateError, and what `check_drawn` raises.
     """
     anchor, grants = _provable(row, ids, now)
+    # The page showed all of them; the chosen ones must look as they did.
     check_drawn(choosing_page(row, grants), drawn)
     with transaction.atomic():
         begin(_second(row, human, session_key), now=now, challenge=_digest(grants))
@@ -134,6 +140,7 @@ def begin_release(
     """
     anchor, grants = _provable(row, ids, now)
     page = release_page(row, grants, anchor.size)
+    # Before the second step is used up: a page that has changed must not cost it.
     check_drawn(page, drawn)
     _use_second_step(_second(row, human, session_key), _digest(grants), now)
     text = page.shown["text"]
@@ -166,9 +173,9 @@ def finish_release(
 ) -> Receipt:
     """Release the grants of the signed statement, all of them or none.
 
-    Only the present is checked again: what was lost was proved for the statement and cannot change.
-    Raises InvalidAssertionError; InvalidStateError and GrantChangedError if one of them changed
-    since.
+    Only this database's log is checked again: what was lost was proved for the statement and cannot
+    change. Raises InvalidAssertionError; InvalidStateError and GrantChangedError if one of them
+    changed since.
     """
 
     def chosen(challenge: Challenge) -> list[Grant]:
@@ -182,7 +189,8 @@ def finish_release(
     def act(challenge: Challenge) -> None:
         body = challenge.statement
         proof = {"log": row.name, "proof_size": body["size"], "proof_root": body["root"]}
-        # Read before the log, so that a change in between is noticed.
+        # Read before this database's log: a change after this line is in the log, or
+        # `release_grant` finds another version.
         grants = chosen(challenge)
         versions = {each["id"]: each["version"] for each in body["grants"]}
         present = read_present(row)
