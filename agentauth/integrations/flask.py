@@ -40,7 +40,7 @@ from .incoming import (
     wsgi_target,
 )
 from .provider_settings import Provider
-from .requirement import GUARDED, OPEN, ConfigurationError, Requirement, protects, requires
+from .requirement import GUARDED, OPEN, ConfigurationError, Requirement, requirement_of, requires
 
 __all__ = [
     "ConfigurationError",
@@ -108,9 +108,9 @@ def protected(requirement: Requirement) -> Callable[[View], View]:
             _use(requirement, kwargs)
             return await view(*args, **kwargs)
 
-        made = guarded_coroutine if inspect.iscoroutinefunction(view) else guarded
-        setattr(made, GUARDED, requirement)
-        return made
+        wrapper = guarded_coroutine if inspect.iscoroutinefunction(view) else guarded
+        setattr(wrapper, GUARDED, requirement)
+        return wrapper
 
     return decorate
 
@@ -126,9 +126,9 @@ def unprotected(view: View) -> View:
     async def marked_coroutine(*args: Any, **kwargs: Any) -> Any:
         return await view(*args, **kwargs)
 
-    made: View = marked_coroutine if inspect.iscoroutinefunction(view) else marked
-    setattr(made, OPEN, True)
-    return made
+    wrapper: View = marked_coroutine if inspect.iscoroutinefunction(view) else marked
+    setattr(wrapper, OPEN, True)
+    return wrapper
 
 
 def decision() -> Allowed:
@@ -150,7 +150,7 @@ def _check(app: Flask, audience: str, client: VerifierClient) -> Response | None
     handler = _handler(view)
     if getattr(view, OPEN, False) or getattr(handler, OPEN, False):
         return None
-    needed, parameters = protects(handler), dict(request.view_args or {})
+    needed, parameters = requirement_of(handler), dict(request.view_args or {})
     # The object itself, not the proxy to the current one.
     current: Request = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 — documented by Werkzeug
     incoming = Incoming(
@@ -178,7 +178,7 @@ def _check(app: Flask, audience: str, client: VerifierClient) -> Response | None
 def _handler(view: View | None) -> View | None:
     """The function that answers the request: for a class-based view, its method."""
     kind = getattr(view, "view_class", None)
-    if kind is None or protects(view) is not None:
+    if kind is None or requirement_of(view) is not None:
         return view
     names = ("head", "get") if request.method == "HEAD" else (request.method.lower(),)
     return next((getattr(kind, name) for name in names if hasattr(kind, name)), view)
