@@ -6,7 +6,6 @@ used, ended or changed the grant, its agent, its human or its service provider
 """
 
 import hashlib
-import hmac
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +20,7 @@ from agentauth.protocol.grant_release_statement import release_statement
 from agentauth.protocol.passkey_statements import MAX_RELEASED
 from approvals import consent_texts
 from approvals.models import Challenge, Receipt
-from approvals.services.challenges import Ceremony, begin, take
+from approvals.services.challenges import Ceremony, begin, use_second_step
 from approvals.services.page_token import Page, check_drawn
 from approvals.services.passkey_signature_flow import accept_signature, ask_signature
 from approvals.services.statement_builders import signing
@@ -65,8 +64,8 @@ class Findings:
         return [each for each in self.grants if each.refusal]
 
 
-def find_unused(row: LogBreak, *, now: datetime) -> Findings:
-    """Decide for each suspended grant whether it may be released.
+def judge_suspended_grants(row: LogBreak, *, now: datetime) -> Findings:
+    """Say for each grant that the restore suspended whether it may be released.
 
     Reads what was lost and what happened since. Raises TemporarilyUnavailableError if the audit
     store does not answer.
@@ -142,7 +141,10 @@ def begin_release(
     page = release_page(row, grants, anchor.size)
     # Before the second step is used up: a page that has changed must not cost it.
     check_drawn(page, drawn)
-    _use_second_step(_second(row, human, session_key), _digest(grants), now)
+    if not use_second_step(_second(row, human, session_key), _digest(grants), now=now):
+        raise ConfirmationRequiredError(
+            "Check these grants once more, then continue.", dangerous=[]
+        )
     text = page.shown["text"]
     statement = release_statement(
         signing(None, human, text, now),
@@ -224,7 +226,7 @@ def _suspended_grants() -> Any:
 def _provable(row: LogBreak, ids: Sequence[str], now: datetime) -> tuple[Anchor, list[Grant]]:
     if not 1 <= len(set(ids)) <= MAX_RELEASED:
         raise InvalidStateError(_("Choose 1 to %(n)s grants.") % {"n": MAX_RELEASED})
-    found = find_unused(row, now=now)
+    found = judge_suspended_grants(row, now=now)
     if found.anchor is None:
         raise InvalidStateError(found.problem)
     chosen = [each for each in found.grants if str(each.grant.pk) in ids]
@@ -239,25 +241,6 @@ def _digest(grants: Sequence[Grant]) -> bytes:
     return hashlib.sha256(
         canonical_json([[str(each.pk), each.version] for each in grants])
     ).digest()
-
-
-def _use_second_step(ceremony: Ceremony, digest: bytes, now: datetime) -> None:
-    row = (
-        Challenge.objects.open(now)
-        .filter(
-            purpose=ceremony.purpose,
-            session=ceremony.session,
-            human=ceremony.human,
-            subject=ceremony.subject,
-        )
-        .order_by("-created_at", "-id")
-        .first()
-    )
-    if row is None or not hmac.compare_digest(bytes(row.challenge), digest):
-        raise ConfirmationRequiredError(
-            "Check these grants once more, then continue.", dangerous=[]
-        )
-    take(row, now=now)
 
 
 def _ceremony(row: LogBreak, human: Human, session_key: str) -> Ceremony:
