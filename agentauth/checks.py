@@ -2,7 +2,7 @@
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.core.checks import Error, register, run_checks
@@ -202,8 +202,9 @@ def witnesses_are_named(**_kwargs: Any) -> list[Error]:
 
 
 def _roles_differ() -> bool:
-    owner, serving = urlsplit(settings.DATABASE_OWNER_URL), urlsplit(settings.DATABASE_URL)
-    return bool(owner.username) and owner.username != serving.username
+    urls = settings.DATABASE_OWNER_URL, settings.DATABASE_URL
+    owner, serving = (unquote(urlsplit(url).username or "") for url in urls)
+    return bool(owner) and owner != serving
 
 
 def _is_private(url: str) -> bool:

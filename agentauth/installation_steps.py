@@ -6,7 +6,7 @@
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004 — Django's
@@ -70,7 +70,8 @@ def may_create() -> bool:
 
 
 def _owner() -> str:
-    return urlsplit(settings.DATABASE_OWNER_URL).username or ""
+    # Unquoted, as dj_database_url does.
+    return unquote(urlsplit(settings.DATABASE_OWNER_URL).username or "")
 
 
 def is_migrated() -> bool:

@@ -1,4 +1,5 @@
-"""Protect a Flask application: verify is asked before any other function of the application runs.
+"""Protect a Flask application: verify is asked before any view and any other `before_request`
+function runs. URL converters and `url_value_preprocessor` functions run earlier, for every caller.
 
     app = Flask(__name__)
     protect(app, Provider.from_environment())
@@ -19,7 +20,6 @@ from typing import Any
 
 try:
     from flask import Flask, Request, Response, g, request
-    from werkzeug.exceptions import RequestEntityTooLarge
 except ModuleNotFoundError as error:
     raise ImportError(
         "agentauth.integrations.flask needs Flask: install agentauth-sdk[flask]."
@@ -36,12 +36,11 @@ from .incoming import (
     check_length,
     check_mount,
     question,
-    too_long,
     wsgi_headers,
     wsgi_target,
 )
 from .provider_settings import Provider
-from .requirement import GUARDED, OPEN, ConfigurationError, Requirement, protects, requires
+from .requirement import GUARDED, OPEN, ConfigurationError, Requirement, requirement_of, requires
 
 __all__ = [
     "ConfigurationError",
@@ -58,7 +57,7 @@ View = Callable[..., Any]
 
 @dataclass(slots=True)
 class _Checked:
-    """The decision on one request. It is for one run of the view that it was made for."""
+    """The decision on one request. It allows its view to run once."""
 
     allowed: Allowed
     requirement: Requirement | None
@@ -109,9 +108,9 @@ def protected(requirement: Requirement) -> Callable[[View], View]:
             _use(requirement, kwargs)
             return await view(*args, **kwargs)
 
-        made = guarded_coroutine if inspect.iscoroutinefunction(view) else guarded
-        setattr(made, GUARDED, requirement)
-        return made
+        wrapper = guarded_coroutine if inspect.iscoroutinefunction(view) else guarded
+        setattr(wrapper, GUARDED, requirement)
+        return wrapper
 
     return decorate
 
@@ -127,16 +126,19 @@ def unprotected(view: View) -> View:
     async def marked_coroutine(*args: Any, **kwargs: Any) -> Any:
         return await view(*args, **kwargs)
 
-    made: View = marked_coroutine if inspect.iscoroutinefunction(view) else marked
-    setattr(made, OPEN, True)
-    return made
+    wrapper: View = marked_coroutine if inspect.iscoroutinefunction(view) else marked
+    setattr(wrapper, OPEN, True)
+    return wrapper
 
 
 def decision() -> Allowed:
     """The answer of verify to the current request. Raises ConfigurationError in an open view."""
     checked = g.get("agentauth")
     if not isinstance(checked, _Checked):
-        raise ConfigurationError("This request was not checked: its view is open.")
+        raise ConfigurationError(
+            "This request was not checked: its view is `unprotected`, or protect(app, …) was not"
+            " called."
+        )
     return checked.allowed
 
 
@@ -148,7 +150,7 @@ def _check(app: Flask, audience: str, client: VerifierClient) -> Response | None
     handler = _handler(view)
     if getattr(view, OPEN, False) or getattr(handler, OPEN, False):
         return None
-    needed, parameters = protects(handler), dict(request.view_args or {})
+    needed, parameters = requirement_of(handler), dict(request.view_args or {})
     # The object itself, not the proxy to the current one.
     current: Request = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001 — documented by Werkzeug
     incoming = Incoming(
@@ -174,9 +176,9 @@ def _check(app: Flask, audience: str, client: VerifierClient) -> Response | None
 
 
 def _handler(view: View | None) -> View | None:
-    """The function that answers: of a class-based view, its method."""
+    """The function that answers the request: for a class-based view, its method."""
     kind = getattr(view, "view_class", None)
-    if kind is None or protects(view) is not None:
+    if kind is None or requirement_of(view) is not None:
         return view
     names = ("head", "get") if request.method == "HEAD" else (request.method.lower(),)
     return next((getattr(kind, name) for name in names if hasattr(kind, name)), view)
@@ -184,12 +186,12 @@ def _handler(view: View | None) -> View | None:
 
 def _body(current: Request, incoming: Incoming) -> bytes:
     check_length(incoming.lines("Content-Length"))
-    # A chunked body has no length.
-    current.max_content_length = MAX_BODY_BYTES + 1
-    try:
-        return bounded(current.get_data())
-    except RequestEntityTooLarge:
-        raise too_long() from None
+    # Werkzeug cuts a chunked body at the limit without an error. One byte more than we accept, so
+    # that `bounded` notices. A lower limit of the application stays, or its view would get more.
+    limit = current.max_content_length
+    if limit is None or limit > MAX_BODY_BYTES:
+        current.max_content_length = MAX_BODY_BYTES + 1
+    return bounded(current.get_data())
 
 
 def _use(requirement: Requirement, arguments: Mapping[str, object]) -> None:
@@ -200,8 +202,7 @@ def _use(requirement: Requirement, arguments: Mapping[str, object]) -> None:
             " next to the function."
         )
     if checked.used:
-        # A second run needs a decision of its own.
-        raise ConfigurationError("One decision is for one run of the view.")
+        raise ConfigurationError("The view may run once: another run needs its own decision.")
     if checked.parameters != arguments:
         raise ConfigurationError(
             "Move the decorator that changes the view's arguments inside `protected`."

@@ -195,7 +195,7 @@ def _unread() -> bytes:
     raise ConfigurationError("This function reads the body: leave out `reads_body=False`.")
 
 
-def protects(view: object) -> Requirement | None:
+def requirement_of(view: object) -> Requirement | None:
     """The requirement that `protected` put on a view; None if there is none."""
     found = getattr(view, GUARDED, None)
     return found if isinstance(found, Requirement) else None

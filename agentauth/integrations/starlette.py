@@ -33,7 +33,7 @@ from .requirement import (
     ConfigurationError,
     Requirement,
     parameter_text,
-    protects,
+    requirement_of,
     requires,
 )
 
@@ -207,7 +207,9 @@ def _is_open(endpoint: object) -> bool:
 
 def _requirement(route: object, endpoint: object) -> Requirement | None:
     """That of the endpoint, or of a dependency of FastAPI. Raises ConfigurationError for two."""
-    found = {id(each): each for each in (protects(endpoint), *_of_dependencies(route)) if each}
+    found = {
+        id(each): each for each in (requirement_of(endpoint), *_of_dependencies(route)) if each
+    }
     if len(found) > 1:
         raise ConfigurationError(
             f"A route may have one requirement, not {', '.join(map(repr, found.values()))}."
@@ -217,7 +219,7 @@ def _requirement(route: object, endpoint: object) -> Requirement | None:
 
 def _of_dependencies(route: object) -> Iterable[Requirement | None]:
     for dependant in _dependants(route):
-        yield protects(dependant.call) if dependant.call else None
+        yield requirement_of(dependant.call) if dependant.call else None
 
 
 def _dependants(route: object) -> Iterator[Any]:

@@ -312,9 +312,10 @@ def _check_time(claims: dict[str, object], iat: int, now: int) -> None:
     """Check `iat`, and `exp` and `nbf` if present (RFC 9449 section 4.3, check 11; RFC 7519 section
     4.1).
 
-    An older proof could be replayed, since the replay cache has forgotten it. Proofs from the
-    future could be signed in advance by an attacker who can use the key for a moment (RFC 9449
-    section 11.2). `nbf` has the same 60 s of leeway, since it comes from the same clock. `exp` has
+    An older proof could be replayed, since the replay cache has forgotten it. The window also
+    limits how long a captured proof is of use (RFC 9449 section 11.1). A proof signed in advance,
+    with the `iat` of its later use, passes then: only a nonce stops that (section 11.2,
+    `check_nonce`). `nbf` has the same 60 s of leeway, since it comes from the same clock. `exp` has
     none: it is the signer's own wish that the proof ends.
     """
     if abs(now - iat) > WINDOW_SECONDS:

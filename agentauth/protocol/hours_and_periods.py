@@ -19,8 +19,9 @@ DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 PERIODS: Final = ("day", "week", "month", "total")
 _DAY_MINUTES: Final = 1440
 _TIME: Final = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
-# The meaning of these names depends on the machine: two servers would apply different windows.
-_HOST_ZONES: Final = frozenset({"localtime", "Factory", "posixrules"})
+# `localtime` depends on the machine, so two servers would apply different windows; `Factory` means
+# that no zone is set.
+_NOT_ZONES: Final = frozenset({"localtime", "Factory"})
 # A clock change can skip a weekly window wholly, but not twice running: two weeks and a day.
 _SEARCH_DAYS: Final = 15
 # Entries of about 2 kB, one per list of windows. Enough for the grants that call one process within
@@ -30,7 +31,7 @@ _KEPT_OPENINGS: Final = 4_096
 
 @lru_cache(maxsize=1)
 def _zone_names() -> frozenset[str]:
-    return frozenset(zoneinfo.available_timezones()) - _HOST_ZONES
+    return frozenset(zoneinfo.available_timezones()) - _NOT_ZONES
 
 
 # zoneinfo caches only eight zones and reads the file of any other on each call. There are about 600
@@ -85,13 +86,13 @@ class TimeWindow:
         """Is the aware instant `now` inside?"""
         return self.holds(now.astimezone(_zone(self.zone)))
 
-    def lies_inside(self, old: "TimeWindow") -> bool:
-        """Is every wall time of this window in `old`, in the same zone and on days of `old`?"""
+    def lies_inside(self, other: "TimeWindow") -> bool:
+        """Is every wall time of this window in `other`, in the same zone and on days of `other`?"""
         return (
-            self.zone == old.zone
-            and set(self.days) <= set(old.days)
-            and old.start <= self.start
-            and self.until <= old.until
+            self.zone == other.zone
+            and set(self.days) <= set(other.days)
+            and other.start <= self.start
+            and self.until <= other.until
         )
 
     def on(self, day: str) -> "TimeWindow":
@@ -162,19 +163,21 @@ def seconds_until(instant: datetime, now: datetime) -> int:
 
 
 def next_opening(windows: tuple[TimeWindow, ...], now: datetime) -> datetime | None:
-    """The first instant (UTC) after `now` when a window is open; None if none opens in two weeks.
+    """The first instant (UTC) after `now` at which a window opens; None if none opens in two weeks.
 
-    The search costs ten times as much as the rest of a refusal, so it runs once a minute for each
-    list of windows.
+    For a `now` at which all are closed. The search costs ten times as much as the rest of a
+    refusal, so it runs once a minute for each list of windows.
     """
     opening = _kept_opening(windows, now.astimezone(UTC).replace(second=0, microsecond=0))
-    # Some historical clock changes fell within a minute, so a window can open and close within one.
+    # Today every window opens on a whole minute of UTC, so this is after `now`. Before 1972, some
+    # offsets had seconds: an opening within this very minute may be over, so search from `now`.
     return opening if opening is None or opening > now else _search_opening(windows, now)
 
 
 def _search_opening(windows: tuple[TimeWindow, ...], now: datetime) -> datetime | None:
     openings = (
-        next((at for at in _edges(window, now) if window.is_open(at)), None) for window in windows
+        next((at for at in _possible_openings(window, now) if window.is_open(at)), None)
+        for window in windows
     )
     return min((at for at in openings if at is not None), default=None)
 
@@ -182,7 +185,7 @@ def _search_opening(windows: tuple[TimeWindow, ...], now: datetime) -> datetime 
 _kept_opening = lru_cache(maxsize=_KEPT_OPENINGS)(_search_opening)
 
 
-def _edges(window: TimeWindow, now: datetime) -> list[datetime]:
+def _possible_openings(window: TimeWindow, now: datetime) -> list[datetime]:
     """The instants after `now`, in order, at which a closed window may open: its starts and every
     clock change.
 
@@ -265,8 +268,10 @@ def period_end(period: str, zone: str, now: datetime) -> datetime | None:
 
 
 def reaches_into(period: str, start: str, zone: str, *, running_in: str, now: datetime) -> bool:
-    """Does the period of `zone` that began on the local date `start` overlap the one around `now`
-    in `running_in`, or a later one? False for `total`.
+    """Does the period of `zone` that began on the local date `start` end after the start of the
+    period of `running_in` around `now`? False for `total`.
+
+    Then money spent in it counts: otherwise a new budget in another zone would start at zero.
     """
     first = _first_day(period, now.astimezone(_zone(running_in)).date())
     if first is None:
@@ -279,5 +284,6 @@ def reaches_into(period: str, start: str, zone: str, *, running_in: str, now: da
 
 def _midnight(day: date, zone: str) -> datetime:
     # A midnight that occurs twice: the first counts. A skipped one is read with the offset before
-    # the change, which gives the instant of the change.
+    # the change, which gives the instant of the change if the gap starts at midnight, as all do
+    # since 2000.
     return datetime(day.year, day.month, day.day, tzinfo=_zone(zone)).astimezone(UTC)

@@ -1,4 +1,4 @@
-"""The statement that replaces an agent's key: signed by the next key, sent under the present one.
+"""The statement that replaces an agent's key: signed by the new key, sent under the current one.
 
 Which agent holds which key, and whether a key may still be used, is for the registry to check.
 """
@@ -12,8 +12,8 @@ from .json_fields import integer, members, text
 from .keys import PrivateMemberError, PublicKey, Signer, parse_jwk
 
 KEY_CHANGE_TYP: Final = "agent-key+jwt"
-# As for proofs: a statement serves one call. A longer window would let a captured one be used
-# later.
+# As for proofs: time for a clock that is off and a slow request. A statement works once, because
+# `old_jkt` is no longer the agent's key afterwards.
 WINDOW_SECONDS: Final = 60
 _MAX_JTI: Final = 256
 _CLAIMS: Final = ("aud", "iat", "jti", "agent_id", "old_jkt")
@@ -21,29 +21,27 @@ _CLAIMS: Final = ("aud", "iat", "jti", "agent_id", "old_jkt")
 
 @dataclass(frozen=True, slots=True)
 class VerifiedKeyChange:
-    """A verified next key for one agent and one present key. Only `verify_key_change` makes it."""
+    """A verified new key for one agent and one current key. Only `verify_key_change` makes it."""
 
     key: PublicKey
     agent_id: str
     old_jkt: str
-    issued_at: int
-    jti: str
 
     @property
     def jkt(self) -> str:
-        """The thumbprint of the next key (RFC 7638)."""
+        """The thumbprint of the new key (RFC 7638)."""
         return self.key.thumbprint
 
 
 def sign_key_change(
     new_key: Signer, *, audience: str, issued_at: int, jti: str, agent_id: str, old_jkt: str
 ) -> str:
-    """Sign a key change with the next key (docs/protocol.md section 5); `audience` is the
+    """Sign a key change with the new key (docs/protocol.md section 5); `audience` is the
     registry's issuer.
 
     Raises InvalidRequestError if both keys are the same.
     """
-    _check_other(new_key.public, old_jkt)
+    _require_different_key(new_key.public, old_jkt)
     claims = {
         "aud": audience,
         "iat": issued_at,
@@ -57,16 +55,19 @@ def sign_key_change(
 def verify_key_change(
     compact: str, *, expected_audience: str, expected_agent_id: str, expected_old_jkt: str, now: int
 ) -> VerifiedKeyChange:
-    """Verify that the holder of the next key wants it for this agent (section 5); `now` is in Unix
+    """Verify that the holder of the new key wants it for this agent (section 5); `now` is in Unix
     seconds.
 
-    1. Read the compact form. 2. Take the key from the header: the statement introduces it. 3.
-    Signature and `typ`. 4. Exactly the known claims, for this registry and for now. 5. For this
-    agent and in place of this very key: otherwise a captured statement could be used again, or
-    attach the key to another agent. 6. The key differs from the present one.
+    1. Read the compact form.
+    2. Take the key from the header: the statement introduces it.
+    3. Check the signature and `typ`.
+    4. Check that the claims are exactly the known ones, for this registry and for now.
+    5. Check that it is for this agent and in place of this very key: otherwise a captured statement
+       could be used again, or attach the key to another agent.
+    6. Check that the key differs from the current one.
 
-    Raises InvalidRequestError, and PrivateMemberError if the header leaks the private key: the
-    caller must then bar that key for ever.
+    Raises InvalidRequestError; PrivateMemberError if the header's key has a private member: the
+    caller must bar `derives` for ever, if it is set.
     """
     try:
         jws = parse_compact(compact)  # 1
@@ -80,21 +81,24 @@ def verify_key_change(
     issued_at = integer(claims["iat"], "new_key.iat", minimum=0)
     if claims["aud"] != expected_audience:
         raise InvalidRequestError("new_key.aud: names another registry.")
-    # Neither old nor signed in advance, as for proofs (RFC 9449 section 11.2).
+    # Limits how long a captured statement is of use, as for proofs (RFC 9449 section 11.1). One
+    # signed in advance, with the `iat` of its later use, passes then.
     if abs(now - issued_at) > WINDOW_SECONDS:
-        raise InvalidRequestError("new_key.iat: must be within a minute of now.")
-    jti = text(claims["jti"], "new_key.jti", maximum=_MAX_JTI)
+        raise InvalidRequestError(
+            f"new_key.iat: must be within {WINDOW_SECONDS} s of now (seconds since 1970)."
+        )
+    text(claims["jti"], "new_key.jti", maximum=_MAX_JTI)
     if claims["agent_id"] != expected_agent_id:  # 5
         raise InvalidRequestError("new_key.agent_id: names another agent.")
     if claims["old_jkt"] != expected_old_jkt:
         raise InvalidRequestError(
             "new_key.old_jkt: must be the thumbprint of the agent's current key."
         )
-    _check_other(key, expected_old_jkt)  # 6
-    return VerifiedKeyChange(key, expected_agent_id, expected_old_jkt, issued_at, jti)
+    _require_different_key(key, expected_old_jkt)  # 6
+    return VerifiedKeyChange(key, expected_agent_id, expected_old_jkt)
 
 
-def _check_other(key: PublicKey, old_jkt: str) -> None:
-    # The change bars the former key for ever: an agent that kept it would be locked out.
+def _require_different_key(key: PublicKey, old_jkt: str) -> None:
+    # A rotation bars the current key for ever: an agent that kept it would be locked out.
     if key.thumbprint == old_jkt:
         raise InvalidRequestError("new_key: must differ from the agent's current key.")

@@ -38,7 +38,8 @@ def _in_production(settings: Settings, tmp_path: Path, bao: str) -> None:
     settings.DEVELOPMENT = False
     settings.KEY_BACKEND, settings.VAULT = "vault", {"ADDR": bao, "TOKEN": openbao.ROOT_TOKEN}
     settings.AUDIT_STORE = f"file:{tmp_path / 'audit'}"
-    settings.DATABASE_OWNER_URL = "postgres://owner_of_a_test@127.0.0.1/registry"
+    # Percent-encoded, as a URL may spell any name.
+    settings.DATABASE_OWNER_URL = "postgres://%6Fwner_of_a_test@127.0.0.1/registry"
     settings.DATABASE_URL = "postgres://serving_of_a_test@127.0.0.1/registry"
     settings.SUBJECT_KEYS = {"1": b"1" * 32}
 

@@ -63,6 +63,7 @@ def check(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.Complet
         ({"DATABASE_URL": ""}, "E005"),
         ({"DATABASE_OWNER_URL": ""}, "E006"),
         ({"DATABASE_OWNER_URL": SAFE["DATABASE_URL"]}, "E006"),
+        ({"DATABASE_OWNER_URL": "postgres://%73erving@127.0.0.1/agentauth"}, "E006"),
         ({"KEY_BACKEND": "file"}, "E008"),
         ({"KEY_BACKEND": ""}, "E008"),
         ({"KEY_BACKEND": "made-up"}, "E008"),

@@ -33,24 +33,27 @@ REMIND_BEFORE: Final = timedelta(minutes=15)
 REMIND_GRANT_BEFORE: Final = timedelta(days=3)
 USED_WITHIN: Final = timedelta(days=7)
 MIN_GRANT_LIFE: Final = timedelta(days=7)
-# A security message is still worth sending a day later.
-SECURITY_LIFE: Final = timedelta(days=1)
+# A message of `tell_channels` is still worth sending a day later.
+MESSAGE_LIFE: Final = timedelta(days=1)
 # Requests per run and kind. The next run takes the others.
 BATCH: Final = 500
-_AS: Final = {
+# The switch of a channel that each kind of message needs. Other kinds are always sent.
+_SWITCHES: Final = {
     What.REQUEST: "for_requests",
     What.REQUEST_ENDS: "for_requests",
     What.GRANT_ENDS: "for_requests",
     What.CONFIRMATION: "for_confirmations",
+    What.DECIDED: "for_requests",
+    What.DECIDED_PAYMENT: "for_confirmations",
 }
 
 
 def add_waiting(*, now: datetime) -> int:
-    """Add a row for each channel that was not yet told of what waits. Returns how many.
+    """Add a row for each channel that was not yet told of what waits.
 
     Only for the owners who decide themselves: `routed_requests.tell_approvers` tells the people to
-    whom a rule sends it. Safe to run in parallel: of two rows for the same message the database
-    refuses one.
+    whom a rule sends it. Returns how many rows it tried to add; 0 if every channel was told. Safe
+    to run in parallel: of two rows for the same message the database refuses one.
     """
     grants = Grant.objects.waiting(now).exclude(agent__status=Agent.Status.REVOKED)
     confirmations = Confirmation.objects.waiting(now)
@@ -71,9 +74,10 @@ def add_waiting(*, now: datetime) -> int:
 
 
 def forget_sent(grant_id: uuid.UUID, *whats: Notification.What) -> None:
-    """Forget the messages of these kinds about a grant, sent or not, in the caller's transaction.
+    """Delete the rows of these kinds about a grant, sent or not, in the caller's transaction.
 
-    The outbox takes each message once. A renewal is asked, and a later end comes, another time.
+    A channel gets each message about a subject once. But a renewal can be asked for twice, and a
+    renewed grant ends again.
     """
     Notification.objects.filter(subject=grant_id, what__in=whats).delete()
 
@@ -96,10 +100,10 @@ def tell_channels(
     now: datetime,
     subject: uuid.UUID | None = None,
 ) -> None:
-    """Add a security message to each of these channels, in the caller's transaction.
+    """Add a message that is due now to each of these channels, in the caller's transaction.
 
-    A channel that still waits to be told of changed settings is not told of the next change too:
-    the message would be the same.
+    It is worth sending for a day; `is_unwanted` may end it earlier. A channel that still waits to
+    be told of changed settings is not told of the next change too: the message would be the same.
     """
     waiting: set[Any] = set()
     if what == What.CHANNEL_CHANGED:
@@ -117,7 +121,7 @@ def tell_channels(
                 subject=subject,
                 created_at=now,
                 due_at=now,
-                expires_at=now + SECURITY_LIFE,
+                expires_at=now + MESSAGE_LIFE,
             )
             for channel in channels
             if channel.pk not in waiting
@@ -129,26 +133,30 @@ def tell_channels(
 def is_unwanted(now: datetime) -> Q:
     """The condition of rows that are no longer worth sending.
 
-    A message about a request is not sent once the request is decided or has ended, or the human
-    switched it off, and none is sent to a deleted human. A suspended human cannot decide, so they
-    get security messages only.
+    A message about a request is not sent once the human switched it off, or, unless it says that
+    another person decided, once the request is decided or has ended. A suspended human cannot
+    decide, so they get security messages only. A deleted human gets none.
     """
-    # Conditions on one row each, not joins: an UPDATE reads them again once it has the row's lock.
+    # Subqueries, not joins: Django turns an UPDATE with joins into `id IN (SELECT …)`, and
+    # PostgreSQL does not check those conditions again after waiting for the row's lock. A message
+    # that another process just sent would then become moot.
     channel = NotificationChannel.objects.filter(pk=OuterRef("channel_id"))
     grants = Grant.objects.waiting(now).exclude(agent__status=Agent.Status.REVOKED)
     waiting = Q(Exists(grants.filter(pk=OuterRef("subject")))) | Q(
         Exists(Confirmation.objects.waiting(now).filter(pk=OuterRef("subject")))
     )
-    asked = Grant.objects.to_renew(now).filter(pk=OuterRef("subject"))
+    renewal = Grant.objects.to_renew(now).filter(pk=OuterRef("subject"))
     still_open = {
         What.GRANT_ENDS: Q(Exists(_ending_grants(now).filter(pk=OuterRef("subject")))),
-        What.REQUEST: waiting | Q(Exists(asked)),
-        What.REQUEST_ENDS: waiting | Q(Exists(asked)),
+        What.REQUEST: waiting | Q(Exists(renewal)),
+        What.REQUEST_ENDS: waiting | Q(Exists(renewal)),
+        What.DECIDED: Q(),
+        What.DECIDED_PAYMENT: Q(),
     }
-    wanted = ~Q(what__in=_AS) & Q(Exists(channel.exclude(human__status=Human.Status.DELETED)))
-    for what, switch in _AS.items():
-        told = channel.filter(**{switch: True}, human__status=Human.Status.ACTIVE)
-        wanted |= Q(what=what) & Q(Exists(told)) & still_open.get(what, waiting)
+    wanted = ~Q(what__in=_SWITCHES) & Q(Exists(channel.exclude(human__status=Human.Status.DELETED)))
+    for what, switch in _SWITCHES.items():
+        willing = channel.filter(**{switch: True}, human__status=Human.Status.ACTIVE)
+        wanted |= Q(what=what) & Q(Exists(willing)) & still_open.get(what, waiting)
     return Q(expires_at__lte=now) | ~wanted
 
 
@@ -164,7 +172,7 @@ def quiet_end(channel: NotificationChannel, human: Human, now: datetime) -> date
     if not within:
         return None
     day = local.date() if time < end else local.date() + timedelta(days=1)
-    # When the clock goes back, an hour comes twice: the end is in the same one of both as `now`.
+    # When clocks go back, an hour occurs twice: take the end in the occurrence that `now` is in.
     return datetime.combine(day, end.replace(fold=local.fold), zone)
 
 
@@ -232,8 +240,8 @@ def _add(
     told = Notification.objects.filter(
         channel=OuterRef("pk"), what=what, subject=OuterRef(OuterRef("pk"))
     )
-    channels = NotificationChannel.objects.filter(**{_AS[what]: True})
-    lacking = channels.filter(
+    channels = NotificationChannel.objects.filter(**{_SWITCHES[what]: True})
+    untold = channels.filter(
         ~Exists(told),
         human_id=OuterRef(f"{agent}__human_id"),
         human__status=Human.Status.ACTIVE,
@@ -241,7 +249,7 @@ def _add(
         created_at__lte=OuterRef(since),
     )
     found = list(
-        rows.filter(Exists(lacking)).order_by(until).values_list("pk", since, until, agent)[:BATCH]
+        rows.filter(Exists(untold)).order_by(until).values_list("pk", since, until, agent)[:BATCH]
     )
     if not found:
         return 0

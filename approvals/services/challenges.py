@@ -1,6 +1,7 @@
 """Challenges: made on the server, bound to session, human, purpose and subject, used once."""
 
 import hashlib
+import hmac
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,6 +91,18 @@ def take(row: Challenge, *, now: datetime) -> None:
         raise InvalidAssertionError(
             "This signature request has expired or was used. Press the button again."
         )
+
+
+def use_second_step(ceremony: Ceremony, digest: bytes, *, now: datetime) -> bool:
+    """Use up the newest open challenge; False if there is none, or it is not of this digest.
+
+    Raises what `take` raises.
+    """
+    row = _rows(ceremony).open(now).order_by("-created_at", "-id").first()
+    if row is None or not hmac.compare_digest(bytes(row.challenge), digest):
+        return False
+    take(row, now=now)
+    return True
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Approving and denying: the drawn page, the second step, the statement, the signed decision."""
 
 import hashlib
-import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +23,7 @@ from approvals import consent_texts, sentences
 from approvals.models import Challenge, Notification, Receipt
 from approvals.notifications.outbox import forget_sent
 from approvals.quotation_marks import quoted
-from approvals.services.challenges import Ceremony, begin, take
+from approvals.services.challenges import Ceremony, begin, use_second_step
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn
 from approvals.services.passkey_signature_flow import accept_signature, ask_signature
@@ -383,24 +382,12 @@ def _second(grant: Grant, human: Human, session_key: str) -> Ceremony:
 def _use_second_step(
     grant: Grant, human: Human, session_key: str, terms: Terms, now: datetime
 ) -> None:
-    ceremony = _second(grant, human, session_key)
-    row = (
-        Challenge.objects.open(now)
-        .filter(
-            purpose=ceremony.purpose,
-            session=ceremony.session,
-            human=human,
-            subject=ceremony.subject,
-        )
-        .order_by("-created_at", "-id")
-        .first()
-    )
-    if row is None or not hmac.compare_digest(bytes(row.challenge), _danger_digest(grant, terms)):
+    digest = _danger_digest(grant, terms)
+    if not use_second_step(_second(grant, human, session_key), digest, now=now):
         raise ConfirmationRequiredError(
             "Check the high-risk permissions once more, then continue.",
             dangerous=_dangerous(grant, terms),
         )
-    take(row, now=now)
 
 
 def _danger_digest(grant: Grant, terms: Terms) -> bytes:

@@ -1,10 +1,11 @@
 """Releasing grants after a restore: an administrator signs for those provably unused.
 
-Unused means not used, revoked or changed since the backup.
+Unused means that neither the lost log nor this one has, since the backup, an event that could have
+used, ended or changed the grant, its agent, its human or its service provider
+(`unused_grants.HARMLESS` lists the kinds that do not count).
 """
 
 import hashlib
-import hmac
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,7 +20,7 @@ from agentauth.protocol.grant_release_statement import release_statement
 from agentauth.protocol.passkey_statements import MAX_RELEASED
 from approvals import consent_texts
 from approvals.models import Challenge, Receipt
-from approvals.services.challenges import Ceremony, begin, take
+from approvals.services.challenges import Ceremony, begin, use_second_step
 from approvals.services.page_token import Page, check_drawn
 from approvals.services.passkey_signature_flow import accept_signature, ask_signature
 from approvals.services.statement_builders import signing
@@ -43,7 +44,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Each suspended grant, and the lost log's checkpoint; if that is None, `problem` says why."""
+    """Each suspended grant, releasable or not, and the checkpoint that ends the lost log.
+
+    If the checkpoint is None, `problem` says why.
+    """
 
     grants: list[Finding]
     anchor: Anchor | None
@@ -60,8 +64,8 @@ class Findings:
         return [each for each in self.grants if each.refusal]
 
 
-def find_unused(row: LogBreak, *, now: datetime) -> Findings:
-    """Decide for each suspended grant whether it may be released.
+def judge_suspended_grants(row: LogBreak, *, now: datetime) -> Findings:
+    """Say for each grant that the restore suspended whether it may be released.
 
     Reads what was lost and what happened since. Raises TemporarilyUnavailableError if the audit
     store does not answer.
@@ -77,7 +81,7 @@ def find_unused(row: LogBreak, *, now: datetime) -> Findings:
 
     def refusal(grant: Grant) -> str:
         if kind := lost.kind_of(grant):
-            return f"The lost log has this event after the backup: {kind}."
+            return _("The lost log has this event after the backup: %(kind)s.") % {"kind": kind}
         return present.refusal(grant, now)
 
     return Findings([Finding(each, refusal(each)) for each in grants], anchor, "")
@@ -110,12 +114,13 @@ def take_second_step(
     actor: Actor,
     now: datetime,
 ) -> tuple[list[Grant], Page]:
-    """Record that the administrator saw exactly these grants and went on.
+    """Record that the administrator chose these grants on the page and went on.
 
     Valid for five minutes. Returns the grants and the page on which they are released. Raises
     InvalidStateError, and what `check_drawn` raises.
     """
     anchor, grants = _provable(row, ids, now)
+    # The page showed all of them; the chosen ones must look as they did.
     check_drawn(choosing_page(row, grants), drawn)
     with transaction.atomic():
         begin(_second(row, human, session_key), now=now, challenge=_digest(grants))
@@ -134,8 +139,12 @@ def begin_release(
     """
     anchor, grants = _provable(row, ids, now)
     page = release_page(row, grants, anchor.size)
+    # Before the second step is used up: a page that has changed must not cost it.
     check_drawn(page, drawn)
-    _use_second_step(_second(row, human, session_key), _digest(grants), now)
+    if not use_second_step(_second(row, human, session_key), _digest(grants), now=now):
+        raise ConfirmationRequiredError(
+            "Check these grants once more, then continue.", dangerous=[]
+        )
     text = page.shown["text"]
     statement = release_statement(
         signing(None, human, text, now),
@@ -166,9 +175,9 @@ def finish_release(
 ) -> Receipt:
     """Release the grants of the signed statement, all of them or none.
 
-    Only the present is checked again: what was lost was proved for the statement and cannot change.
-    Raises InvalidAssertionError; InvalidStateError and GrantChangedError if one of them changed
-    since.
+    Only this database's log is checked again: what was lost was proved for the statement and cannot
+    change. Raises InvalidAssertionError; InvalidStateError and GrantChangedError if one of them
+    changed since.
     """
 
     def chosen(challenge: Challenge) -> list[Grant]:
@@ -182,7 +191,8 @@ def finish_release(
     def act(challenge: Challenge) -> None:
         body = challenge.statement
         proof = {"log": row.name, "proof_size": body["size"], "proof_root": body["root"]}
-        # Read before the log, so that a change in between is noticed.
+        # Read before this database's log: a change after this line is in the log, or
+        # `release_grant` finds another version.
         grants = chosen(challenge)
         versions = {each["id"]: each["version"] for each in body["grants"]}
         present = read_present(row)
@@ -216,7 +226,7 @@ def _suspended_grants() -> Any:
 def _provable(row: LogBreak, ids: Sequence[str], now: datetime) -> tuple[Anchor, list[Grant]]:
     if not 1 <= len(set(ids)) <= MAX_RELEASED:
         raise InvalidStateError(_("Choose 1 to %(n)s grants.") % {"n": MAX_RELEASED})
-    found = find_unused(row, now=now)
+    found = judge_suspended_grants(row, now=now)
     if found.anchor is None:
         raise InvalidStateError(found.problem)
     chosen = [each for each in found.grants if str(each.grant.pk) in ids]
@@ -231,25 +241,6 @@ def _digest(grants: Sequence[Grant]) -> bytes:
     return hashlib.sha256(
         canonical_json([[str(each.pk), each.version] for each in grants])
     ).digest()
-
-
-def _use_second_step(ceremony: Ceremony, digest: bytes, now: datetime) -> None:
-    row = (
-        Challenge.objects.open(now)
-        .filter(
-            purpose=ceremony.purpose,
-            session=ceremony.session,
-            human=ceremony.human,
-            subject=ceremony.subject,
-        )
-        .order_by("-created_at", "-id")
-        .first()
-    )
-    if row is None or not hmac.compare_digest(bytes(row.challenge), digest):
-        raise ConfirmationRequiredError(
-            "Check these grants once more, then continue.", dangerous=[]
-        )
-    take(row, now=now)
 
 
 def _ceremony(row: LogBreak, human: Human, session_key: str) -> Ceremony:

@@ -102,7 +102,7 @@ class PresentLog:
         ):
             return _("It was not approved when the registry continued, or it has changed since.")
         if kind := self.against.kind_of(grant):
-            return f"The log has this event after the restore: {kind}."
+            return _("The log has this event after the restore: %(kind)s.") % {"kind": kind}
         return ""
 
 

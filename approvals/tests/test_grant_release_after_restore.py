@@ -14,7 +14,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.approval_receipt import verify_receipt
 from approvals.models import Receipt
-from approvals.services.grant_release_after_restore import find_unused
+from approvals.services.grant_release_after_restore import judge_suspended_grants
 from approvals.services.unused_grants import ContraryEvents, PresentLog
 from approvals.tests.cast import READ_CALENDAR, Person, drawn_on
 from approvals.tests.database_rollback import close, restored, set_back
@@ -58,7 +58,7 @@ def says(kind: str, **ids: Any) -> None:
 
 def refusal(row: LogBreak) -> str:
     """Why the one suspended grant is not released."""
-    [found] = find_unused(row, now=timezone.now()).grants
+    [found] = judge_suspended_grants(row, now=timezone.now()).grants
     return found.refusal
 
 
@@ -117,7 +117,7 @@ def test_SA_13_an_administrator_releases_a_grant_proved_unused(
     event = Event.objects.get(kind=kinds.GRANT_RELEASED)
     assert (body["name"], body["grants"]) == (row.name, [{"id": str(grant.pk), "version": 2}])
     assert (event.data["proof_size"], event.data["proof_root"]) == (body["size"], body["root"])
-    assert body["size"] == find_unused(row, now=timezone.now()).anchor.size  # type: ignore[union-attr]
+    assert body["size"] == judge_suspended_grants(row, now=timezone.now()).anchor.size  # type: ignore[union-attr]
     assert event.actor_id == str(admin.human.pk)
     assert (
         b"No grant is waiting because of the restore"

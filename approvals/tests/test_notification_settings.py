@@ -16,12 +16,14 @@ from approvals.notifications.delivery import MAX_ATTEMPTS, retry, send_notificat
 from approvals.notifications.outbox import REMIND_BEFORE, add_waiting, quiet_end
 from approvals.services.expiry import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
+from approvals.services.routed_requests import tell_owner
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import Person
 from approvals.tests.notifying import NIGHT, by_mail, by_webhook, outbox
 from approvals.tests.recovering import begun
 from approvals.tests.smtp_server import smtp_server
 from audit.models import Event
+from audit.new_ids import new_id
 from registry.models import Grant, ServiceProvider
 from registry.models.grants import PENDING_LIFE
 from registry.services.grant_requests import withdraw_grant
@@ -314,6 +316,20 @@ def test_a_suspended_human_is_told_of_security_only(
     suspend_human(human=human, actor=TESTER, now=now)
     assert [send_notifications(now=now) for _ in range(2)] == [1, 0]
     assert "passkey was added" in mail.outbox[0].subject
+
+
+@pytest.mark.parametrize("what", ["decided", "decided_payment"])
+@pytest.mark.parametrize("change", ["nothing", "switched off", "suspended"])
+def test_a_decision_of_another_is_not_told_once_it_is_unwanted(
+    what: str, change: str, alice: Person, now: datetime
+) -> None:
+    by_mail(alice.human, now)
+    tell_owner(owner=alice.human, what=Notification.What(what), subject=new_id(), now=now)
+    if change == "switched off":
+        NotificationChannel.objects.update(for_requests=False, for_confirmations=False)
+    if change == "suspended":
+        suspend_human(human=alice.human, actor=TESTER, now=now)
+    assert send_notifications(now=now) == (change == "nothing")
 
 
 def test_deleting_a_person_erases_channels_and_outbox(

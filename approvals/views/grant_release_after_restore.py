@@ -29,7 +29,7 @@ _UUID_LENGTH = 36
 def page(request: HttpRequest, name: str) -> HttpResponse:
     row = find_break(name, human=human_of(request))
     now = timezone.now()
-    found = grant_release_after_restore.find_unused(row, now=now)
+    found = grant_release_after_restore.judge_suspended_grants(row, now=now)
     shown = grant_release_after_restore.choosing_page(row, [each.grant for each in found.grants])
     context = {"row": row, "found": found, "drawn": drawn_token(shown, now=now)}
     return render(request, "release.html", context)

@@ -62,11 +62,13 @@ def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def statement(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
     human, body, now = human_of(request), read_posted_json(request), timezone.now()
+    # A person who was shown this page and may no longer decide is told so, instead of a 404.
     drawn = body.get("drawn")
     case = find_confirmation(
         confirmation_id, human, now, drawn=drawn if isinstance(drawn, str) else None
     )
     decision = member(body, "decision")
+    # The owner may always deny, even what a rule sends to others.
     if decision == "confirm":
         case.require_decider()
     options = confirmations.begin_confirmation(

@@ -65,6 +65,8 @@ def append_only(
 ) -> RunPython:
     """Refuse UPDATE, DELETE and (PostgreSQL) TRUNCATE of `table`; `deletable` allows DELETE.
 
+    TRUNCATE of one of its partitions is not refused: only the owner may do that.
+
     `unique` names the unique columns, with a tuple for several together. SQLite's INSERT OR REPLACE
     deletes a conflicting row without firing its delete trigger, so on SQLite a conflicting insert
     is refused.
@@ -93,6 +95,7 @@ def append_only(
     ]
     if not deletable:
         sqlite.append(_sqlite(f"{table}_not_emptied", f'BEFORE DELETE ON "{table}"', "", sentence))
+    # `_not_emptied` refuses TRUNCATE on PostgreSQL, DELETE on SQLite.
     names = [f"{table}_kept", f"{table}_not_emptied", f"{table}_not_replaced"]
     return _Triggers(table, names=names, postgresql=postgresql, sqlite=sqlite)
 
@@ -111,22 +114,22 @@ def state_machine(
         if new
     )
     wrong_step = f'OLD."{column}" <> NEW."{column}" AND NOT ({steps or "1 = 0"})'
-    wrong_birth = f'NEW."{column}" NOT IN ({_texts(initial)})'
-    doors = [
+    wrong_start = f'NEW."{column}" NOT IN ({_texts(initial)})'
+    guards = [
         (f"{table}_{column}_step", f'BEFORE UPDATE OF "{column}" ON "{table}"', wrong_step),
-        (f"{table}_{column}_birth", f'BEFORE INSERT ON "{table}"', wrong_birth),
+        (f"{table}_{column}_birth", f'BEFORE INSERT ON "{table}"', wrong_start),
     ]
     sentence = f"state: {table}.{column} cannot go there from here"
     return _Triggers(
         table,
-        names=[name for name, _, _ in doors],
+        names=[name for name, _, _ in guards],
         postgresql=[
             f'CREATE TRIGGER "{name}" {event} FOR EACH ROW WHEN ({condition}) '
             f"EXECUTE FUNCTION agentauth_refuse('{sentence}')"
-            for name, event, condition in doors
+            for name, event, condition in guards
         ],
         sqlite=[
-            _sqlite(name, event, f"WHEN {condition}", sentence) for name, event, condition in doors
+            _sqlite(name, event, f"WHEN {condition}", sentence) for name, event, condition in guards
         ],
     )
 
@@ -134,10 +137,12 @@ def state_machine(
 def keep_ended(table: str, column: str, *, into: str) -> RunPython:
     """Insert the old value of `column` into that column of `into` when it changes or is deleted.
 
-    Skips null. The role that writes to `table` needs INSERT on `into`.
+    For seals: one that was replaced or removed must never count again. `column` must be text. Skips
+    null, and does not notice SQLite's INSERT OR REPLACE. The role that writes to `table` needs
+    INSERT on `into`.
     """
     name = f"{table}_{column}_ended"
-    kept = f"EXECUTE FUNCTION agentauth_keep('{into}', '{column}')"
+    execute = f"EXECUTE FUNCTION agentauth_keep('{into}', '{column}')"
     change, gone = f'AFTER UPDATE OF "{column}" ON "{table}"', f'AFTER DELETE ON "{table}"'
     was = f'OLD."{column}" IS NOT NULL'
     differs = f'OLD."{column}" IS DISTINCT FROM NEW."{column}"'
@@ -149,8 +154,8 @@ def keep_ended(table: str, column: str, *, into: str) -> RunPython:
     names = [f"{name}_change", f"{name}_delete"]
     postgresql = [
         _KEEP,
-        f'CREATE TRIGGER "{names[0]}" {change} FOR EACH ROW WHEN ({was} AND {differs}) {kept}',
-        f'CREATE TRIGGER "{names[1]}" {gone} FOR EACH ROW WHEN ({was}) {kept}',
+        f'CREATE TRIGGER "{names[0]}" {change} FOR EACH ROW WHEN ({was} AND {differs}) {execute}',
+        f'CREATE TRIGGER "{names[1]}" {gone} FOR EACH ROW WHEN ({was}) {execute}',
     ]
     differs = f'OLD."{column}" IS NOT NEW."{column}"'
     sqlite = [

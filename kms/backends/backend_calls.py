@@ -95,13 +95,13 @@ class Caller:
 
     def _try(self, call: Callable[[], T], deadline: float) -> T:
         outcome, answered, began = "away", False, time.monotonic()
-        tried: bool | None = None
+        is_probe: bool | None = None
         try:
-            tried = self._breaker.admit()
+            is_probe = self._breaker.admit()
             answer = self._threads.run(call, deadline)
             outcome, answered = "ok", True
         except CallRejectedError:
-            outcome = "open" if tried is None else "full"
+            outcome = "open" if is_probe is None else "full"
             raise
         except ThrottledError:
             outcome, answered = "throttled", True
@@ -113,8 +113,8 @@ class Caller:
             raise
         finally:
             asked = outcome not in {"open", "full"}
-            if tried is not None:
-                self._breaker.report(answered=answered if asked else None, tried=tried)
+            if is_probe is not None:
+                self._breaker.report(answered=answered if asked else None, is_probe=is_probe)
             if asked:
                 self._budget.earn()
             self._observe(

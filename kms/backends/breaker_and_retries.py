@@ -13,18 +13,19 @@ logger = logging.getLogger(__name__)
 
 # Consecutive calls without an answer that open the breaker.
 FAILURES: Final = 3
-# The first pause is at most this long (s). Each further one is twice as long, up to the second
-# number.
+# Seconds. The first pause is random, between half of this and all of it. It doubles with each
+# failed probe, up to LONGEST_PAUSE_SECONDS.
 FIRST_PAUSE_SECONDS: Final = 3.0
 LONGEST_PAUSE_SECONDS: Final = 30.0
-# A call earns 1, a retry costs 6: at most 120 requests for 100 calls. At most 10 retries are saved
-# up.
+# Each request earns 1, a retry too, and a retry costs 6: at most 120 requests for 100 calls, over
+# time. At most 10 unused retries are saved.
 RETRY_COSTS: Final = 6
 MOST_RETRIES_SAVED: Final = 10
 
 
 class Breaker:
-    """Passes calls while the backend answers. While it does not, one call at a time tries it.
+    """Passes calls while the backend answers. While it does not, one call at a time probes it,
+    after a pause.
 
     All others fail at once. A refusal and a throttled call are answers too; silence and server
     faults are not.
@@ -37,7 +38,7 @@ class Breaker:
         # How often it opened since the last answer; 0 while closed.
         self._opened = 0
         self._until = 0.0
-        self._trying = False
+        self._probing = False
 
     @property
     def is_open(self) -> bool:
@@ -50,22 +51,22 @@ class Breaker:
             if not self._opened:
                 return False
             left = self._until - time.monotonic()
-            if self._trying or left > 0:
+            if self._probing or left > 0:
                 raise CallRejectedError(
                     f"The key backend {self._home!r} does not answer, and is not called now.",
                     retry_after=max(1, math.ceil(left)),
                 )
-            self._trying = True
+            self._probing = True
             return True
 
-    def report(self, *, answered: bool | None, tried: bool) -> None:
+    def report(self, *, answered: bool | None, is_probe: bool) -> None:
         """Record the end of an admitted call.
 
-        `answered` is None if it was not made, `tried` what `admit` returned.
+        `answered` is None if it was not made, `is_probe` what `admit` returned.
         """
         with self._lock:
-            if tried:
-                self._trying = False
+            if is_probe:
+                self._probing = False
             elif self._opened:
                 # It began before the breaker opened. Only the probe decides.
                 return
@@ -79,7 +80,9 @@ class Breaker:
                     self._open()
 
     def _open(self) -> None:
-        longest = min(FIRST_PAUSE_SECONDS * 2**self._opened, LONGEST_PAUSE_SECONDS)
+        # Bounded: after hours of failures, 2**n no longer fits into a float.
+        doublings = min(self._opened, 10)
+        longest = min(FIRST_PAUSE_SECONDS * 2**doublings, LONGEST_PAUSE_SECONDS)
         self._opened += 1
         # Random, so that processes and hosts do not come back all at once.
         pause = random.uniform(longest / 2, longest)  # noqa: S311 — no secret
@@ -97,7 +100,7 @@ class Budget:
         self._saved = 0
 
     def earn(self) -> None:
-        """Record a call."""
+        """Record a request that was sent, first try or retry."""
         with self._lock:
             self._saved = min(self._saved + 1, MOST_RETRIES_SAVED * RETRY_COSTS)
 

@@ -278,17 +278,29 @@ def test_calls_that_began_before_say_nothing_of_how_it_is_now(clock: list[float]
     for _ in range(4):
         assert tested.admit() is False
     for _ in range(3):
-        tested.report(answered=False, tried=False)
-    tested.report(answered=True, tried=False)
+        tested.report(answered=False, is_probe=False)
+    tested.report(answered=True, is_probe=False)
     assert tested.is_open
     clock[0] += 3
     assert tested.admit() is True
-    tested.report(answered=False, tried=False)
-    tested.report(answered=None, tried=True)
+    tested.report(answered=False, is_probe=False)
+    tested.report(answered=None, is_probe=True)
     # The probe found no free thread, so another call may probe.
     assert tested.admit() is True
-    tested.report(answered=True, tried=True)
+    tested.report(answered=True, is_probe=True)
     assert not tested.is_open
+
+
+def test_breaker_still_pauses_after_a_long_outage(clock: list[float]) -> None:
+    tested = breaker_and_retries.Breaker("there")
+    for _ in range(3):
+        tested.report(answered=False, is_probe=False)
+    for _ in range(1_100):
+        clock[0] += 30
+        assert tested.admit() is True
+        tested.report(answered=False, is_probe=True)
+    with pytest.raises(CallRejectedError):
+        tested.admit()
 
 
 def test_waiting_key_service_calls_are_bounded_and_others_fail_fast(

@@ -98,7 +98,7 @@ class OwnAgentView(NativeView):
 
 
 class ManifestView(NativeView):
-    """`POST /v1/agents/me/manifest`: a renewed or changed one, signed by the present key."""
+    """`POST /v1/agents/me/manifest`: a renewed or changed one, signed by the current key."""
 
     def post(self, request: Request) -> Response:
         manifest = read_manifest(self, self.body(required=["manifest"]))
@@ -113,7 +113,7 @@ class ManifestView(NativeView):
 
 
 class KeyView(NativeView):
-    """`POST /v1/agents/me/key`: the next key, signed by itself; the present one signs the proof."""
+    """`POST /v1/agents/me/key`: the new key, signed by itself; the current one signs the proof."""
 
     def post(self, request: Request) -> Response:
         body = self.body(required=["new_key"])

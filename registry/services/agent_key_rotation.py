@@ -25,12 +25,12 @@ ROTATED = "rotated"
 def rotate_agent_key(
     *, agent: Agent, change: VerifiedKeyChange, actor: Actor, now: datetime
 ) -> Agent:
-    """Give the agent its next key; returns the agent (docs/protocol.md section 5).
+    """Give the agent its new key; returns the agent (docs/protocol.md section 5).
 
     One transaction, so that a crash leaves exactly one of the two keys valid.
     1. Lock the row. Of two rotations in parallel, the second finds its old key gone.
     2. Only an active agent, whose key this registry wrote.
-    3. The next key belongs to no agent and never did.
+    3. The new key belongs to no agent and never did.
     4. Swap. Tokens bound to the old key are refused from here on: each use compares them with the
        agent's key.
     5. Bar the old key.

@@ -235,7 +235,7 @@ def test_a_new_key_keeps_what_needs_no_new_signature(
 def new_key(old: AgentClient, new: AgentClient) -> Any:
     from agentauth.protocol.key_change import VerifiedKeyChange
 
-    return VerifiedKeyChange(new.signer.public, str(old.agent().pk), old.jkt, 0, "jti")
+    return VerifiedKeyChange(new.signer.public, str(old.agent().pk), old.jkt)
 
 
 def test_what_a_person_suspended_and_resumed_is_covered_as_before(

@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
+from werkzeug.test import create_environ, run_wsgi_app
 
 from agentauth.integrations import asgi, drf, flask, starlette
 from agentauth.integrations import django as ours
@@ -158,3 +159,28 @@ def test_length_that_is_too_long_is_refused_however_it_is_written(value: str) ->
     check_length(["²", "+1", "", "0", "65536", "000000000065536"])
     with pytest.raises(InvalidRequestError):
         check_length([value])
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "is_chunked", "status"),
+    [
+        (1_000, 1_000, False, 200),
+        (1_000, 1_001, False, 413),
+        (None, 65_536, False, 200),
+        (10**6, 65_536, True, 200),
+        (10**6, 65_537, True, 400),
+    ],
+)
+def test_flask_keeps_a_lower_limit_of_the_application(
+    limit: int | None, size: int, is_chunked: bool, status: int
+) -> None:
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = limit
+    reads = requires("write", "files", arguments=lambda asked: {"size": len(asked.read_body())})
+    app.post("/files")(flask.protected(reads)(lambda: "stored"))
+    flask.protect(app, PROVIDER, verifier=Verifier())  # type: ignore[arg-type]  # no registry
+    environ = create_environ("/files", method="POST", data=b"x" * size, headers=SIGNED)
+    if is_chunked:
+        del environ["CONTENT_LENGTH"]
+        environ["wsgi.input_terminated"] = True
+    assert run_wsgi_app(app, environ)[1].startswith(str(status))

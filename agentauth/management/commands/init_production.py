@@ -1,8 +1,8 @@
 """`manage.py init_production VERIFIER_ROLE`: from an empty database to a registry that may start.
 
-Run it as the database's owner. It does what `check --deploy` lists from E039 to E047 and a program
-can do; every step may run again. Roles, buckets and key services are made outside: the registry has
-no rights to make them.
+Run it as the database's owner. It checks the clock, database, Redis and store (E038 to E042 of
+`check --deploy`) and does the steps E043, E044, E045 and E047. Every step may run again. Roles,
+buckets and key services are made outside: the registry has no rights to make them.
 """
 
 import io
@@ -31,7 +31,7 @@ from verifier.services.host_clock_check import clock_problem
 
 class Command(JsonCommand):
     help = "Check the services, migrate, grant rights, record the settings and make the keys."
-    # The commands that it runs check what they need.
+    # It makes what these checks need. Of the commands it runs, `ensure_keys` checks them.
     checks_settings = checks_hold = False
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -64,12 +64,13 @@ class Command(JsonCommand):
         done = {}
         for name, step in steps.items():
             done[name] = step()
-            # At once: a migration may take hours, and what follows may fail.
+            # Printed at once: a migration may take hours, and a later step may fail.
             if not self._quiet:
                 self.say(f"{name}: {done[name]}")
         return done
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+        # `act` has printed each step already.
         return iter(())
 
     def _check_database(self) -> str:
@@ -104,7 +105,8 @@ class Command(JsonCommand):
 
     def _migrate(self) -> str:
         if is_migrated():
-            # Once more, for what follows the last migration and may have been interrupted.
+            # Again: handlers that run after the last migration (post_migrate) may have been
+            # interrupted.
             call_command("migrate", verbosity=0, interactive=False)
             return "migrated already"
         call_command(

@@ -69,12 +69,11 @@ def test_a_signed_change_is_read_back(alg: Any) -> None:
     change = verify(compact)
     assert (change.key, change.jkt) == (signer.public, signer.public.thumbprint)
     assert (change.agent_id, change.old_jkt) == (AGENT_ID, OLD.public.thumbprint)
-    assert (change.issued_at, change.jti) == (NOW, "j")
 
 
 @pytest.mark.parametrize("seconds", [-WINDOW_SECONDS, WINDOW_SECONDS])
 def test_a_minute_either_way_is_now(seconds: int) -> None:
-    assert verify(signed(iat=NOW + seconds)).issued_at == NOW + seconds
+    assert verify(signed(iat=NOW + seconds)).key == NEW.public
 
 
 @pytest.mark.parametrize(

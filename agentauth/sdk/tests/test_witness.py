@@ -27,6 +27,7 @@ from agentauth.protocol.signed_notes import (
 )
 from agentauth.sdk.errors import WitnessStateError
 from agentauth.sdk.tests.witness_cast import EMPTY, NAME, ORIGIN, Log, Served, new_witness, serving
+from agentauth.sdk.witness import state as witness_state
 from agentauth.sdk.witness.rules import Witness, WitnessAnswer
 from agentauth.sdk.witness.state import Latest, State
 
@@ -353,6 +354,18 @@ def test_witness_cannot_start_over_under_its_old_key(log: Log, tmp_path: Path) -
     assert not (tmp_path / "nothing").exists()
     with pytest.raises(WitnessStateError, match="cannot be written"):
         State.create(tmp_path / "no folder" / "state", vkey=made.verifier.vkey)
+
+
+def test_failed_creation_of_a_state_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(witness_state, "_STAYS", "not SQL")
+        with pytest.raises(WitnessStateError, match="cannot be written"):
+            State.create(tmp_path / "state", vkey="vkey")
+    State.create(tmp_path / "state", vkey="vkey")
+    with pytest.raises(WitnessStateError, match="already exists"):
+        State.create(tmp_path / "state", vkey="vkey")
 
 
 def test_a_witness_has_a_name_of_its_own(log: Log, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What a witness must never forget: the latest checkpoint of each log that it cosigned.
 
-One SQLite file. The rules are elsewhere.
+One SQLite file. `rules` decides what is cosigned.
 """
 
 import os
@@ -15,8 +15,10 @@ from urllib.parse import quote
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.sdk.errors import WitnessStateError
 
-# Seconds a request waits for the lock of those before it.
+# How long a request waits for the lock that other requests hold (s).
 _BUSY_SECONDS: Final = 5
+# EXTRA also syncs the directory, so that a power failure cannot undo a commit.
+_DURABLE: Final = "PRAGMA synchronous = EXTRA"
 _WITNESS: Final = "CREATE TABLE witness (vkey TEXT NOT NULL) STRICT"
 _LATEST: Final = """
 CREATE TABLE latest (
@@ -26,8 +28,8 @@ CREATE TABLE latest (
   note TEXT NOT NULL
 ) STRICT
 """
-# These triggers enforce the rules again, in case of a bug in them: sizes only grow, and one size
-# has one root.
+# These triggers repeat two rules of `rules`, in case it has a bug: a size never shrinks, and one
+# size has one root. They do not stop INSERT OR REPLACE.
 _GROWS: Final = """
 CREATE TRIGGER latest_grows BEFORE UPDATE ON latest
 WHEN new.origin IS NOT old.origin OR new.size < old.size
@@ -68,7 +70,9 @@ class State:
             with self._open() as connection:
                 found = connection.execute("SELECT vkey FROM witness").fetchall()
         except sqlite3.Error as error:
-            raise WitnessStateError(f"{path} is not a witness's state file: {error}.") from None
+            raise WitnessStateError(
+                f"{path} cannot be read as a witness's state: {error}."
+            ) from None
         if found != [(vkey,)]:
             raise WitnessStateError(f"{path} is the state of another witness.")
 
@@ -77,7 +81,13 @@ class State:
         """Create the state of a new witness. Raises WitnessStateError if the file exists."""
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            raise WitnessStateError(f"{path} already exists.") from None
+        except OSError as error:
+            raise WitnessStateError(f"{path} cannot be written: {error}.") from None
+        try:
             with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                connection.execute(_DURABLE)
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute(_WITNESS)
                 connection.execute(_LATEST)
@@ -85,9 +95,9 @@ class State:
                 connection.execute(_STAYS)
                 connection.execute("INSERT INTO witness (vkey) VALUES (?)", (vkey,))
                 connection.execute("COMMIT")
-        except FileExistsError:
-            raise WitnessStateError(f"{path} already exists.") from None
-        except (OSError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
+            # This call made the file, and the next one must be able to.
+            path.unlink(missing_ok=True)
             raise WitnessStateError(f"{path} cannot be written: {error}.") from None
         return cls(path, vkey=vkey)
 
@@ -105,15 +115,15 @@ class State:
         """
         with self._available() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            made = decide(_latest(connection, origin))
+            new = decide(_latest(connection, origin))
             connection.execute(
                 "INSERT INTO latest (origin, size, root, note) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (origin) DO UPDATE SET size = excluded.size, root = "
                 "excluded.root, note = excluded.note",
-                (origin, made.size, made.root, made.note),
+                (origin, new.size, new.root, new.note),
             )
             connection.execute("COMMIT")
-        return made
+        return new
 
     @contextmanager
     def _available(self) -> Iterator[sqlite3.Connection]:
@@ -131,8 +141,7 @@ class State:
         with closing(
             sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
         ) as connection:
-            # EXTRA also syncs the directory, so that a power failure cannot undo a commit.
-            connection.execute("PRAGMA synchronous = EXTRA")
+            connection.execute(_DURABLE)
             yield connection
 
 
