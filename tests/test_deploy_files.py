@@ -133,6 +133,7 @@ def test_the_proxy_of_compose_is_that_of_the_installation() -> None:
         "server 127.0.0.1:8000;": "server web:8000;",
         "listen 443 ssl;": "listen 8443 ssl;",
         "server_name localhost;": "server_name _;",
+        "access.log asked": "/var/log/nginx/access.log combined",
         "/etc/nginx/agentauth/certificate.pem": "/run/secrets/proxy.pem",
         "/etc/nginx/agentauth/key.pem": "/run/secrets/proxy.key",
     }.items():

@@ -223,6 +223,7 @@ class Installation:
         ports = self.ports
         return {
             **{folder: f"{self.root}{folder}" for folder in _FOLDERS},
+            "/var/log/nginx/access.log": str(self.logs / "nginx-access.log"),
             "https://registry.example.com": self.url,
             "registry.example.com": HOST,
             "my-bucket": BUCKET,

@@ -94,6 +94,16 @@ def test_the_front_page_in_production_offers_no_demo_of_the_checkout(
     assert f"--registry {production.url}" in page
 
 
+def test_no_secret_of_a_link_is_in_the_logs_of_nginx(production: ProductionRegistry) -> None:
+    """At both ports: a person may type the address without `https://`."""
+    for place in (production.url, f"http://127.0.0.1:{production.ports['http']}"):
+        for path in ("/setup/a-secret-code/", "/claim/a-secret-code/", "/a-logged-path/"):
+            assert httpx.get(f"{place}{path}", timeout=30).status_code < 500
+    logs = [production.home / f"logs/nginx-{each}.log" for each in ("access", "error")]
+    until(lambda: logs[0].read_text().count("/a-logged-path/") == 2, "nginx logs no path")
+    assert not any("a-secret-code" in each.read_text() for each in logs)
+
+
 def test_the_command_takes_nothing_from_the_callers_environment(
     production: ProductionRegistry,
 ) -> None:
