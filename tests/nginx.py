@@ -43,6 +43,11 @@ http {{
 {site}
 }}
 """
+# What the site says in our tests in place of what the page prints.
+HERE = {
+    "server_name registry.example.com;": "server_name localhost;",
+    "/var/log/nginx/access.log combined": "access.log asked",
+}
 _LISTEN = re.compile(r"listen +443 +ssl;")
 _CERTIFICATE = re.compile(r"^ *ssl_certificate(?:_key)? .*\n", re.MULTILINE)
 
@@ -95,7 +100,10 @@ def documented(*, web: int, verifier: int | None = None) -> str:
         r"(?<=server 127\.0\.0\.1:)(800[01])(?=;)", lambda found: str(ports[found[1]]), site
     )
     assert count == len(ports), "the page names other upstreams"
-    return made.replace("server_name registry.example.com;", "server_name localhost;")
+    for printed, here in HERE.items():
+        assert printed in made, f"the page does not say {printed} any more"
+        made = made.replace(printed, here)
+    return made
 
 
 @contextlib.contextmanager

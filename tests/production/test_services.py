@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import subprocess
 import time
 from pathlib import Path
@@ -94,6 +95,16 @@ def test_the_front_page_in_production_offers_no_demo_of_the_checkout(
     assert f"--registry {production.url}" in page
 
 
+def test_no_secret_of_a_link_is_in_the_logs_of_nginx(production: ProductionRegistry) -> None:
+    """At both ports: a person may type the address without `https://`."""
+    for place in (production.url, f"http://127.0.0.1:{production.ports['http']}"):
+        for path in ("/setup/a-secret-code/", "/claim/a-secret-code/", "/a-logged-path/"):
+            assert httpx.get(f"{place}{path}", timeout=30).status_code < 500
+    logs = [production.home / f"logs/nginx-{each}.log" for each in ("access", "error")]
+    until(lambda: logs[0].read_text().count("/a-logged-path/") == 2, "nginx logs no path")
+    assert not any("a-secret-code" in each.read_text() for each in logs)
+
+
 def test_the_command_takes_nothing_from_the_callers_environment(
     production: ProductionRegistry,
 ) -> None:
@@ -130,6 +141,19 @@ SECRETS = (
 )
 
 
+def test_no_password_of_a_role_is_in_the_log_of_postgresql(production: ProductionRegistry) -> None:
+    """A second run fails, and PostgreSQL logs a statement that failed."""
+    password = secrets.token_hex(24)
+    done = subprocess.run(
+        ["bash", "--norc", "--noprofile", "-c", production.roles],
+        env={"PATH": PATH, "OWNER": password, "SERVING": password, "VERIFIER": password},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "already exists" in done.stderr) == (3, True), done.stderr
+    assert password not in done.stdout + done.stderr
+    assert password not in production.database_log.read_text(errors="replace")
+
+
 def test_a_step_run_again_overwrites_no_secret(production: ProductionRegistry) -> None:
     """In a new shell, which lacks the variables of the first and goes on after a failed block."""
 
@@ -147,6 +171,18 @@ def test_a_step_run_again_overwrites_no_secret(production: ProductionRegistry) -
         assert done.returncode != 0, block
         assert "restarted" not in done.stdout
     assert found() == before
+
+
+def test_openbao_is_not_initialised_again_without_its_file(production: ProductionRegistry) -> None:
+    """The page says to delete the file once its content is stored elsewhere."""
+    [block] = [each for each in production.guarded if "operator init" in each]
+    block = block.replace("/openbao-init.json", "/deleted-init.json")
+    done = subprocess.run(
+        ["bash", "--norc", "--noprofile", "-c", block],
+        env={"PATH": PATH}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, "OpenBao is initialised" in done.stderr) == (1, True), done.stderr
+    assert list((production.home / "root").glob("deleted-init.json*")) == []
 
 
 def test_DJ_25_limits_hold_and_a_forged_address_changes_nothing(
