@@ -35,6 +35,7 @@ class Release:
             "PUBLIC_URL": stage.url,
             "REDIS_URL": stage.redis.url,
             "DATABASE_OWNER_URL": stage.url_of("owner"),
+            "OWNER_URL": stage.url_of("owner"),
             # Keys and development secrets belong to the installation; each server has its own
             # metric series.
             "VAR_DIR": str(stage.directory),
