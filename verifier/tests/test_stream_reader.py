@@ -428,6 +428,7 @@ def test_OG_23_answer_during_a_redis_outage_does_not_describe_redis(
     ]
 
 
+@pytest.mark.long
 def test_guessed_credentials_do_not_delay_known_credentials(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
