@@ -62,7 +62,8 @@ def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def statement(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
     human, body, now = human_of(request), read_posted_json(request), timezone.now()
-    # A person who was shown this page and may no longer decide is told so, instead of a 404.
+    # If a rule changed since this person saw the page, the error says that they may no longer
+    # decide. Without `drawn` it would be a 404.
     drawn = body.get("drawn")
     case = find_confirmation(
         confirmation_id, human, now, drawn=drawn if isinstance(drawn, str) else None

@@ -51,7 +51,7 @@ class FakeVault(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(handler: type[FakeVault]) -> Iterator[str]:
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """A server on loopback; yields its URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

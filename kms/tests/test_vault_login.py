@@ -8,11 +8,10 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.keys import PublicKey
 from kms.backends import BackendError, BusyError, create, open_signer, public_key
 from kms.backends import vault as backend
+from kms.tests.fake_vault import serving
 from tests import openbao
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,13 +50,8 @@ class _Cluster(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Cluster)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(_Cluster) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

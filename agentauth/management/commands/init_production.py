@@ -31,7 +31,7 @@ from verifier.services.host_clock_check import clock_problem
 
 class Command(JsonCommand):
     help = "Check the services, migrate, grant rights, record the settings and make the keys."
-    # It makes what these checks need. Of the commands it runs, `ensure_keys` checks them.
+    # Its steps record what these checks compare. `ensure_keys`, the last step, makes both checks.
     checks_settings = checks_hold = False
 
     def add_arguments(self, parser: CommandParser) -> None:
