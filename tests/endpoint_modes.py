@@ -167,6 +167,7 @@ class ManualWatcher:
         self._tell = tell
         self._position: int | None = None
         self._newest: int | None = None
+        self._seen: frozenset[int] = frozenset()
         self.made.append(self)
 
     def start(self) -> None:
@@ -205,7 +206,8 @@ class ManualWatcher:
             # Report no change twice: each of several parallel calls would make the others reread.
             news = StateNews()
         else:
-            feed = state_since(self._position)
+            feed = state_since(self._position, self._seen)
+            self._seen = feed.seen
             news, self._position = (
                 StateNews(feed.changes, everything=not feed.complete),
                 feed.position,

@@ -32,11 +32,13 @@ class Changes:
 
     If not `complete`, the feed does not reach back to the position (it is too old, or another
     database's): invalidate everything. False alarms are possible, as at the very first change.
+    `seen` are the rows above the position that the reader already has: pass both on.
     """
 
     changes: tuple[Change, ...]
     position: int
     complete: bool
+    seen: frozenset[int] = frozenset()
 
 
 def publish(*, subject: str, subject_id: str, at: datetime) -> None:
@@ -57,13 +59,14 @@ def present_position() -> int:
     return _oldest_open_position()
 
 
-def state_since(position: int) -> Changes:
-    """Everything committed since `position`. Returns each change at least once.
+def state_since(position: int, seen: frozenset[int] = frozenset()) -> Changes:
+    """Everything committed since `position`, except the rows `seen`.
 
     Numbers are assigned before the commit, and commits overtake each other, so "all above the last
     number seen" would miss an overtaken one. The returned position is therefore the oldest that may
-    still commit. Changes above it are returned again next time, which is harmless for a cache
-    invalidation.
+    still commit, and `seen` the rows above it. One long transaction, in any database of the
+    PostgreSQL server, holds the position back for hours. Without `seen`, a verifier would then drop
+    the same callers from its cache at each read, and known ones would queue behind guesses.
 
     The bound is read before the rows, so that a change that commits in between is either seen or
     above the bound. Rows restored from another PostgreSQL, with higher transaction numbers, are
@@ -73,10 +76,15 @@ def state_since(position: int) -> Changes:
     told = StateChange.objects.all()
     if connection.vendor == "postgresql":
         told = told.filter(position__lt=_NEXT_POSITION)
-    oldest = told.order_by("position").values_list("position", flat=True).first()
-    rows = told.filter(position__gte=position).order_by("id")
-    complete = position <= horizon and (oldest is None or position >= oldest)
-    return Changes(tuple(Change(row.subject, row.subject_id) for row in rows), horizon, complete)
+    oldest = told.order_by("position").first()
+    reaches_back = oldest is None or oldest.position <= position or oldest.pk in seen
+    rows = list(told.filter(position__gte=position).order_by("id"))
+    return Changes(
+        tuple(Change(row.subject, row.subject_id) for row in rows if row.pk not in seen),
+        horizon,
+        reaches_back and position <= horizon,
+        frozenset(row.pk for row in rows if row.position >= horizon),
+    )
 
 
 def forget_old_changes(*, now: datetime) -> int:

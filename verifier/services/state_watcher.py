@@ -67,6 +67,8 @@ class Watcher:
         self._stopping = threading.Event()
         self._failing = False
         self._history: str | None = None
+        # The rows of the feed that were told, as `state_since` returned them.
+        self._seen: frozenset[int] = frozenset()
         self._thread = threading.Thread(target=self._run, name=_NAME, daemon=True)
 
     def start(self) -> None:
@@ -126,10 +128,11 @@ class Watcher:
         changes: tuple[Change, ...] = ()
         try:
             if position is None:
-                complete, position = False, present_position()
+                complete, position, self._seen = False, present_position(), frozenset()
             else:
-                feed = state_since(position)
+                feed = state_since(position, self._seen)
                 changes, complete, position = feed.changes, feed.complete, feed.position
+                self._seen = feed.seen
             look = StateReading(began, token_keys(now=timezone.now()), *_renew_lease())
         except Exception:
             # The notified changes hold even if the read failed.

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pytest
+from django.db import connection
 
 from registry.models import ServiceProvider
 from verifier.models import StateChange
@@ -114,6 +115,22 @@ def settle() -> None:
         and time.monotonic() < deadline
     ):
         time.sleep(0.01)
+
+
+@contextmanager
+def open_transaction() -> Iterator[None]:
+    """Keep a writing transaction open, as a long one in any database of the server would be."""
+    if connection.vendor != "postgresql":
+        yield
+        return
+    other = connection.copy()
+    try:
+        other.set_autocommit(False)
+        with other.cursor() as cursor:
+            cursor.execute("SELECT pg_current_xact_id()")
+        yield
+    finally:
+        other.close()
 
 
 def basic(place: Scene, secret: str | None = None) -> str:

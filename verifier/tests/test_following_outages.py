@@ -57,7 +57,7 @@ def revoke(jti: str) -> None:
 def test_a_change_is_called_out_with_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     jti = issued(scene())
     monkeypatch.setattr(
-        state_watcher, "state_since", lambda position: Changes((), position, complete=True)
+        state_watcher, "state_since", lambda position, _seen: Changes((), position, complete=True)
     )
     with followed(monkeypatch) as process:
         process.state(jti)

@@ -419,7 +419,7 @@ def test_everything_is_forgotten_by_who_lost_his_place_in_the_feed(
     process.dropped.clear()
     monkeypatch.setattr(
         "verifier.services.state_watcher.state_since",
-        lambda position: Changes((), position, complete=False),
+        lambda position, _seen: Changes((), position, complete=False),
     )
     until(lambda: all(process.held(jti) is None for jti in world.jtis), SOON)
     assert (EVERYTHING, "") in process.dropped

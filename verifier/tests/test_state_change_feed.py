@@ -17,7 +17,7 @@ from verifier.services.state_change_feed import (
     publish,
     state_since,
 )
-from verifier.tests.state_cache_harness import settle
+from verifier.tests.state_cache_harness import open_transaction, settle
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -125,3 +125,20 @@ def test_a_change_that_commits_late_is_not_missed() -> None:
     seen.set()
     thread.join()
     assert "slow" in ids(position)[0]
+
+
+@pytest.mark.postgres
+def test_a_long_transaction_does_not_repeat_changes_to_a_reader() -> None:
+    with open_transaction():
+        position = state_since(0).position
+        say_at_once("a")
+        first = state_since(position)
+        say_at_once("b")
+        second = state_since(first.position, first.seen)
+        third = state_since(second.position, second.seen)
+    # The oldest change is above the position: one false alarm.
+    assert (first.changes, first.complete) == ((Change("agent", "a"),), False)
+    assert (second.changes, second.complete) == ((Change("agent", "b"),), True)
+    assert (third.changes, third.complete) == ((), True)
+    # The position was held back: without `seen`, both are returned again.
+    assert len(state_since(third.position).changes) == 2
