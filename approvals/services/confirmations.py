@@ -14,7 +14,7 @@ from agentauth.protocol.errors import (
 from approvals import consent_texts
 from approvals.models import Challenge, Notification, Receipt
 from approvals.services.challenges import Ceremony
-from approvals.services.grant_decisions import Routed, page_routing
+from approvals.services.grant_decisions import page_routing
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import Page
 from approvals.services.passkey_signature_flow import accept_signature, ask_signature
@@ -24,6 +24,7 @@ from approvals.services.statement_builders import confirmation as confirmation_s
 from audit.services import Actor
 from registry.models import Human
 from registry.services.catalogues import published_catalogue, words_of
+from registry.services.decision_routing import Routing
 from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import confirm, deny, obstacle
 
@@ -31,7 +32,7 @@ DECISIONS = ("confirm", "deny")
 
 
 def confirmation_page(
-    row: Confirmation, human: Human, *, now: datetime, routing: Routed = None
+    row: Confirmation, human: Human, *, now: datetime, routing: Routing | None = None
 ) -> Page:
     """What the confirmation page shows of the act, and the texts of its two buttons."""
     agent, provider = row.grant.agent, row.grant.service_provider
@@ -72,7 +73,7 @@ def begin_confirmation(
     drawn: str,
     session_key: str,
     now: datetime,
-    routing: Routed = None,
+    routing: Routing | None = None,
 ) -> dict[str, Any]:
     """Make the statement of a `confirm` or `deny` and ask for its signature.
 
@@ -118,7 +119,7 @@ def finish_confirmation(
     credential: object,
     actor: Actor,
     now: datetime,
-    routing: Routed = None,
+    routing: Routing | None = None,
 ) -> Receipt:
     """Carry out the signed yes or no.
 

@@ -4,11 +4,13 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final
 
 from django.utils.translation import gettext as _
 
 from agentauth.protocol.approval_receipt import MAX_RECEIPT_BYTES
+from agentauth.protocol.catalogue import Catalogue
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import (
     GrantChangedError,
@@ -20,8 +22,10 @@ from agentauth.protocol.jose import parse_compact
 from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.quotation_marks import quoted
+from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.page_token import read_drawn
 from registry.models import Grant, Human
+from registry.services.catalogues import Published, published_catalogue, words_of
 from registry.services.decision_routing import (
     Rosters,
     Routing,
@@ -38,9 +42,13 @@ _APPROVAL: Final = Challenge.Purpose.APPROVAL
 _CONFIRMATION: Final = Challenge.Purpose.CONFIRMATION
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Case:
-    """A request as one person sees it, and who may decide on it."""
+    """A request as one person sees it, and who may decide on it.
+
+    Catalogue and warnings are read once, so that a page, its text and its token agree. `replace`
+    makes a case that reads them anew.
+    """
 
     grant: Grant
     human: Human
@@ -60,6 +68,21 @@ class Case:
     def routing(self) -> Routing | None:
         """For whom and by which rule this person decides."""
         return routing_of(self.route, self.human, self.grant.agent.human)
+
+    @cached_property
+    def published(self) -> Published | None:
+        """The approved catalogue of the service provider."""
+        return published_catalogue(self.grant.service_provider)
+
+    @property
+    def words(self) -> Catalogue:
+        """That catalogue, or an empty one."""
+        return words_of(self.published)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """Sentences about names that the agent's resembles; usually none."""
+        return name_warnings(self.grant.agent, self.grant.agent.human)
 
     def require_decider(self) -> None:
         """Raises InvalidStateError with a sentence that says who may decide."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -24,7 +24,7 @@ from approvals.models import Challenge, Notification, Receipt
 from approvals.notifications.outbox import forget_sent
 from approvals.quotation_marks import quoted
 from approvals.services.challenges import Ceremony, begin, use_second_step
-from approvals.services.lookalike_warnings import name_warnings
+from approvals.services.decidable_requests import Case
 from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn
 from approvals.services.passkey_signature_flow import accept_signature, ask_signature
 from approvals.services.recent_recovery import recovery_marks
@@ -35,12 +35,8 @@ from approvals.services.total_reach import Total, other_grants, total_reach
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Grant, Human
-from registry.services.catalogues import published_catalogue, words_of
 from registry.services.decision_routing import Routing
 from registry.services.grants import approve_grant, deny_grant
-
-# None for the owner as without groups, and for an administrator who denies.
-Routed = Routing | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +74,9 @@ class Denial:
     sentences: list[str]
 
 
-def approval_page(grant: Grant, text: str | None = None, *, routing: Routed = None) -> Page:
+def approval_page(case: Case, text: str | None = None) -> Page:
     """Everything on the approval page that a decision rests on; `text` is what would be signed."""
-    agent, provider = grant.agent, grant.service_provider
+    grant, agent, provider = case.grant, case.grant.agent, case.grant.service_provider
     shown = {
         "version": grant.version,
         "status": grant.status,
@@ -94,118 +90,103 @@ def approval_page(grant: Grant, text: str | None = None, *, routing: Routed = No
         "audience": provider.audience,
         "allowed": provider.allowed,
         "service_status": provider.status,
-        "likenesses": name_warnings(agent, agent.human),
+        "likenesses": case.warnings,
     }
     # No member without a catalogue: the previous release, which may run beside this one, has none.
-    published = published_catalogue(provider)
-    shown |= {"catalogue": published.ref.sha256} if published else {}
+    shown |= {"catalogue": case.published.ref.sha256} if case.published else {}
     # Only its digest, because the token travels with every request of the page.
     signed = {} if text is None else {"text": hashlib.sha256(text.encode()).hexdigest()}
     # Not without groups: the previous release, which may run beside this one, draws pages too.
-    routed = page_routing(routing)
+    routed = page_routing(case.routing)
     return Page(Challenge.Purpose.APPROVAL, str(grant.pk), shown | signed | routed)
 
 
-def page_routing(routing: Routed) -> dict[str, Any]:
+def page_routing(routing: Routing | None) -> dict[str, Any]:
     """What a page's token holds of the routing, and for whom it was drawn."""
     if routing is None:
         return {}
     return {"routing": dict(routing.member), "reader": routing.human_id}
 
 
-def check_unchanged(grant: Grant, drawn: str, *, now: datetime, routing: Routed = None) -> Drawn:
+def check_unchanged(case: Case, drawn: str, *, now: datetime) -> Drawn:
     """Check that the request is still the one on the page and still waits for a decision.
 
     Raises ExpiredError, InvalidStateError if it was decided, and what `check_drawn` raises.
     """
-    page = _undecided_page(grant, now, routing)
+    page = _undecided_page(case, now)
     check_drawn(page, drawn)
     return read_drawn(drawn, page.purpose, page.subject)
 
 
-def draw_approval(
-    grant: Grant, human: Human, *, now: datetime, routing: Routed = None
-) -> DrawnApproval:
+def draw_approval(case: Case, *, now: datetime) -> DrawnApproval:
     """What the approval page shows of the text to sign, and its token.
 
     The text is empty if manifest and allow-list no longer cover any of it.
     """
-    terms = offered_terms(grant, now)
-    text = _text(grant, human, terms, now, routing) if terms.capabilities else ""
+    terms = offered_terms(case.grant, now)
+    text = _text(case, terms, now) if terms.capabilities else ""
     return DrawnApproval(
-        drawn=drawn_token(approval_page(grant, text, routing=routing), now=now),
-        lines=_lines(grant, terms, text),
+        drawn=drawn_token(approval_page(case, text), now=now),
+        lines=_lines(case, terms, text),
     )
 
 
-def draw_denial(grant: Grant, reason: str, *, now: datetime, routing: Routed = None) -> Denial:
+def draw_denial(case: Case, reason: str, *, now: datetime) -> Denial:
     """The text that denies the request for this reason, as a page shows it."""
-    text = _denial(grant, _plain(reason), routing)
-    page = approval_page(grant, text, routing=routing)
-    return Denial(drawn_token(page, now=now), text.splitlines())
+    text = _denial(case, _plain(reason))
+    return Denial(drawn_token(approval_page(case, text), now=now), text.splitlines())
 
 
-def review_denial(
-    *, grant: Grant, reason: str, drawn: str, now: datetime, routing: Routed = None
-) -> Denial:
+def review_denial(case: Case, reason: str, *, drawn: str, now: datetime) -> Denial:
     """As `draw_denial`, for a reason typed on the page with the token `drawn`. Changes nothing.
 
     Raises what `check_unchanged` raises.
     """
-    at = check_unchanged(grant, drawn, now=now, routing=routing).at
-    return draw_denial(grant, reason, now=at, routing=routing)
+    return draw_denial(case, reason, now=check_unchanged(case, drawn, now=now).at)
 
 
-def review_choices(
-    *,
-    grant: Grant,
-    human: Human,
-    choices: Mapping[str, str],
-    drawn: str,
-    now: datetime,
-    routing: Routed = None,
-) -> Review:
+def review_choices(case: Case, choices: Mapping[str, str], *, drawn: str, now: datetime) -> Review:
     """What these choices would grant and how that differs from the request. Changes nothing.
 
     Its token is that of the page as it shows this. Raises what `check_unchanged` and `chosen_terms`
     raise.
     """
-    at = check_unchanged(grant, drawn, now=now, routing=routing).at
-    terms = _terms_of_choices(grant, human, choices, at=at, now=now)
-    text = _text(grant, human, terms, now, routing)
+    at = check_unchanged(case, drawn, now=now).at
+    terms = _terms_of_choices(case, choices, at=at, now=now)
+    text = _text(case, terms, now)
+    grant = case.grant
     return Review(
-        lines=_lines(grant, terms, text),
+        lines=_lines(case, terms, text),
         changes=changes(offered_terms(grant, at), terms, at=grant.service_provider.name, now=at),
         totals=total_reach(grant, terms, other_grants(grant, now)),
-        dangerous=_dangerous(grant, terms),
-        drawn=drawn_token(approval_page(grant, text, routing=routing), now=at),
+        dangerous=_dangerous(case, terms),
+        drawn=drawn_token(approval_page(case, text), now=at),
     )
 
 
 def take_second_step(
-    *,
-    grant: Grant,
-    human: Human,
-    session_key: str,
+    case: Case,
     choices: Mapping[str, str],
+    *,
+    session_key: str,
     drawn: str,
     actor: Actor,
     now: datetime,
-    routing: Routed = None,
 ) -> None:
     """Record that the human saw exactly these dangerous permissions and went on.
 
     Valid for five minutes. Raises what `review_choices` raises.
     """
-    terms, _signed = _shown_terms(grant, human, choices, drawn=drawn, now=now, routing=routing)
+    terms, _signed = _shown_terms(case, choices, drawn=drawn, now=now)
+    grant = case.grant
     with transaction.atomic():
-        begin(_second(grant, human, session_key), now=now, challenge=_danger_digest(grant, terms))
+        begin(_second(case, session_key), now=now, challenge=_danger_digest(grant, terms))
         record(
             kind=kinds.SECOND_STEP_TAKEN,
             actor=actor,
             at=now,
             agent_id=grant.agent_id,
-            human_id=human.id,
+            human_id=case.human.id,
             service_provider_id=grant.service_provider_id,
             grant_id=grant.id,
             personal={"capabilities": [each.to_json() for each in terms.dangerous]},
@@ -213,103 +194,82 @@ def take_second_step(
 
 
 def begin_approval(
-    *,
-    grant: Grant,
-    human: Human,
-    session_key: str,
-    choices: Mapping[str, str],
-    drawn: str,
-    now: datetime,
-    routing: Routed = None,
+    case: Case, choices: Mapping[str, str], *, session_key: str, drawn: str, now: datetime
 ) -> dict[str, Any]:
     """Make the statement of an approval from the choices, and ask for its signature.
 
     Raises what `review_choices` raises; ConfirmationRequiredError (with `dangerous`, sentences) if
     the second step for exactly these permissions was not taken in this session.
     """
-    terms, text = _shown_terms(grant, human, choices, drawn=drawn, now=now, routing=routing)
-    published = published_catalogue(grant.service_provider)
+    terms, text = _shown_terms(case, choices, drawn=drawn, now=now)
     if terms.dangerous:
-        _use_second_step(grant, human, session_key, terms, now)
+        _use_second_step(case, session_key, terms, now)
     statement = approval(
-        grant=grant,
-        human=human,
+        grant=case.grant,
+        human=case.human,
         decision="approve",
         terms=terms,
         second_step=bool(terms.dangerous),
         consent_text=text,
-        catalogue=published.ref if published else None,
+        catalogue=case.published.ref if case.published else None,
         now=now,
-        routing=routing and routing.member,
+        routing=_signed_routing(case),
     )
     return ask_signature(
-        _ceremony(grant, human, session_key),
-        human=human,
+        _ceremony(case, session_key),
+        human=case.human,
         statement=statement,
         consent_text=text,
-        page=approval_page(grant, text, routing=routing),
+        page=approval_page(case, text),
         drawn=drawn,
         now=now,
     )
 
 
 def begin_denial(
-    *,
-    grant: Grant,
-    human: Human,
-    session_key: str,
-    reason: str,
-    drawn: str,
-    now: datetime,
-    routing: Routed = None,
+    case: Case, reason: str, *, session_key: str, drawn: str, now: datetime
 ) -> dict[str, Any]:
     """Make the statement of a denial, and ask for its signature.
 
     Raises what `check_unchanged` raises; GrantChangedError if the page showed another reason;
     InvalidStateError if the grant is not pending.
     """
-    check_unchanged(grant, drawn, now=now, routing=routing)
-    if grant.status != Grant.Status.PENDING:
+    check_unchanged(case, drawn, now=now)
+    if case.grant.status != Grant.Status.PENDING:
         raise InvalidStateError("Only a pending request can be denied. Revoke the grant instead.")
     reason = _plain(reason)
-    text = _denial(grant, reason, routing)
+    text = _denial(case, reason)
     statement = approval(
-        grant=grant,
-        human=human,
+        grant=case.grant,
+        human=case.human,
         decision="deny",
-        terms=asked_terms(grant, now),
+        terms=asked_terms(case.grant, now),
         second_step=False,
         consent_text=text,
         deny_reason=reason or None,
         now=now,
-        routing=routing and routing.member,
+        routing=_signed_routing(case),
     )
     return ask_signature(
-        _ceremony(grant, human, session_key),
-        human=human,
+        _ceremony(case, session_key),
+        human=case.human,
         statement=statement,
         consent_text=text,
-        page=approval_page(grant, text, routing=routing),
+        page=approval_page(case, text),
         drawn=drawn,
         now=now,
     )
 
 
 def decide(
-    *,
-    grant: Grant,
-    human: Human,
-    session_key: str,
-    credential: object,
-    actor: Actor,
-    now: datetime,
-    routing: Routed = None,
+    case: Case, *, session_key: str, credential: object, actor: Actor, now: datetime
 ) -> Receipt:
     """Carry out the signed decision. Posting the same assertion again returns the same receipt.
 
     Raises InvalidAssertionError; GrantChangedError, ExpiredError, InvalidStateError if the request
     changed between the statement and the signature.
     """
+    grant, human = case.grant, case.human
 
     def act(row: Challenge) -> None:
         body = row.statement
@@ -332,13 +292,14 @@ def decide(
         _tell(grant, human, now)
 
     return accept_signature(
-        _ceremony(grant, human, session_key),
+        _ceremony(case, session_key),
         human=human,
         credential=credential,
         now=now,
-        page=lambda _row: _undecided_page(grant, now, routing),
+        # Within its transaction, with catalogue and warnings read anew.
+        page=lambda _row: _undecided_page(replace(case), now),
         act=act,
-        routing=routing and routing.member,
+        routing=_signed_routing(case),
     )
 
 
@@ -353,40 +314,44 @@ def _plain(reason: str) -> str:
     return " ".join(reason.split())[:MAX_REASON]
 
 
-def _undecided_page(grant: Grant, now: datetime, routing: Routed) -> Page:
+def _undecided_page(case: Case, now: datetime) -> Page:
+    grant = case.grant
     status = grant.status_at(now)
     if status == Grant.Status.EXPIRED:
         raise ExpiredError("This request has expired. The agent may ask again.")
     if grant.waits_for_renewal(now):
-        return approval_page(grant, routing=routing)
+        return approval_page(case)
     if status in {Grant.Status.APPROVED, Grant.Status.DENIED, Grant.Status.REVOKED}:
-        raise InvalidStateError(_already(grant, routing))
-    return approval_page(grant, routing=routing)
+        raise InvalidStateError(_already(case))
+    return approval_page(case)
 
 
-def _already(grant: Grant, routing: Routed) -> str:
+def _already(case: Case) -> str:
     """That it is decided; for a person who decides for another also by whom."""
-    if routing is None or grant.human is None:
+    decided_by = case.grant.human
+    if case.routing is None or decided_by is None:
         return _("This request was already decided.")
-    return _("%(name)s already decided this request.") % {"name": quoted(grant.human.name)}
+    return _("%(name)s already decided this request.") % {"name": quoted(decided_by.name)}
 
 
-def _ceremony(grant: Grant, human: Human, session_key: str) -> Ceremony:
-    return Ceremony(Challenge.Purpose.APPROVAL, session_key, human, str(grant.pk))
+def _signed_routing(case: Case) -> Mapping[str, Any] | None:
+    return case.routing and case.routing.member
 
 
-def _second(grant: Grant, human: Human, session_key: str) -> Ceremony:
-    return Ceremony(Challenge.Purpose.SECOND_STEP, session_key, human, str(grant.pk))
+def _ceremony(case: Case, session_key: str) -> Ceremony:
+    return Ceremony(Challenge.Purpose.APPROVAL, session_key, case.human, str(case.grant.pk))
 
 
-def _use_second_step(
-    grant: Grant, human: Human, session_key: str, terms: Terms, now: datetime
-) -> None:
-    digest = _danger_digest(grant, terms)
-    if not use_second_step(_second(grant, human, session_key), digest, now=now):
+def _second(case: Case, session_key: str) -> Ceremony:
+    return Ceremony(Challenge.Purpose.SECOND_STEP, session_key, case.human, str(case.grant.pk))
+
+
+def _use_second_step(case: Case, session_key: str, terms: Terms, now: datetime) -> None:
+    digest = _danger_digest(case.grant, terms)
+    if not use_second_step(_second(case, session_key), digest, now=now):
         raise ConfirmationRequiredError(
             "Check the high-risk permissions once more, then continue.",
-            dangerous=_dangerous(grant, terms),
+            dangerous=_dangerous(case, terms),
         )
 
 
@@ -400,20 +365,19 @@ def _danger_digest(grant: Grant, terms: Terms) -> bytes:
     return hashlib.sha256(canonical_json(body)).digest()
 
 
-def _dangerous(grant: Grant, terms: Terms) -> list[str]:
-    provider = grant.service_provider
-    words = words_of(published_catalogue(provider))
-    return sentences.permissions(provider.name, terms.dangerous, terms.envelope, words)
+def _dangerous(case: Case, terms: Terms) -> list[str]:
+    service = case.grant.service_provider.name
+    return sentences.permissions(service, terms.dangerous, terms.envelope, case.words)
 
 
 def _terms_of_choices(
-    grant: Grant, human: Human, choices: Mapping[str, str], *, at: datetime, now: datetime
+    case: Case, choices: Mapping[str, str], *, at: datetime, now: datetime
 ) -> Terms:
     """The terms of these choices, their life counted from `at`, when the page was drawn.
 
     So the end that is signed is the end that was shown.
     """
-    terms = chosen_terms(grant, choices, zone=human.time_zone, now=at)
+    terms = chosen_terms(case.grant, choices, zone=case.human.time_zone, now=at)
     if terms.valid_until <= now:
         raise GrantChangedError(
             "The end date on this page has passed. Reload the page.", changes=[]
@@ -422,27 +386,20 @@ def _terms_of_choices(
 
 
 def _shown_terms(
-    grant: Grant,
-    human: Human,
-    choices: Mapping[str, str],
-    *,
-    drawn: str,
-    now: datetime,
-    routing: Routed,
+    case: Case, choices: Mapping[str, str], *, drawn: str, now: datetime
 ) -> tuple[Terms, str]:
     """The terms of these choices and their text, checked against the one the page shows."""
-    at = check_unchanged(grant, drawn, now=now, routing=routing).at
-    terms = _terms_of_choices(grant, human, choices, at=at, now=now)
-    text = _text(grant, human, terms, now, routing)
-    check_drawn(approval_page(grant, text, routing=routing), drawn)
+    at = check_unchanged(case, drawn, now=now).at
+    terms = _terms_of_choices(case, choices, at=at, now=now)
+    text = _text(case, terms, now)
+    check_drawn(approval_page(case, text), drawn)
     return terms, text
 
 
-def _lines(grant: Grant, terms: Terms, text: str) -> list[Line]:
+def _lines(case: Case, terms: Terms, text: str) -> list[Line]:
     """The text by lines, each with the permission that it gives."""
-    provider = grant.service_provider
-    words = words_of(published_catalogue(provider))
-    given = sentences.permissions(provider.name, terms.capabilities, terms.envelope, words)
+    service = case.grant.service_provider.name
+    given = sentences.permissions(service, terms.capabilities, terms.envelope, case.words)
     places = iter(terms.places or range(len(given)))
     waiting = iter(given)
     due = next(waiting, None)
@@ -455,17 +412,18 @@ def _lines(grant: Grant, terms: Terms, text: str) -> list[Line]:
     return lines
 
 
-def _denial(grant: Grant, reason: str, routing: Routed) -> str:
+def _denial(case: Case, reason: str) -> str:
     return consent_texts.denial_text(
-        agent=grant.agent.name,
-        service_provider=grant.service_provider.name,
-        audience=grant.service_provider.audience,
+        agent=case.grant.agent.name,
+        service_provider=case.grant.service_provider.name,
+        audience=case.grant.service_provider.audience,
         reason=reason,
-        routing=routing and routing.member,
+        routing=_signed_routing(case),
     )
 
 
-def _text(grant: Grant, human: Human, terms: Terms, now: datetime, routing: Routed) -> str:
+def _text(case: Case, terms: Terms, now: datetime) -> str:
+    grant = case.grant
     return consent_texts.approval_text(
         agent=grant.agent.name,
         service_provider=grant.service_provider.name,
@@ -474,11 +432,8 @@ def _text(grant: Grant, human: Human, terms: Terms, now: datetime, routing: Rout
         envelope=terms.envelope,
         valid_until=terms.valid_until,
         valid_until_before=grant.valid_until if grant.waits_for_renewal(now) else None,
-        zone=human.time_zone,
-        warnings=[
-            *name_warnings(grant.agent, grant.agent.human),
-            *recovery_marks(human, now=now),
-        ],
-        routing=routing and routing.member,
-        words=words_of(published_catalogue(grant.service_provider)),
+        zone=case.human.time_zone,
+        warnings=[*case.warnings, *recovery_marks(case.human, now=now)],
+        routing=_signed_routing(case),
+        words=case.words,
     )

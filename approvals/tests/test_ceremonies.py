@@ -24,6 +24,7 @@ from approvals.services import (
     logo_approval,
     resuming,
 )
+from approvals.services.decidable_requests import find_case
 from approvals.services.page_token import Page, drawn_token
 from approvals.tests import service_moves
 from approvals.tests.cast import PAY, READ_CALENDAR, Person, drawn_on
@@ -107,7 +108,7 @@ def approval(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         f"/approvals/{grant.pk}/",
-        lambda: grant_decisions.approval_page(Grant.objects.get(pk=grant.pk)),
+        lambda: grant_decisions.approval_page(find_case(grant.pk, cast.alice.human, cast.now)),
         cast.alice.drawn(grant),
         lambda drawn: cast.alice.statement(grant, drawn=drawn),
     )
@@ -118,7 +119,7 @@ def second_step(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         f"/approvals/{grant.pk}/",
-        lambda: grant_decisions.approval_page(Grant.objects.get(pk=grant.pk)),
+        lambda: grant_decisions.approval_page(find_case(grant.pk, cast.alice.human, cast.now)),
         cast.alice.drawn(grant),
         lambda drawn: cast.alice.ask(grant, "second-step", drawn=drawn),
     )

@@ -15,6 +15,7 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.errors import NotFoundError
 from approvals.models import Receipt, SetupCode
 from approvals.services import grant_decisions
+from approvals.services.decidable_requests import find_open_case
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.sessions import stored_key
 from approvals.tests.cast import PAY, Person, registered
@@ -128,13 +129,12 @@ def test_AP_9_a_loss_while_the_request_is_under_way_is_a_loss(
     """The session was valid when the request arrived; the act is judged at its commit."""
     options = alice.statement(reading, decision).json()["publicKey"]
     came_in = alice.human
-    grant = Grant.objects.select_related("agent__human", "service_provider").get()
+    case = find_open_case(reading.pk, came_in, now)
     session_key = stored_key(str(alice.client.session.session_key))
     lose(alice, loss, now)
     with pytest.raises(NotFoundError):
         grant_decisions.decide(
-            grant=grant,
-            human=came_in,
+            case,
             session_key=session_key,
             credential=alice.device.assertion(options),
             actor=Actor("human", str(came_in.pk)),

@@ -16,6 +16,7 @@ from agentauth.protocol.errors import (
 )
 from approvals.models import Receipt
 from approvals.services import grant_decisions
+from approvals.services.decidable_requests import find_case
 from approvals.tests.cast import Person
 from audit import kinds
 from audit.models import Event
@@ -40,32 +41,25 @@ def paid(alice: Person, paying: Grant) -> Grant:
 
 
 def sign_again(alice: Person, grant: Grant, now: datetime, **choices: str) -> Receipt:
-    human, chosen = alice.human, KEEP | choices
-    drawn = grant_decisions.draw_approval(grant, human, now=now).drawn
-    drawn = grant_decisions.review_choices(
-        grant=grant, human=human, choices=chosen, drawn=drawn, now=now
-    ).drawn
-    actor = Actor("human", str(human.pk))
+    case, chosen = find_case(grant.pk, alice.human, now), KEEP | choices
+    drawn = grant_decisions.draw_approval(case, now=now).drawn
+    drawn = grant_decisions.review_choices(case, chosen, drawn=drawn, now=now).drawn
+    actor = Actor("human", str(alice.human.pk))
     grant_decisions.take_second_step(
-        grant=grant,
-        human=human,
-        session_key=SESSION,
-        choices=chosen,
-        drawn=drawn,
-        actor=actor,
-        now=now,
+        case, chosen, session_key=SESSION, drawn=drawn, actor=actor, now=now
     )
     options = grant_decisions.begin_approval(
-        grant=grant, human=human, session_key=SESSION, choices=chosen, drawn=drawn, now=now
+        case, chosen, session_key=SESSION, drawn=drawn, now=now
     )
-    return grant_decisions.decide(
-        grant=grant,
-        human=human,
+    receipt = grant_decisions.decide(
+        case,
         session_key=SESSION,
         credential=alice.device.assertion(options),
         actor=actor,
         now=now,
     )
+    grant.refresh_from_db()
+    return receipt
 
 
 @pytest.mark.parametrize(
@@ -105,12 +99,11 @@ def test_it_may_be_narrowed_again_and_never_widened_back(
 def test_a_page_drawn_before_the_suspension_signs_nothing(
     alice: Person, paid: Grant, now: datetime
 ) -> None:
-    drawn = grant_decisions.draw_approval(paid, alice.human, now=now).drawn
+    drawn = grant_decisions.draw_approval(find_case(paid.pk, alice.human, now), now=now).drawn
     suspend_grant(grant=paid, actor=TESTER, now=now, cause="manifest_changed")
+    case = find_case(paid.pk, alice.human, now)
     with pytest.raises(GrantChangedError):
-        grant_decisions.begin_approval(
-            grant=paid, human=alice.human, session_key=SESSION, choices=KEEP, drawn=drawn, now=now
-        )
+        grant_decisions.begin_approval(case, KEEP, session_key=SESSION, drawn=drawn, now=now)
 
 
 def test_what_a_person_suspended_is_not_signed_back(
@@ -127,12 +120,7 @@ def test_a_suspended_grant_is_revoked_and_not_denied(
     alice: Person, paid: Grant, now: datetime
 ) -> None:
     suspend_grant(grant=paid, actor=TESTER, now=now, cause="recovery")
+    case = find_case(paid.pk, alice.human, now)
+    drawn = grant_decisions.draw_approval(case, now=now).drawn
     with pytest.raises(InvalidStateError):
-        grant_decisions.begin_denial(
-            grant=paid,
-            human=alice.human,
-            session_key=SESSION,
-            reason="",
-            drawn=grant_decisions.draw_approval(paid, alice.human, now=now).drawn,
-            now=now,
-        )
+        grant_decisions.begin_denial(case, "", session_key=SESSION, drawn=drawn, now=now)

@@ -9,6 +9,7 @@ from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import Capability
 from agentauth.protocol.errors import GrantChangedError, InvalidRequestError
 from agentauth.protocol.money import Money
+from approvals.services.decidable_requests import find_case
 from approvals.services.grant_decisions import draw_approval, review_choices
 from approvals.services.term_choices import (
     Terms,
@@ -95,13 +96,12 @@ def test_an_end_that_passed_since_the_page_was_drawn_is_refused(
 ) -> None:
     grant = approved(agent, service_provider, now=now, capabilities=[READ_CALENDAR])
     suspend_grant(grant=grant, cause=Grant.SuspensionCause.RECOVERY, actor=TESTER, now=now)
-    drawn = draw_approval(grant, alice.human, now=now).drawn
+    case = find_case(grant.pk, alice.human, now)
+    drawn = draw_approval(case, now=now).drawn
 
     def review(later: timedelta) -> None:
         choices = {"permission.0": "on", "days": "1"}
-        review_choices(
-            grant=grant, human=alice.human, choices=choices, drawn=drawn, now=now + later
-        )
+        review_choices(case, choices, drawn=drawn, now=now + later)
 
     review(timedelta(hours=23))
     with pytest.raises(GrantChangedError, match="has passed"):

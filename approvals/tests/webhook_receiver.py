@@ -51,7 +51,7 @@ def webhook_receiver(directory: Path | None = None) -> Iterator[Receiver]:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(directory / "proxy.crt", directory / "proxy.key")
             server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield box
         server.shutdown()

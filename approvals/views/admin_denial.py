@@ -10,6 +10,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from approvals.services import grant_decisions
+from approvals.services.decidable_requests import Case
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.views.grant_descriptions import describe_grant
 from approvals.views.request_helpers import (
@@ -25,12 +26,13 @@ from registry.authentication import actor_of
 from registry.models import Grant, Human
 from registry.roles import Permission
 from registry.services.roles import check_permission
+from registry.services.routing_rules import Route
 
 _GONE = "Only a pending request can be denied. Revoke the grant instead."
 
 
-def find_request(request_id: uuid.UUID, human: Human) -> Grant:
-    """A grant, for an administrator who decides.
+def find_request(request_id: uuid.UUID, human: Human) -> Case:
+    """A request as an administrator sees it, who denies by role: no rule names them.
 
     Raises NotFoundError for others, or if there is none; PermissionDeniedError for another role.
     """
@@ -39,7 +41,7 @@ def find_request(request_id: uuid.UUID, human: Human) -> Grant:
     grant = rows.filter(pk=request_id).first()
     if grant is None:
         raise NotFoundError
-    return grant
+    return Case(grant, human, Route({}), None)
 
 
 @require_safe
@@ -49,7 +51,7 @@ def index(request: HttpRequest) -> HttpResponse:
     human, now, rows = human_of(request), timezone.now(), []
     check_permission(human, Permission.DECIDE)
     for row_id in chosen_ids(request):
-        grant = find_request(row_id, human)
+        grant = find_request(row_id, human).grant
         waits = grant.status_at(now) == Grant.Status.PENDING
         rows.append(
             {
@@ -70,7 +72,8 @@ def index(request: HttpRequest) -> HttpResponse:
 @require_safe
 @require_sign_in
 def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
-    grant = find_request(request_id, human_of(request))
+    case = find_request(request_id, human_of(request))
+    grant = case.grant
     if grant.status_at(timezone.now()) != Grant.Status.PENDING:
         raise InvalidStateError(_GONE)
     reason = _("Denied by an administrator.")
@@ -79,7 +82,7 @@ def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
         "agent": grant.agent,
         "provider": grant.service_provider,
         "lines": describe_grant(grant),
-        "denial": grant_decisions.draw_denial(grant, reason, now=timezone.now()),
+        "denial": grant_decisions.draw_denial(case, reason, now=timezone.now()),
         "reason": reason,
     }
     return render(request, "denial.html", context)
@@ -89,9 +92,9 @@ def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     # Before the body is read, so that others get the same error whatever they send.
-    grant, body = find_request(request_id, human_of(request)), read_posted_json(request)
+    case, body = find_request(request_id, human_of(request)), read_posted_json(request)
     found = grant_decisions.review_denial(
-        grant=grant, reason=member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
+        case, member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
     )
     return answer(sentences=found.sentences, drawn=found.drawn)
 
@@ -99,14 +102,12 @@ def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def statement(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
-    human = human_of(request)
     # Before the body is read, so that others get the same error whatever they send.
-    grant, body = find_request(request_id, human), read_posted_json(request)
+    case, body = find_request(request_id, human_of(request)), read_posted_json(request)
     options = grant_decisions.begin_denial(
-        grant=grant,
-        human=human,
+        case,
+        member(body, "reason"),
         session_key=session_key_of(request),
-        reason=member(body, "reason"),
         drawn=member(body, "drawn"),
         now=timezone.now(),
     )
@@ -116,14 +117,12 @@ def statement(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def decide(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
-    human = human_of(request)
-    grant = find_request(request_id, human)
+    case = find_request(request_id, human_of(request))
     grant_decisions.decide(
-        grant=grant,
-        human=human,
+        case,
         session_key=session_key_of(request),
         credential=read_posted_json(request).get("credential"),
         actor=actor_of(request),
         now=timezone.now(),
     )
-    return answer(status=_("Denied"), next=f"/admin/registry/grant/{grant.pk}/change/")
+    return answer(status=_("Denied"), next=f"/admin/registry/grant/{case.grant.pk}/change/")

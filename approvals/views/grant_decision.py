@@ -26,7 +26,6 @@ from approvals.services.decidable_requests import (
     find_open_case,
 )
 from approvals.services.differences_since_signing import describe_differences
-from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.offered_capabilities import offer
 from approvals.services.passkey_signature_flow import receipt_of
 from approvals.services.setup_and_sign_in import session_key_of
@@ -55,7 +54,6 @@ from approvals.views.usage_descriptions import load_usage
 from audit.fault_injection import fault_point
 from registry.authentication import actor_of
 from registry.models import Grant, Human
-from registry.services.catalogues import published_catalogue, words_of
 from registry.services.grant_renewal import renewal_refusal
 
 WORDS = {"approve": gettext_lazy("Approved"), "deny": gettext_lazy("Denied")}
@@ -67,7 +65,7 @@ NEW_AGENT_SECONDS = 86_400
 def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     case = find_case(grant_id, human, now)
-    grant, routing = case.grant, case.routing
+    grant = case.grant
     status = grant_status(grant, now)
     anew, renews = grant.waits_for_signature(now), grant.waits_for_renewal(now)
     context: dict[str, Any] = {
@@ -79,17 +77,17 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     }
     if status != Grant.Status.PENDING and not anew and not renews:
         receipt = receipt_of("approval", str(grant.pk))
-        words = words_of(published_catalogue(grant.service_provider))
-        context |= {"status": status, "receipt": receipt, "lines": describe_grant(grant, words)}
+        lines = describe_grant(grant, case.words)
+        context |= {"status": status, "receipt": receipt, "lines": lines}
         context |= {"decided_by": decided_by(receipt, human)}
         context |= _use(grant, human, status, now)
         if status == Grant.Status.APPROVED and case.is_mine:
             context |= {"may_renew": True, "not_renewed": renewal_refusal(grant, now)}
         return render(request, "decided.html", context)
-    asked = grant_decisions.draw_approval(grant, human, now=now, routing=routing)
+    asked = grant_decisions.draw_approval(case, now=now)
     terms, others = offered_terms(grant, now), other_grants(grant, now)
     used = load_usage(grant.agent)
-    permissions = permission_fields(terms, published_catalogue(grant.service_provider))
+    permissions = permission_fields(terms, case.published)
     context |= {
         "routed": case.who(),
         "drawn": asked.drawn,
@@ -112,11 +110,11 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "may_require_presence": not terms.envelope.requires_human_online,
         "totals": total_reach(grant, terms, others),
         "kept_as": _kept_as(grant, terms),
-        "denial": grant_decisions.draw_denial(grant, "", now=now, routing=routing)
+        "denial": grant_decisions.draw_denial(case, "", now=now)
         if status == Grant.Status.PENDING
         else None,
         "elsewhere": elsewhere(others),
-        "warnings": name_warnings(grant.agent, grant.agent.human),
+        "warnings": case.warnings,
         "is_new": (now - grant.agent.created_at).total_seconds() < NEW_AGENT_SECONDS,
     }
     return render(request, "approval.html", context)
@@ -148,15 +146,10 @@ def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, An
 @require_POST
 @require_sign_in
 def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human, now = read_posted_json(request), human_of(request), timezone.now()
-    case = _case(grant_id, human, body, now)
+    body, now = read_posted_json(request), timezone.now()
+    case = _case(grant_id, human_of(request), body, now)
     found = grant_decisions.review_choices(
-        grant=case.grant,
-        human=human,
-        choices=read_choices(body.get("choices")),
-        drawn=member(body, "drawn"),
-        now=now,
-        routing=case.routing,
+        case, read_choices(body.get("choices")), drawn=member(body, "drawn"), now=now
     )
     return answer(
         lines=[[each.text, each.place] for each in found.lines],
@@ -173,11 +166,7 @@ def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, now = read_posted_json(request), timezone.now()
     case = _case(grant_id, human_of(request), body, now)
     found = grant_decisions.review_denial(
-        grant=case.grant,
-        reason=member(body, "reason"),
-        drawn=member(body, "drawn"),
-        now=now,
-        routing=case.routing,
+        case, member(body, "reason"), drawn=member(body, "drawn"), now=now
     )
     return answer(sentences=found.sentences, drawn=found.drawn)
 
@@ -185,18 +174,16 @@ def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human, now = read_posted_json(request), human_of(request), timezone.now()
-    case = _case(grant_id, human, body, now)
+    body, now = read_posted_json(request), timezone.now()
+    case = _case(grant_id, human_of(request), body, now)
     case.require_decider()
     grant_decisions.take_second_step(
-        grant=case.grant,
-        human=human,
+        case,
+        read_choices(body.get("choices")),
         session_key=session_key_of(request),
-        choices=read_choices(body.get("choices")),
         drawn=member(body, "drawn"),
         actor=actor_of(request),
         now=now,
-        routing=case.routing,
     )
     return answer(status=_("Continue"))
 
@@ -204,22 +191,19 @@ def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human, now = read_posted_json(request), human_of(request), timezone.now()
-    case, choices = _case(grant_id, human, body, now), read_choices(body.get("choices"))
-    decision = member(body, "decision")
-    asked: dict[str, Any] = {
-        "grant": case.grant,
-        "human": human,
-        "session_key": session_key_of(request),
-        "drawn": member(body, "drawn"),
-        "now": now,
-        "routing": case.routing,
-    }
+    body, now = read_posted_json(request), timezone.now()
+    case = _case(grant_id, human_of(request), body, now)
+    choices, decision = read_choices(body.get("choices")), member(body, "decision")
+    drawn, session_key = member(body, "drawn"), session_key_of(request)
     if decision == "approve":
         case.require_decider()
-        options = grant_decisions.begin_approval(choices=choices, **asked)
+        options = grant_decisions.begin_approval(
+            case, choices, session_key=session_key, drawn=drawn, now=now
+        )
     elif decision == "deny":
-        options = grant_decisions.begin_denial(reason=choices.get("reason", ""), **asked)
+        options = grant_decisions.begin_denial(
+            case, choices.get("reason", ""), session_key=session_key, drawn=drawn, now=now
+        )
     else:
         raise InvalidRequestError("The decision must be approve or deny.")
     return answer(publicKey=options)
@@ -228,16 +212,13 @@ def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
-    body, human, now = read_posted_json(request), human_of(request), timezone.now()
-    case = find_open_case(grant_id, human, now)
+    body, now = read_posted_json(request), timezone.now()
     receipt = grant_decisions.decide(
-        grant=case.grant,
-        human=human,
+        find_open_case(grant_id, human_of(request), now),
         session_key=session_key_of(request),
         credential=body.get("credential"),
         actor=actor_of(request),
         now=now,
-        routing=case.routing,
     )
     fault_point("approve.before_delivery")
     return answer(status=WORDS[receipt.decision], next=f"/approvals/{grant_id}/")

@@ -264,7 +264,7 @@ def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[Store]:
     """The store of a server with this handler."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         yield store_at(

@@ -215,7 +215,7 @@ def test_a_certificate_that_is_not_trusted_is_named(
     context.load_cert_chain(certificate, tmp_path / "proxy.key")
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         why = "has expired" if expired else r"is not trusted: .*SSL_CERT_FILE"
