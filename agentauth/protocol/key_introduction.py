@@ -1,4 +1,4 @@
-"""How one key of the registry introduces the next: a statement, signed by the present key, that
+"""How one key of the registry introduces the next: a statement, signed by the current key, that
 names its successor.
 
 A client that trusts one key of a purpose can follow the chain to later ones without trusting the
@@ -21,27 +21,27 @@ _CLAIMS: Final = ("iss", "purpose", "iat", "jwk")
 
 
 def sign_introduction(
-    present: Signer, following: PublicKey, *, issuer: str, purpose: str, issued_at: int
+    current: Signer, following: PublicKey, *, issuer: str, purpose: str, issued_at: int
 ) -> str:
-    """Sign, with the present key, an introduction of the following one (docs/protocol.md section
+    """Sign, with the current key, an introduction of the following one (docs/protocol.md section
     4).
     """
     claims = {"iss": issuer, "purpose": purpose, "iat": issued_at, "jwk": following.jwk}
-    return sign_compact(claims, present, typ=INTRODUCTION_TYP, header={"kid": present.kid})
+    return sign_compact(claims, current, typ=INTRODUCTION_TYP, header={"kid": current.kid})
 
 
 def verify_introduction(
-    compact: str, present: PublicKey, *, expected_issuer: str, expected_purpose: str
+    compact: str, current: PublicKey, *, expected_issuer: str, expected_purpose: str
 ) -> PublicKey:
-    """Verify an introduction and return the key that `present` introduces.
+    """Verify an introduction and return the key that `current` introduces.
 
-    1. Signed by `present`, as this `typ`. 2. Exactly the known claims. 3. Of this registry and this
+    1. Signed by `current`, as this `typ`. 2. Exactly the known claims. 3. Of this registry and this
     purpose: a stolen receipt key must not introduce a token key. 4. The following key passes every
     check of section 1. Raises InvalidRequestError.
     """
     try:
         claims = verify_jws(
-            parse_compact(compact), present, expected_typ=INTRODUCTION_TYP
+            parse_compact(compact), current, expected_typ=INTRODUCTION_TYP
         ).claims  # 1
         members(claims, "introduction", required=_CLAIMS)  # 2
         integer(claims["iat"], "introduction.iat", minimum=0)
@@ -68,9 +68,9 @@ def introduced_keys(
     reached = {pinned.thumbprint: pinned}
     for compact in introductions:
         try:
-            present = reached[str(parse_compact(compact).header.get("kid"))]
+            current = reached[str(parse_compact(compact).header.get("kid"))]
             following = verify_introduction(
-                compact, present, expected_issuer=expected_issuer, expected_purpose=expected_purpose
+                compact, current, expected_issuer=expected_issuer, expected_purpose=expected_purpose
             )
         except (EncodingError, InvalidRequestError, KeyError):
             continue

@@ -1,6 +1,6 @@
 """The agent's life cycle at one registry: key and manifest, registered, renewed, widened, rotated.
 
-The next key or manifest is stored beside the present one before the registry is called, so that a
+The next key or manifest is stored beside the current one before the registry is called, so that a
 crash at any step leads back to the same agent.
 """
 
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 class AgentLife:
-    """Makes the agent's calls to its registry, with its present key and a valid manifest.
+    """Makes the agent's calls to its registry, with its current key and a valid manifest.
 
     `on_change` is called when earlier tokens have become invalid.
     """
@@ -82,14 +82,14 @@ class AgentLife:
 
     @property
     def signer(self) -> Signer:
-        """The present key. Raises KeyFileError."""
+        """The current key. Raises KeyFileError."""
         self.identity()
         assert self._signer is not None
         return self._signer
 
     @property
     def manifest(self) -> VerifiedManifest | None:
-        """The present manifest; None before registration. Raises ManifestError."""
+        """The current manifest; None before registration. Raises ManifestError."""
         compact = self.identity().manifest
         return None if compact is None else read_manifest(compact, registry=self._registry.url)
 
@@ -248,7 +248,7 @@ class AgentLife:
         """Take another key (docs/protocol.md section 5), or finish an interrupted change.
 
         1. The next key is stored; if another process was first, its key is used. 2. The registry
-        swaps the keys. 3. The next key replaces the present one in the file. The manifest goes on;
+        swaps the keys. 3. The next key replaces the current one in the file. The manifest goes on;
         the next one is signed by the new key. Raises KeyFileError if the store cannot keep
         another key, and what the registry refuses.
         """
@@ -267,7 +267,7 @@ class AgentLife:
         return Agent.of(await self.get(_ME))
 
     async def _finish_key(self) -> None:
-        """Replace the present key by the next one, at the registry and then in the file.
+        """Replace the current key by the next one, at the registry and then in the file.
 
         A next key is never deleted: another process may be sending it to the registry right now.
         """
@@ -331,7 +331,7 @@ class AgentLife:
     async def _in_time(
         self, ends_at: int, renew: Callable[[], Awaitable[Agent | None]]
     ) -> Agent | None:
-        """Renew; until the present manifest ends (Unix seconds), a failure is only logged."""
+        """Renew; until the current manifest ends (Unix seconds), a failure is only logged."""
         try:
             return await renew()
         except AgentAuthError as error:
@@ -355,7 +355,7 @@ class AgentLife:
         try:
             await self._finish_key()
         except (AgentInactiveError, InvalidClientError) as error:
-            # The present key may still register, read and withdraw.
+            # The current key may still register, read and withdraw.
             logger.warning(
                 "The agent's next key stays in %s, because the change was refused: %s",
                 self.keys.name,

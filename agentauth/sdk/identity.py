@@ -22,7 +22,7 @@ class Identity:
 
     `agent_id` is None until the registry has answered: the manifest is stored first, so that a
     crash or a lost answer in between leads back to the same agent. `next_key` and `next_manifest`
-    are stored before the registry is asked to accept them, and replace the present ones afterwards.
+    are stored before the registry is asked to accept them, and replace the current ones afterwards.
     `private_key` is None if the key is in a key management service; then `kms_signer` signs.
     """
 
@@ -36,7 +36,7 @@ class Identity:
 
     @property
     def signer(self) -> Signer:
-        """Signs with the present key."""
+        """Signs with the current key."""
         if self.kms_signer is not None:
             return self.kms_signer
         assert self.private_key is not None

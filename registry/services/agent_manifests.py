@@ -92,7 +92,7 @@ def replace_manifest(
 
     1. Lock the row, so that everything below is about one state.
     2. Suspended and revoked agents may not; an expired one becomes what it was before.
-    3. The present key signed it, and its origin is trusted.
+    3. The current key signed it, and its origin is trusted.
     4. Sending the present manifest again changes nothing.
     5. It was issued after the present one: a captured older one cannot be put back.
     6. Write the row.

@@ -35,7 +35,7 @@ PATH = "/v1/agents/me/key"
 
 
 def old_of(client: AgentClient) -> AgentClient:
-    """The agent as an attacker with its present key."""
+    """The agent as an attacker with its current key."""
     kept = AgentClient()
     kept.private, kept.signer = client.private, client.signer
     return kept
