@@ -40,11 +40,12 @@ echo "postgres://agentauth_serving:$serving@postgres:5432/agentauth" | put datab
 echo "postgres://agentauth_serving:$serving@pgbouncer:6432/agentauth" | put database_pool_url
 echo "postgres://agentauth_verifier:$verifier@postgres:5432/agentauth" | put database_verifier_url
 
-# Redis: a caller without a password may only ask whether it is up.
+# Redis: a caller without a password may only ask whether it is up. The registry reaches its own
+# keys alone (docs/operations.md, Redis).
 redis=$(random)
 put redis_users <<EOF
 user default on nopass resetkeys resetchannels -@all +ping
-user agentauth on >$redis ~* &* +@all
+user agentauth on >$redis ~aa:* +@read +@write +@connection +evalsha +script|load +time +cluster|slots +cluster|info -@admin -@dangerous +info -scan -randomkey -function -client|tracking
 EOF
 echo "redis://agentauth:$redis@redis:6379/0" | put redis_url
 
