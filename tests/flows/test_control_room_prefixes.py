@@ -17,6 +17,7 @@ from tests.live import ROOT
 from tests.nginx import documented, nginx
 from tests.postgres import free_port
 
+pytestmark = [pytest.mark.flow, pytest.mark.nginx]
 PAGE = (ROOT / "docs/operations.md").read_text()
 [LOCATION] = re.findall(r"^```nginx\n(location ~ .*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 [EXPRESSION] = re.findall(r"^location ~ (\S+) \{$", LOCATION, re.MULTILINE)
@@ -49,8 +50,6 @@ def test_no_address_of_people_or_programs_is_kept() -> None:
     assert {"/logos/<str:digest>.png", "/v1/catalogue"} <= others
 
 
-@pytest.mark.flow
-@pytest.mark.nginx
 def test_nginx_refuses_them_to_other_networks_however_they_are_spelt(tmp_path: Path) -> None:
     site = documented(web=free_port())
     assert site.count("    location / {") == 1

@@ -15,6 +15,7 @@ from redis.exceptions import NoPermissionError
 from tests import redis_servers
 from tests.live import ROOT
 
+pytestmark = [pytest.mark.flow, pytest.mark.redis]
 # Those that change the server, its users or other clients, and those that name keys of others.
 REFUSED = [
     "flushall",
@@ -62,7 +63,6 @@ def may(server: redis_servers.Server, user: str, command: str) -> bool:
     return bool(told == b"OK")
 
 
-@pytest.mark.redis
 @pytest.mark.parametrize("command", REFUSED)
 @pytest.mark.parametrize("user", [redis_servers.USER, "broker"])
 def test_users_of_the_registry_and_the_broker_reach_nothing_else(
@@ -72,7 +72,6 @@ def test_users_of_the_registry_and_the_broker_reach_nothing_else(
     assert may(server, "default", command)
 
 
-@pytest.mark.redis
 def test_neither_user_reaches_the_keys_of_the_other(server: redis_servers.Server) -> None:
     registry, broker = redis_servers.USER, "broker"
     for command in ("get aa:registry", "set aa:{00}:epoch 1", "xtrim aa:{00}:events maxlen 0"):
@@ -83,7 +82,6 @@ def test_neither_user_reaches_the_keys_of_the_other(server: redis_servers.Server
         assert not may(server, registry, command)
 
 
-@pytest.mark.redis
 @pytest.mark.parametrize("command", ["flushall", "config get *", "acl setuser other on"])
 def test_a_process_of_the_registry_cannot_take_over_its_redis(
     server: redis_servers.Server, command: str
