@@ -53,9 +53,11 @@ echo "redis://agentauth:$redis@redis:6379/0" | put redis_url
 openssl rand 32 | put openbao_unseal_key
 random | tr -d '\n' | put openbao_secret_id
 
-# The object store: its administrator, who is the registry here, and Grafana's.
+# The object store: its administrator, and the registry's user as `mc` and as the registry read it.
+# Grafana's administrator.
+random | put store_password
 store=$(random)
-echo "$store" | put store_password
+printf 'agentauth\n%s\n' "$store" | put store_user
 printf '[default]\naws_access_key_id = agentauth\naws_secret_access_key = %s\n' "$store" \
   | put store_credentials
 random | put grafana_password
