@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from agentauth.tests.test_settings import SAFE
+from audit.stores.store_uris import DEFAULT_LOCK_DAYS
 from tests.nginx import documented
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -158,6 +159,18 @@ def test_store_gives_the_registry_the_rights_of_the_page_in_its_bucket() -> None
     resources = {place for each in policy["Statement"] for place in each["Resource"]}
     assert resources == {f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"}
     assert {each["Effect"] for each in policy["Statement"]} == {"Allow"}
+
+
+def test_bound_of_locks_lets_a_put_with_the_default_lock_pass() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    [text] = re.findall(
+        r"^```json\n(\{.*?remaining-retention-days.*?)^```$", page, re.MULTILINE | re.DOTALL
+    )
+    [statement] = json.loads(text)["Statement"]
+    days = statement["Condition"]["NumericGreaterThan"]["s3:object-lock-remaining-retention-days"]
+    # A day more: clocks differ, and a part of a day may count as one.
+    assert int(days) == DEFAULT_LOCK_DAYS + 1
+    assert (statement["Effect"], statement["Action"]) == ("Deny", "s3:PutObjectRetention")
 
 
 def test_registry_is_not_the_administrator_of_the_store(tmp_path: Path) -> None:
