@@ -7,6 +7,23 @@ set -eu
 umask 027
 host=${1:-localhost}
 cd "$(dirname "$0")"
+# The containers read the secrets as members of your group, so its other members could read them
+# too. An account without a shell is no person's.
+group=$(id -g)
+command -v getent >/dev/null || {
+  echo "There is no getent here: see to it that your group $(id -gn) has no other members." >&2
+  getent() { :; }
+}
+others=$({
+  getent passwd | awk -F: -v group="$group" '
+    $4 == group && $7 !~ /(nologin|false|sync|shutdown|halt)$/ { print $1 }'
+  getent group "$group" | cut -d: -f4 | tr , '\n'
+} | grep -vxF "$(id -un)" | xargs)
+test -z "$others" || {
+  echo "Your group $(id -gn) has other members, who could read the secrets: $others." >&2
+  echo "Make a group for yourself alone, and run: sg GROUP deploy/make-secrets.sh" >&2
+  exit 1
+}
 test ! -e secrets || { echo "deploy/secrets is there already: nothing was changed" >&2; exit 1; }
 rm -rf secrets.new
 mkdir secrets.new

@@ -1,5 +1,6 @@
 """The files in deploy/ agree with the settings, with each other and with the documentation."""
 
+import getpass
 import itertools
 import json
 import os
@@ -184,12 +185,47 @@ def test_registry_is_not_the_administrator_of_the_store(tmp_path: Path) -> None:
     assert has == {"store", "bucket"}
 
 
-def make_secrets(folder: Path, **env: str) -> Path:
+def make_secrets(folder: Path) -> Path:
     """What make-secrets.sh creates in a copy of its folder."""
+    done = run_make_secrets(folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "secrets"
+
+
+def run_make_secrets(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     script = folder / "make-secrets.sh"
     script.write_text((DEPLOY / "make-secrets.sh").read_text())
-    subprocess.run(["sh", script], check=True, capture_output=True, env=os.environ | env)
-    return folder / "secrets"
+    command = ["sh", str(script)]
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, env=os.environ | env
+    )
+
+
+@pytest.mark.parametrize(
+    ("passwd", "members", "other"),
+    [
+        ("me:x:{uid}:{gid}::/:/bin/sh|ann:x:4242:{gid}::/home/ann:/bin/bash", "", "ann"),
+        ("me:x:{uid}:{gid}::/:/bin/sh|ann:x:4242:99::/home/ann:/bin/bash", "{me},bob", "bob"),
+        ("me:x:{uid}:{gid}::/:/bin/sh|daemon:x:2:{gid}::/:/usr/sbin/nologin", "{me}", ""),
+    ],
+    ids=["by primary group", "by membership", "only an account without a shell"],
+)
+def test_secrets_are_not_made_for_a_group_with_other_members(
+    tmp_path: Path, passwd: str, members: str, other: str
+) -> None:
+    here = {"uid": os.getuid(), "gid": os.getgid(), "me": getpass.getuser()}
+    lines = passwd.replace("me:", "{me}:", 1).format(**here).replace("|", "\n")
+    double = tmp_path / "bin/getent"
+    double.parent.mkdir()
+    group = f"group:x:{here['gid']}:{members.format(**here)}"
+    double.write_text(
+        f"#!/bin/sh\ncase $1-$2 in passwd-) echo '{lines}' ;; "
+        f"group-{here['gid']}) echo '{group}' ;; esac\n"
+    )
+    double.chmod(0o755)
+    done = run_make_secrets(tmp_path, PATH=f"{double.parent}:{os.environ['PATH']}")
+    assert (done.returncode == 0, (tmp_path / "secrets").exists()) == (not other, not other)
+    assert (f"could read the secrets: {other}." in done.stderr) is bool(other)
 
 
 def test_every_secret_has_a_file_that_make_secrets_creates(tmp_path: Path) -> None:
