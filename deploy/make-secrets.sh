@@ -7,6 +7,23 @@ set -eu
 umask 027
 host=${1:-localhost}
 cd "$(dirname "$0")"
+# The containers read the secrets as members of your group, so its other members could read them
+# too. An account without a shell is no person's.
+group=$(id -g)
+command -v getent >/dev/null || {
+  echo "There is no getent here: see to it that your group $(id -gn) has no other members." >&2
+  getent() { :; }
+}
+others=$({
+  getent passwd | awk -F: -v group="$group" '
+    $4 == group && $7 !~ /(nologin|false|sync|shutdown|halt)$/ { print $1 }'
+  getent group "$group" | cut -d: -f4 | tr , '\n'
+} | grep -vxF "$(id -un)" | xargs)
+test -z "$others" || {
+  echo "Your group $(id -gn) has other members, who could read the secrets: $others." >&2
+  echo "Make a group for yourself alone, and run: sg GROUP deploy/make-secrets.sh" >&2
+  exit 1
+}
 test ! -e secrets || { echo "deploy/secrets is there already: nothing was changed" >&2; exit 1; }
 rm -rf secrets.new
 mkdir secrets.new
@@ -40,11 +57,12 @@ echo "postgres://agentauth_serving:$serving@postgres:5432/agentauth" | put datab
 echo "postgres://agentauth_serving:$serving@pgbouncer:6432/agentauth" | put database_pool_url
 echo "postgres://agentauth_verifier:$verifier@postgres:5432/agentauth" | put database_verifier_url
 
-# Redis: a caller without a password may only ask whether it is up.
+# Redis: a caller without a password may only ask whether it is up. The registry reaches its own
+# keys alone (docs/operations.md, Redis).
 redis=$(random)
 put redis_users <<EOF
 user default on nopass resetkeys resetchannels -@all +ping
-user agentauth on >$redis ~* &* +@all
+user agentauth on >$redis ~aa:* +@read +@write +@connection +evalsha +script|load +time +cluster|slots +cluster|info -@admin -@dangerous +info -scan -randomkey -function -client|tracking
 EOF
 echo "redis://agentauth:$redis@redis:6379/0" | put redis_url
 
@@ -52,9 +70,11 @@ echo "redis://agentauth:$redis@redis:6379/0" | put redis_url
 openssl rand 32 | put openbao_unseal_key
 random | tr -d '\n' | put openbao_secret_id
 
-# The object store: its administrator, who is the registry here, and Grafana's.
+# The object store: its administrator, and the registry's user as `mc` and as the registry read it.
+# Grafana's administrator.
+random | put store_password
 store=$(random)
-echo "$store" | put store_password
+printf 'agentauth\n%s\n' "$store" | put store_user
 printf '[default]\naws_access_key_id = agentauth\naws_secret_access_key = %s\n' "$store" \
   | put store_credentials
 random | put grafana_password

@@ -1,10 +1,10 @@
 """Runs deploy/compose.yaml as processes of this machine, which needs no container engine.
 
 Commands, environment, secrets, files and start order are what `docker-compose config` prints. What
-a container would give is replaced: host names and ports by free ports of loopback, /run/secrets and
-volumes by folders, an image by the program installed here. `store` is a double in memory
-(tests/ministack.py), and `bucket` its bucket; busybox's nc and wget are ours. Grafana and the mail
-catcher do not run.
+a container would give is replaced: host names and ports by free ports of loopback (of services in
+the same network), /run/secrets and volumes by folders, an image by the program installed here.
+`store` is a double in memory (tests/ministack.py), and `bucket` its bucket; busybox's nc and wget
+are ours. Grafana and the mail catcher do not run.
 """
 
 import contextlib
@@ -159,16 +159,23 @@ class Stack:
 
     def _here(self, text: str, name: str = "") -> str:
         """The text with addresses and paths of this machine; `name` is the service that has it."""
+        # For the verifier too, which reaches no store: all processes record one address.
         text = text.replace("https://store:9000", self.s3_url)
         text = text.replace("localhost:8443", f"localhost:{self.ports['proxy']}")
         for each, port in PORTS.items():
-            text = re.sub(rf"\b{each}:{port}\b", f"127.0.0.1:{self.ports[each]}", text)
+            if self._reaches(name, each):
+                text = re.sub(rf"\b{each}:{port}\b", f"127.0.0.1:{self.ports[each]}", text)
         if name in PORTS:
             listens = rf"(?:0\.0\.0\.0|127\.0\.0\.1):{PORTS[name]}\b"
             text = re.sub(listens, f"127.0.0.1:{self.ports[name]}", text)
             # `--port 6379`, or a word of its own.
             text = re.sub(rf"(?:^|(?<=-p )){PORTS[name]}\b", str(self.ports[name]), text)
         return text.replace("/run/secrets/", f"{self.deploy}/secrets/")
+
+    def _reaches(self, name: str, other: str) -> bool:
+        """Whether they share a network; without one, the other's name stays, and leads nowhere."""
+        own = self.services.get(name, {}).get("networks", {})
+        return not name or bool(own.keys() & self.services[other]["networks"].keys())
 
     def _folder(self, name: str, place: str) -> Path:
         """What a volume or a folder in memory is here."""

@@ -6,6 +6,7 @@ COMMAND …` runs a command with REDIS_URL pointing at one (or at the one alread
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -38,8 +39,22 @@ CONFIG = {
     "repl-diskless-sync-delay": "0",
 }
 PATIENCE_SECONDS = 120
+_OPERATIONS = Path(__file__).resolve().parent.parent / "docs/operations.md"
 # The Sentinels' name for the primary, and how soon they consider it down.
 NAME, DOWN_AFTER_MS = "agentauth", 1000
+
+
+def rights(user: str) -> list[str]:
+    """The rules of an ACL user (`agentauth` or `broker`), as docs/operations.md prints them."""
+    told = re.findall(
+        rf"^ACL SETUSER {user} on >PASSWORD (.+)$", _OPERATIONS.read_text(), re.MULTILINE
+    )
+    assert len(told) == 1, user
+    return str(told[0]).split()
+
+
+# The user of the registry, which each server has.
+USER, PASSWORD = "agentauth", "a-password-of-the-registry"
 
 
 class Server:
@@ -55,6 +70,11 @@ class Server:
         return f"redis://127.0.0.1:{self.port}"
 
     @property
+    def registry_url(self) -> str:
+        """The same for the user that the pages give to the registry."""
+        return _as_registry(self.url)
+
+    @property
     def nodes(self) -> list["Server"]:
         """A list like a cluster's, of this one server."""
         return [self]
@@ -66,7 +86,7 @@ class Server:
         return f"{told['run_id']}:{told['master_replid']}"
 
     def client(self) -> Any:
-        """A new client, to inspect and break things."""
+        """A new client, to inspect and break things: it may do everything."""
         password = self.config.get("requirepass")
         return redis.Redis(port=self.port, password=password, socket_timeout=PATIENCE_SECONDS)
 
@@ -92,7 +112,7 @@ class Server:
         command = [self.program]
         for name, value in {**options, **self.config}.items():
             command += [f"--{name}", value]
-        return command
+        return [*command, "--user", USER, "on", f">{PASSWORD}", *rights(USER)]
 
     def _answers(self) -> bool:
         # Without a handshake: it may require a password.
@@ -136,6 +156,11 @@ class Cluster:
     @property
     def url(self) -> str:
         return "redis://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    @property
+    def registry_url(self) -> str:
+        """The same for the user that the pages give to the registry."""
+        return _as_registry(self.url)
 
     def owner(self, slot: int) -> Server:
         # [[first slot, last slot, [address, port, …] of the primary, …], …]
@@ -195,6 +220,11 @@ class Watched:
         named = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
         password = self.nodes[0].config.get("requirepass", "")
         return f"redis+sentinel://{f':{password}@' if password else ''}{named}/{NAME}"
+
+    @property
+    def registry_url(self) -> str:
+        """The same for the user that the pages give to the registry."""
+        return _as_registry(self.url)
 
     def primary(self) -> Server:
         """By what the nodes themselves say; a frozen former primary may still claim to be one."""
@@ -281,6 +311,10 @@ def watched(program: str = "redis-server", *, own: str = "", **config: str) -> I
                 raise RuntimeError("the Sentinels did not find each other and the replica")
             time.sleep(0.05)
         yield Watched([primary, replica], sentinels)
+
+
+def _as_registry(url: str) -> str:
+    return url.replace("://", f"://{USER}:{PASSWORD}@")
 
 
 def _sees_all(sentinel: Sentinel) -> bool:

@@ -1,5 +1,6 @@
 """The files in deploy/ agree with the settings, with each other and with the documentation."""
 
+import getpass
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from agentauth.tests.test_settings import SAFE
+from audit.stores.store_uris import DEFAULT_LOCK_DAYS
 from tests.nginx import documented
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,17 +126,117 @@ def test_verifier_has_no_login_for_keys_or_store() -> None:
         assert all(SERVICES[name]["environment"][each] for each in logins), name
 
 
-def test_every_secret_has_a_file_that_make_secrets_creates(tmp_path: Path) -> None:
-    script = tmp_path / "make-secrets.sh"
+# The servers that each process of ours must reach; the others it must not.
+_WITH_STATE = {"postgres", "redis", "openbao", "store"}
+_REACHED = {
+    "init": _WITH_STATE,
+    "web": _WITH_STATE,
+    "verifier": {"postgres", "redis"},
+    "jobs": _WITH_STATE,
+}
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_process_reaches_over_networks_the_servers_that_it_needs(name: str) -> None:
+    own = set(SERVICES[name]["networks"])
+    reached = {each for each in _WITH_STATE if own & set(SERVICES[each]["networks"])}
+    assert reached == _REACHED[name]
+
+
+def test_servers_with_state_have_no_way_out() -> None:
+    networks = COMPOSE["networks"]
+    for name in ("postgres", "pgbouncer", "redis", "openbao", "store", "bucket"):
+        assert all(networks[each]["internal"] for each in SERVICES[name]["networks"]), name
+
+
+def test_store_gives_the_registry_the_rights_of_the_page_in_its_bucket() -> None:
+    page = " ".join((ROOT / "docs/operations.md").read_text().split())
+    [listed] = re.findall(r"They need (.*?) no more\. .*?MinIO asks for", page)
+    [minios] = re.findall(r"MinIO asks for `(s3:\w+)` too", page)
+    policy = json.loads((DEPLOY / "minio/agentauth.json").read_text())
+    allowed = {action for each in policy["Statement"] for action in each["Action"]}
+    assert allowed == {*re.findall(r"`(s3:\w+)`", listed), minios}
+    [bucket] = re.findall(r"s3://(\w+)/", COMPOSE["x-settings"]["AUDIT_STORE"])
+    resources = {place for each in policy["Statement"] for place in each["Resource"]}
+    assert resources == {f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"}
+    assert {each["Effect"] for each in policy["Statement"]} == {"Allow"}
+
+
+def test_bound_of_locks_lets_a_put_with_the_default_lock_pass() -> None:
+    page = (ROOT / "docs/operations.md").read_text()
+    [text] = re.findall(
+        r"^```json\n(\{.*?remaining-retention-days.*?)^```$", page, re.MULTILINE | re.DOTALL
+    )
+    [statement] = json.loads(text)["Statement"]
+    days = statement["Condition"]["NumericGreaterThan"]["s3:object-lock-remaining-retention-days"]
+    # A day more: clocks differ, and a part of a day may count as one.
+    assert int(days) == DEFAULT_LOCK_DAYS + 1
+    assert (statement["Effect"], statement["Action"]) == ("Deny", "s3:PutObjectRetention")
+
+
+def test_registry_is_not_the_administrator_of_the_store(tmp_path: Path) -> None:
+    made = make_secrets(tmp_path)
+    user, password = (made / "store_user").read_text().split()
+    credentials = (made / "store_credentials").read_text()
+    assert f"aws_access_key_id = {user}\naws_secret_access_key = {password}\n" in credentials
+    assert user != SERVICES["store"]["environment"]["MINIO_ROOT_USER"]
+    assert password not in (made / "store_password").read_text()
+    has = {name for name in SERVICES if "store_password" in SERVICES[name].get("secrets", [])}
+    assert has == {"store", "bucket"}
+
+
+def make_secrets(folder: Path) -> Path:
+    """What make-secrets.sh creates in a copy of its folder."""
+    done = run_make_secrets(folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "secrets"
+
+
+def run_make_secrets(folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "make-secrets.sh"
     script.write_text((DEPLOY / "make-secrets.sh").read_text())
-    subprocess.run(["sh", script], check=True, capture_output=True)
-    files = {each.name: each.stat().st_mode & 0o777 for each in (tmp_path / "secrets").iterdir()}
+    command = ["sh", str(script)]
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, env=os.environ | env
+    )
+
+
+@pytest.mark.parametrize(
+    ("passwd", "members", "other"),
+    [
+        ("me:x:{uid}:{gid}::/:/bin/sh|ann:x:4242:{gid}::/home/ann:/bin/bash", "", "ann"),
+        ("me:x:{uid}:{gid}::/:/bin/sh|ann:x:4242:99::/home/ann:/bin/bash", "{me},bob", "bob"),
+        ("me:x:{uid}:{gid}::/:/bin/sh|daemon:x:2:{gid}::/:/usr/sbin/nologin", "{me}", ""),
+    ],
+    ids=["by primary group", "by membership", "only an account without a shell"],
+)
+def test_secrets_are_not_made_for_a_group_with_other_members(
+    tmp_path: Path, passwd: str, members: str, other: str
+) -> None:
+    here = {"uid": os.getuid(), "gid": os.getgid(), "me": getpass.getuser()}
+    lines = passwd.replace("me:", "{me}:", 1).format(**here).replace("|", "\n")
+    double = tmp_path / "bin/getent"
+    double.parent.mkdir()
+    group = f"group:x:{here['gid']}:{members.format(**here)}"
+    double.write_text(
+        f"#!/bin/sh\ncase $1-$2 in passwd-) echo '{lines}' ;; "
+        f"group-{here['gid']}) echo '{group}' ;; esac\n"
+    )
+    double.chmod(0o755)
+    done = run_make_secrets(tmp_path, PATH=f"{double.parent}:{os.environ['PATH']}")
+    assert (done.returncode == 0, (tmp_path / "secrets").exists()) == (not other, not other)
+    assert (f"could read the secrets: {other}." in done.stderr) is bool(other)
+
+
+def test_every_secret_has_a_file_that_make_secrets_creates(tmp_path: Path) -> None:
+    files = {each.name: each.stat().st_mode & 0o777 for each in make_secrets(tmp_path).iterdir()}
     assert files.keys() == COMPOSE["secrets"].keys()
     # The settings refuse a secret's file that every user can read.
     assert set(files.values()) == {0o640}
     assert {each["file"] for each in COMPOSE["secrets"].values()} == {
         f"secrets/{name}" for name in files
     }
+    script = tmp_path / "make-secrets.sh"
     again = subprocess.run(["sh", script], check=False, capture_output=True, text=True)
     assert (again.returncode, "nothing was changed" in again.stderr) == (1, True)
 

@@ -88,7 +88,7 @@ def test_an_owner_without_rights_stops_the_first_step() -> None:
 def test_a_redis_that_evicts_keys_stops_the_second_step(settings: Settings) -> None:
     with redis_servers.server() as server:
         server.client().config_set("maxmemory-policy", "allkeys-lru")
-        settings.REDIS_URL = server.url
+        settings.REDIS_URL = server.registry_url
         assert "noeviction" in refused()
     assert "Redis does not answer" in refused()
 

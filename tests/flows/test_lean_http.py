@@ -44,12 +44,12 @@ def pair(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """One verifier for all tests; the registry beside it only issues the tokens."""
     with redis_servers.server() as redis, ExitStack() as stack:
         url = fresh_database(postgres_url, "flow_lean_http")
-        env = {"REDIS_URL": redis.url}
+        env = {"REDIS_URL": redis.registry_url}
         web = LiveRegistry(
             tmp_path_factory.mktemp("registry"), database_url=url, workers=1, env=env
         )
         web.prepare()
-        lean = LiveVerifier(web, redis_url=redis.url, workers=1)
+        lean = LiveVerifier(web, redis_url=redis.registry_url, workers=1)
         for server in (web, lean):
             stack.callback(server.stop)
             server.start()

@@ -45,7 +45,9 @@ def database() -> Iterator[postgres.Server]:
 def registry(database: postgres.Server, tmp_path: Path) -> Iterator[LiveRegistry]:
     url = f"postgres://serving@127.0.0.1:{database.port}/served"
     with redis_servers.server() as redis:
-        made = LiveRegistry(tmp_path, database_url=url, workers=1, env={"REDIS_URL": redis.url})
+        made = LiveRegistry(
+            tmp_path, database_url=url, workers=1, env={"REDIS_URL": redis.registry_url}
+        )
         made.prepare()
         made.start()
         yield made

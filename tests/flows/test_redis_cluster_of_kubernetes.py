@@ -4,22 +4,36 @@ Each "pod" is a server and its keeper, as the StatefulSets run them. A double of
 for the cluster's DNS, so a pod can return at another address, as pods do.
 """
 
+import _socket
 import os
+import re
 import shutil
+import socket
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pytest_django.fixtures import Settings
 
 from tests.faults.stage import until
-from tests.kubernetes import FILES
+from tests.kubernetes import FILES, section
 from tests.postgres import free_port
+from verifier.stores import redis_keys
+from verifier.stores.lua_scripts import Code
+from verifier.stores.redis_for_threads import sync_client
+from verifier.stores.redis_probe import RedisProbe
+from verifier.stores.redis_servers import Servers
+from verifier.tests.calls import on_loop, use
 
 pytestmark = [pytest.mark.long, pytest.mark.flow, pytest.mark.redis]
 
 SCRIPTS = FILES / "redis-cluster"
-PASSWORD = "a-password"
+# Of the registry, and of `keeper`.
+PASSWORD, OTHER = "a-password", "another-password"
+# The users of docs/kubernetes.md.
+USERS = re.search(r"^```\n(user .+?)^```$", section("Redis Cluster"), re.MULTILINE | re.DOTALL)
 NAMES = [f"redis-{part}-{number}" for part in "abc" for number in (0, 1)]
 # The address of the name, from a file.
 GETENT = '#!/bin/sh\nsed -n "s/ $2\\$/ /p" "$HOSTS"\n'
@@ -36,11 +50,10 @@ class Pods:
         self._next = 0
         (root / "getent").write_text(GETENT)
         (root / "getent").chmod(0o755)
-        (root / "redis_users").write_text(
-            f"user default on nopass resetkeys resetchannels -@all +ping\n"
-            f"user agentauth on >{PASSWORD} ~* &* +@all\n"
-        )
-        (root / "redis_login").write_text(f"masteruser agentauth\nmasterauth {PASSWORD}\n")
+        assert USERS
+        users = USERS[1].replace(">PASSWORD", f">{PASSWORD}").replace(">OTHER", f">{OTHER}")
+        (root / "redis_users").write_text(users)
+        (root / "redis_login").write_text(f"masteruser keeper\nmasterauth {OTHER}\n")
         text = (SCRIPTS / "redis.conf").read_text()
         for there, here in {
             "port 6379": f"port {self.port}",
@@ -104,12 +117,13 @@ class Pods:
     def lose_volume(self, name: str) -> None:
         shutil.rmtree(self.root / name)
 
-    def ask(self, name: str, *words: str) -> str:
+    def ask(self, name: str, *words: str, user: str = "agentauth") -> str:
         """What the server answers to `redis-cli`; empty if it does not."""
-        at = ["-h", self.addresses[name], "-p", str(self.port), "--user", "agentauth"]
+        at = ["-h", self.addresses[name], "-p", str(self.port), "--user", user]
+        password = {"agentauth": PASSWORD, "keeper": OTHER}[user]
         done = subprocess.run(
             ["redis-cli", *at, *words],
-            env={**os.environ, "REDISCLI_AUTH": PASSWORD},
+            env={**os.environ, "REDISCLI_AUTH": password},
             capture_output=True,
             text=True,
             check=False,
@@ -117,12 +131,15 @@ class Pods:
         return done.stdout
 
     def role(self, name: str) -> str:
-        return self.ask(name, "role").partition("\n")[0]
+        told = re.search(r"^role:(\w+)", self.ask(name, "info", "replication"), re.MULTILINE)
+        return told[1] if told else ""
 
     def is_whole(self) -> bool:
         """Whether each part has a primary and a replica, and every server knows all slots."""
+        # A server whose view is new refuses calls for a moment.
+        whole = {"cluster_state:ok", "cluster_slots_ok:16384"}
         told = (self.ask(name, "cluster", "info") for name in NAMES)
-        if not all("cluster_slots_ok:16384" in each for each in told):
+        if not all(whole <= set(each.split()) for each in told):
             return False
         pairs = ({self.role(f"redis-{part}-{number}") for number in (0, 1)} for part in "abc")
         return all(pair == {"master", "slave"} for pair in pairs)
@@ -153,6 +170,48 @@ def test_six_empty_servers_become_a_cluster(pods: Pods) -> None:
     assert [pods.primary(part) for part in "abc"] == [f"redis-{part}-0" for part in "abc"]
 
 
+def test_registry_decides_in_the_cluster_as_its_user(
+    pods: Pods, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_until_whole(pods)
+    connect = _socket.socket.connect
+
+    def connect_to_loopback(self: socket.socket, address: tuple[str, int]) -> None:
+        # conftest.py allows 127.0.0.1 alone.
+        assert address[0].startswith("127.0.")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_to_loopback)
+    seeds = ",".join(f"{pods.addresses[f'redis-{part}-0']}:{pods.port}" for part in "abc")
+    settings.REDIS_URL = f"redis://agentauth:{PASSWORD}@{seeds}"
+    probe = RedisProbe()
+    probe.mark(1)
+    assert (probe.is_marked(1), len(probe.run_ids())) == (True, 3)
+
+    async def work(servers: Servers) -> None:
+        for shard in range(redis_keys.SHARDS):
+            assert (await use(servers, uuid.UUID(int=shard))).code is Code.OK
+
+    on_loop(settings.REDIS_URL, work)
+    with sync_client() as client:
+        for shard in range(redis_keys.SHARDS):
+            assert len(client.xrange(redis_keys.events_key(shard))) == 1
+            assert client.xtrim(redis_keys.events_key(shard), maxlen=0) == 1
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        *(("agentauth", each) for each in ("cluster reset", "acl list", "flushall", "replconf")),
+        *(("keeper", each) for each in ("cluster reset", "acl list", "flushall", "get aa:mark")),
+    ],
+)
+def test_neither_user_of_the_cluster_has_the_rights_of_the_other(
+    pods: Pods, user: str, command: str
+) -> None:
+    assert "NOPERM" in pods.ask("redis-a-0", *command.split(), user=user)
+
+
 def test_a_primary_that_leaves_hands_over_first(pods: Pods) -> None:
     wait_until_whole(pods)
     leaves = pods.primary("a")
@@ -171,7 +230,11 @@ def test_a_primary_that_leaves_waits_for_a_replica_that_returns(pods: Pods) -> N
     leaves = pods.primary("a")
     [takes] = {"redis-a-0", "redis-a-1"} - {leaves}
     pods.end(takes)
-    until(lambda: "disconnected" in pods.ask(leaves, "cluster", "nodes"), "it is not missed", 20)
+
+    def misses() -> bool:
+        return "disconnected" in pods.ask(leaves, "cluster", "nodes", user="keeper")
+
+    until(misses, "it is not missed", 20)
     with pods.leave(leaves) as hook:
         pods.start(takes)
         assert hook.wait(25) == 0

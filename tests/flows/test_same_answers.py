@@ -69,7 +69,7 @@ def at_redis(
     url = fresh_database(request.getfixturevalue("postgres_url"), "flow_same_answers_redis")
     with (
         redis_servers.server() as redis,
-        own_pair(tmp_path_factory.mktemp("registry"), url, redis.url) as made,
+        own_pair(tmp_path_factory.mktemp("registry"), url, redis.registry_url) as made,
     ):
         yield made
 

@@ -79,6 +79,23 @@ def test_the_broker_of_celery_has_a_user_that_reaches_no_spent_proof(
                 broker.execute_command(*command)
 
 
+def test_processes_have_a_redis_user_that_reaches_their_keys_alone(
+    production: ProductionRegistry,
+) -> None:
+    settings = read_environment(production.home / "etc/agentauth/agentauth.env")
+    assert urlsplit(settings["REDIS_URL"]).username == "agentauth"
+    with Redis.from_url(settings["REDIS_URL"]) as client:
+        assert client.get("aa:registry")
+        for command in ("flushall", "config get *", "acl list", "get other"):
+            with pytest.raises(NoPermissionError):
+                client.execute_command(*command.split())
+    # A caller without a password is refused, and no process knows the administrator's.
+    redis_conf = (production.home / "etc/redis/redis.conf").read_text()
+    [admin] = re.findall(r"^requirepass (\S+)$", redis_conf, re.MULTILINE)
+    for file in (production.home / "etc/agentauth").iterdir():
+        assert admin not in file.read_text()
+
+
 def test_the_log_is_whole_while_all_others_write(production: ProductionRegistry) -> None:
     production.run("seal_audit", "-v", "0")
     report = production.manage("verify_audit")

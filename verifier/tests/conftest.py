@@ -35,7 +35,7 @@ def redis_url(redis_servers_running: redis_servers.Server | redis_servers.Cluste
     """The URL of the servers, emptied before each test."""
     for node in redis_servers_running.nodes:
         node.client().flushall()
-    return redis_servers_running.url
+    return redis_servers_running.registry_url
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -65,7 +65,7 @@ def running(
     """One endpoint for all tests; its caches are emptied between them."""
     with (
         django_db_blocker.unblock(),
-        endpoint_modes.run_endpoint(own_redis.url if own_redis else "") as made,
+        endpoint_modes.run_endpoint(own_redis.registry_url if own_redis else "") as made,
     ):
         yield made
 
@@ -83,9 +83,9 @@ def _endpoint_and_replay_cache(
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         if own_redis is not None:
             own_redis.client().flushall()
-            patch.setattr(settings, "REDIS_URL", own_redis.url)
+            patch.setattr(settings, "REDIS_URL", own_redis.registry_url)
             patch.setattr(scene, "new_client", endpoint_modes.DrainingClient)
-            stack.enter_context(endpoint_modes.use_redis_replay_cache(own_redis.url))
+            stack.enter_context(endpoint_modes.use_redis_replay_cache(own_redis.registry_url))
         if lean:
             running = request.getfixturevalue("running")
             running.forget()

@@ -10,6 +10,7 @@ from redis import Redis
 from redis.cluster import RedisCluster
 
 from agentauth.protocol.usage_counters import Rate
+from tests.redis_servers import Cluster, Server
 from verifier.stores import lua_scripts, redis_keys
 from verifier.stores.lua_scripts import Reply, read_reply
 from verifier.stores.redis_for_threads import SyncServers, sync_client
@@ -24,7 +25,7 @@ RATE = Rate(per_minute=7, burst=3)
 
 
 class Stage:
-    """One shard, epoch 1, and a grant with a rate in it."""
+    """One shard, epoch 1, and a grant with a rate in it. `client` may do everything."""
 
     def __init__(self, url: str, client: Redis | RedisCluster) -> None:
         self.servers = SyncServers(url)
@@ -118,10 +119,13 @@ class Stage:
 
 
 @pytest.fixture
-def stage(redis_url: str, settings: Any) -> Iterator[Stage]:
+def stage(
+    redis_servers_running: Server | Cluster, redis_url: str, settings: Any
+) -> Iterator[Stage]:
     """Epoch 1, begun on empty servers."""
-    settings.REDIS_URL = redis_url
+    settings.REDIS_URL = redis_servers_running.url
     client = sync_client()
+    settings.REDIS_URL = redis_url
     stage = Stage(redis_url, client)
     RedisProbe().mark(1)
     yield stage

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.django_db]
 @pytest.fixture(params=redis_servers.PROGRAMS)
 def server(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Server]:
     with redis_servers.server(request.param) as running:
-        settings.REDIS_URL = running.url
+        settings.REDIS_URL = running.registry_url
         yield running
 
 
@@ -160,8 +160,8 @@ def staged(server: Server) -> Iterator[Stage]:
     """A verifier in the first epoch that keeps its connection."""
     at_home()
     expected = frozenset(Home.objects.get().servers)
-    stage = Stage(server.url, server.client())
-    stage.servers = SyncServers(server.url, expected_runs=lambda: expected)
+    stage = Stage(server.registry_url, server.client())
+    stage.servers = SyncServers(server.registry_url, expected_runs=lambda: expected)
     yield stage
     stage.servers.close()
 

@@ -139,7 +139,7 @@ def test_the_version_before_takes_over_decisions_that_carry_a_mac(
 ) -> None:
     one = Verifier(redis, scene(READ))
     written = [one.write(), one.write("r")]
-    assert run_there(earlier, DRAINS, None, REDIS_URL=redis_server.url) == [2]
+    assert run_there(earlier, DRAINS, None, REDIS_URL=redis_server.registry_url) == [2]
     assert logged_decisions() == written
     assert losses() == []
     assert GrantLedger.objects.get().uses == 1
@@ -153,15 +153,15 @@ def test_the_version_before_records_arguments_where_they_can_be_erased(
     now: datetime,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(settings, "REDIS_URL", redis_server.url)
+    monkeypatch.setattr(settings, "REDIS_URL", redis_server.registry_url)
     place = scene(READ)
-    with endpoint_modes.use_redis_replay_cache(redis_server.url):
+    with endpoint_modes.use_redis_replay_cache(redis_server.registry_url):
         plain = place.ask(LOOK)
         named = place.ask(LOOK | {"arguments": {"payee": "ACME"}})
         token = place.token()
         proof = place.proof(token, method="GET")
         place.ask(LOOK | {"arguments": {"payee": "ACME"}}, token=token, proof=proof)
-    assert run_there(earlier, DRAINS, None, REDIS_URL=redis_server.url) == [3]
+    assert run_there(earlier, DRAINS, None, REDIS_URL=redis_server.registry_url) == [3]
     events = Event.objects.filter(kind__startswith="verifier.decision.").order_by("id")
     assert [str(event.pk) for event in events[:2]] == [plain["decision_id"], named["decision_id"]]
     for event in events[1:]:

@@ -22,7 +22,7 @@ from verifier.tests.calls import begin, on_loop, use
 def test_a_calls_time_begins_when_it_leaves() -> None:
     """The loop delays sending by 2.5 times the deadline; then the network takes half of it."""
     with redis_servers.server() as server, fault_proxy(server.port) as proxy:
-        on_loop(server.url, begin)
+        on_loop(server.registry_url, begin)
 
         async def work(servers: Servers) -> None:
             await use(servers, uuid.uuid4())

@@ -29,7 +29,7 @@ def test_a_slot_that_moves_takes_its_memory_along(program: str) -> None:
             assert (await use(servers, grant, jti="one", deadline=1)).code is Code.REPLAYED
             assert (await use(servers, grant)).number == 3
 
-        on_loop(cluster.url, work, expected_runs=lambda: runs)
+        on_loop(cluster.registry_url, work, expected_runs=lambda: runs)
 
 
 def test_a_cluster_is_found_with_one_address_down(
@@ -70,4 +70,4 @@ def test_a_cluster_answers_where_it_can_while_a_node_is_away() -> None:
             for shard in range(redis_keys.SHARDS):
                 assert (await heals(servers, uuid.UUID(int=shard))).code is Code.OK
 
-        on_loop(cluster.url, work)
+        on_loop(cluster.registry_url, work)

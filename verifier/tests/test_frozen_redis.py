@@ -38,7 +38,7 @@ def test_RF_6_a_call_without_its_own_deadline_waits_50_ms() -> None:
         return time.monotonic() - began
 
     with redis_servers.server() as server:
-        assert MOST_SECONDS / 2 < on_loop(server.url, work) < within(MOST_SECONDS + 0.3)
+        assert MOST_SECONDS / 2 < on_loop(server.registry_url, work) < within(MOST_SECONDS + 0.3)
 
 
 @pytest.mark.postgres

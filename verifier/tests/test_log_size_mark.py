@@ -19,7 +19,7 @@ OTHER = Mark("20261129T0100", 2, "02" * 32)
 @pytest.fixture(autouse=True)
 def server(settings: Settings) -> Iterator[redis_servers.Server]:
     with redis_servers.server() as running:
-        settings.REDIS_URL = running.url
+        settings.REDIS_URL = running.registry_url
         yield running
 
 

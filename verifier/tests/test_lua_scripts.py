@@ -12,7 +12,6 @@ from agentauth.protocol.usage_counters import Rate
 from tests import redis_servers
 from verifier.stores import lua_scripts, redis_keys
 from verifier.stores.lua_scripts import Code, Reply, read_reply
-from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_probe import RedisProbe, ServersAwayError
 from verifier.stores.redis_servers import RedisAwayError, Servers
 from verifier.tests.script_stage import BASE, GRANT, MAC, NOW, RATE, SHARD, Stage
@@ -222,8 +221,8 @@ def test_EN_7_a_server_that_is_full_or_reads_only_writes_nothing(
     program: str, settings: Any
 ) -> None:
     with redis_servers.server(program) as server:
-        settings.REDIS_URL = server.url
-        stage = Stage(server.url, sync_client())
+        settings.REDIS_URL = server.registry_url
+        stage = Stage(server.registry_url, server.client())
         RedisProbe().mark(1)
         held = stage.judge(mode="hold")
         before = stage.everything()

@@ -386,7 +386,7 @@ def test_a_node_of_a_cluster_that_is_away_holds_up_no_other(
     which: int, settings: Settings, place: Scene, now: datetime
 ) -> None:
     with redis_servers.cluster() as cluster:
-        settings.REDIS_URL = cluster.url
+        settings.REDIS_URL = cluster.registry_url
         redis, written = sync_client(), {}
         for node in cluster.nodes:
             node.client().config_set("cluster-require-full-coverage", "no")

@@ -43,7 +43,7 @@ def server(
         monkeypatch.setitem(cast("dict[str, Any]", each.evaluate.__kwdefaults__), "deadline", 10.0)
     monkeypatch.setattr(redis_decisions, "APART_US", 10**15)
     with redis_servers.server(request.param) as running:
-        settings.REDIS_URL = running.url
+        settings.REDIS_URL = running.registry_url
         yield running
 
 

@@ -26,7 +26,7 @@ def servers(request: pytest.FixtureRequest, settings: Settings) -> Iterator[Runn
         if one
         else redis_servers.cluster() as running
     ):
-        settings.REDIS_URL = running.url
+        settings.REDIS_URL = running.registry_url
         yield running
 
 
@@ -47,7 +47,7 @@ def marked_again(probe: RedisProbe) -> bool:
 def test_a_slot_that_is_half_moved_is_away(settings: Settings) -> None:
     """During the move, no node serves a call there whose keys do not exist yet."""
     with redis_servers.cluster() as cluster:
-        settings.REDIS_URL = cluster.url
+        settings.REDIS_URL = cluster.registry_url
         probe = RedisProbe()
         probe.mark(3)
         assert probe.is_marked(3)
@@ -152,7 +152,7 @@ def test_EN_7_a_server_that_takes_nothing_in_is_away(
 ) -> None:
     """It answers and knows the epoch, but no proof can be spent there."""
     with redis_servers.server(program) as server:
-        settings.REDIS_URL = server.url
+        settings.REDIS_URL = server.registry_url
         probe = RedisProbe()
         probe.mark(3)
         server.client().execute_command(*hurt)

@@ -40,7 +40,7 @@ def server() -> Iterator[redis_servers.Server]:
 @pytest.fixture
 def proxy(server: redis_servers.Server) -> Iterator[FaultProxy]:
     with fault_proxy(server.port) as proxy:
-        on_loop(server.url, begin)
+        on_loop(server.registry_url, begin)
         yield proxy
 
 
@@ -129,7 +129,7 @@ def test_RF_6_a_frozen_server_is_waited_for_no_longer_than_the_deadline(
         replies = await asyncio.gather(*(use(servers, grant) for _ in range(20)))
         assert {reply.code for reply in replies} == {Code.OK}
 
-    on_loop(server.url, work)
+    on_loop(server.registry_url, work)
 
 
 @pytest.mark.redis
@@ -158,7 +158,7 @@ def test_RF_6_while_a_server_rests_one_call_at_a_time_looks(server: redis_server
             await asyncio.sleep(0.02)
         assert looked == 2
 
-    on_loop(server.url, work)
+    on_loop(server.registry_url, work)
 
 
 @pytest.mark.redis
@@ -179,7 +179,7 @@ def test_RF_5_a_server_that_was_killed_and_is_empty_is_not_asked(
             pass
         server.start()
         # It is another server, even if it is marked with the epoch.
-        other = Servers(server.url)
+        other = Servers(server.registry_url)
         await mark(other, 1)
         other.close()
         refusals: list[RedisAwayError] = []
@@ -194,13 +194,13 @@ def test_RF_5_a_server_that_was_killed_and_is_empty_is_not_asked(
         assert server.client().xlen(redis_keys.events_key(redis_keys.shard_of(grant))) == 0
         # A new epoch accepts the server as it is.
         runs.clear()
-        other = Servers(server.url)
+        other = Servers(server.registry_url)
         await mark(other, 2)
         other.close()
         runs.add(server.identity)
         assert (await heals(servers, grant)).code is Code.LOST
 
-    on_loop(server.url, work, expected_runs=lambda: frozenset(runs))
+    on_loop(server.registry_url, work, expected_runs=lambda: frozenset(runs))
 
 
 @pytest.mark.redis
@@ -211,7 +211,7 @@ def test_RF_5_another_server_is_looked_at_again_but_not_at_every_call(
         refusals = [await assert_call_fails(use(servers, uuid.uuid4())) for _ in range(300)]
         assert isinstance(refusals[0], ForgetfulServerError)
 
-    on_loop(server.url, work, expected_runs=lambda: frozenset({"another"}))
+    on_loop(server.registry_url, work, expected_runs=lambda: frozenset({"another"}))
     assert 2 <= server.client().info("stats")["total_connections_received"] < 30
 
 
@@ -226,7 +226,7 @@ def test_RF_5_a_server_that_forgot_is_found_out_by_its_epoch_too(
         server.client().flushall()
         assert (await use(servers, grant, jti="one")).code is Code.LOST
 
-    on_loop(server.url, work)
+    on_loop(server.registry_url, work)
 
 
 @pytest.mark.redis
@@ -292,7 +292,7 @@ def test_beyond_the_most_in_flight_calls_fail_at_once(server: redis_servers.Serv
         server.thaw()
         assert {reply.code for reply in await asyncio.gather(*calls)} == {Code.OK}
 
-    on_loop(server.url, work)
+    on_loop(server.registry_url, work)
 
 
 @pytest.mark.redis
@@ -308,7 +308,7 @@ def test_a_call_with_less_time_is_not_kept_waiting_by_those_with_more(
         # They share a connection, which is dropped, so the patient call fails too.
         await assert_call_fails(patient)
 
-    on_loop(server.url, work)
+    on_loop(server.registry_url, work)
 
 
 @pytest.mark.redis
@@ -362,7 +362,7 @@ def test_over_tls_only_a_server_we_trust_is_asked(
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
 def test_a_server_that_may_drop_keys_for_memory_is_refused(policy: str) -> None:
     with redis_servers.server(maxmemory_policy=policy) as server:
-        refused = on_loop(server.url, refusal)
+        refused = on_loop(server.registry_url, refusal)
         assert "noeviction" in refused.why
 
 

@@ -34,7 +34,7 @@ PATIENCE_SECONDS = 120
 @pytest.fixture
 def watched(settings: Settings) -> Iterator[Watched]:
     with redis_servers.watched() as running:
-        settings.REDIS_URL = running.url
+        settings.REDIS_URL = running.registry_url
         yield running
 
 
@@ -48,7 +48,7 @@ def until(true: Callable[[], bool]) -> None:
 def test_the_primary_is_asked_though_a_sentinel_is_gone(watched: Watched) -> None:
     primary = watched.nodes[0]
     watched.sentinels[0].kill()
-    assert find_primary(parse_redis_url(watched.url)).port == primary.port
+    assert find_primary(parse_redis_url(watched.registry_url)).port == primary.port
     assert RedisProbe().run_ids() == {primary.identity}
     with sync_client() as client:
         assert client.info("server")["tcp_port"] == primary.port
@@ -59,7 +59,7 @@ def test_the_primary_is_asked_though_a_sentinel_is_gone(watched: Watched) -> Non
         assert (await use(servers, grant)).code is Code.OK
         assert primary.client().xlen(redis_keys.events_key(redis_keys.shard_of(grant))) == 1
 
-    on_loop(watched.url, work)
+    on_loop(watched.registry_url, work)
 
 
 @pytest.mark.parametrize("own", ["", "word"])
@@ -108,7 +108,7 @@ def test_RF_5_a_replica_that_takes_over_begins_another_epoch(watched: Watched) -
                 raise AssertionError("it was asked in the old epoch")
 
     expected = frozenset(first.servers)
-    on_loop(watched.url, work, expected_runs=lambda: expected)
+    on_loop(watched.registry_url, work, expected_runs=lambda: expected)
 
     def begun() -> bool:
         keeper.keep(probe, timezone.now())

@@ -99,8 +99,8 @@ def kept(
     running = started(request.param)
     for node in running.nodes:
         node.client().flushall()
-    monkeypatch.setattr(settings, "REDIS_URL", running.url)
-    with endpoint_modes.use_redis_replay_cache(running.url):
+    monkeypatch.setattr(settings, "REDIS_URL", running.registry_url)
+    with endpoint_modes.use_redis_replay_cache(running.registry_url):
         yield Kept(decided, redis=True)
 
 

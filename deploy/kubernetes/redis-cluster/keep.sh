@@ -5,7 +5,7 @@ peers=${PEERS:-$(for part in a b c; do echo "redis-$part-0.redis redis-$part-1.r
 port=${PORT:-6379}
 REDISCLI_AUTH=$(sed -n 's/^masterauth //p' "${LOGIN:-/run/secrets/agentauth/redis_login}")
 export REDISCLI_AUTH
-own() { redis-cli --user agentauth -h "${HOST:-127.0.0.1}" -p "$port" "$@" 2>&1; }
+own() { redis-cli --user keeper -h "${HOST:-127.0.0.1}" -p "$port" "$@" 2>&1; }
 
 # The columns of `cluster nodes`: id, address, flags, primary, ping, pong, epoch, link, slots.
 owner_of() { # SLOT: the id of the server that has it and answers

@@ -3,7 +3,7 @@
 REDISCLI_AUTH=$(sed -n 's/^masterauth //p' "${LOGIN:-/run/secrets/agentauth/redis_login}")
 export REDISCLI_AUTH
 port=${PORT:-6379}
-ask() { redis-cli --user agentauth -h "$@"; }
+ask() { redis-cli --user keeper -h "$@"; }
 own() { ask "${HOST:-127.0.0.1}" -p "$port" "$@"; }
 
 id=$(own cluster myid)
