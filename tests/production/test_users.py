@@ -1,4 +1,4 @@
-"""The users of docs/install.md: no process reads the environment of another user's process."""
+"""The users of docs/install.md and the sandbox: what a process of the installation can reach."""
 
 import os
 import subprocess
@@ -12,11 +12,10 @@ import pytest
 from tests.production.environment import USERS, service_user
 from tests.production.registry import ProductionRegistry
 from tests.production.units import PATH, read_environment
+from tests.systemd import exposed, needs_systemd
 
-pytestmark = [
-    pytest.mark.production,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can run services as other users"),
-]
+pytestmark = pytest.mark.production
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run services as other users")
 VERIFIER = "agentauth-verifier"
 
 
@@ -53,6 +52,7 @@ def owner_command(production: ProductionRegistry) -> Iterator[int]:
         process.stdin.close()
 
 
+@as_root
 def test_the_verifier_reads_the_environment_of_no_other_service(
     production: ProductionRegistry,
 ) -> None:
@@ -61,6 +61,7 @@ def test_the_verifier_reads_the_environment_of_no_other_service(
     assert readable(production.processes.values(), user=VERIFIER) == [own]
 
 
+@as_root
 def test_no_service_reads_the_environment_of_a_command_with_the_owners_password(
     production: ProductionRegistry,
 ) -> None:
@@ -93,6 +94,7 @@ def owner_url(production: ProductionRegistry) -> str:
     return settings["DATABASE_OWNER_URL"]
 
 
+@as_root
 @pytest.mark.parametrize("user", sorted(USERS))
 def test_no_user_of_a_process_reads_a_file_of_settings(
     production: ProductionRegistry, user: str
@@ -104,3 +106,20 @@ def test_no_user_of_a_process_reads_a_file_of_settings(
     )
     assert done.stdout == b""
     assert done.stderr.count(b"Permission denied") == len(files)
+
+
+@needs_systemd
+def test_each_installed_unit_runs_in_a_sandbox(
+    production: ProductionRegistry, tmp_path: Path
+) -> None:
+    installed = production.home / "etc/systemd/system"
+    for file in filter(Path.is_file, installed.rglob("*")):
+        copy = tmp_path / file.relative_to(installed)
+        copy.parent.mkdir(exist_ok=True)
+        # With the paths of the page: systemd refuses a working directory below /dev/shm.
+        copy.write_text(file.read_text().replace(str(production.home), ""))
+    units = sorted(tmp_path.glob("*.service"))
+    assert {"openbao", *(f"agentauth-{each}" for each in ("web", "verifier", "worker"))} < {
+        each.stem for each in units
+    }
+    assert exposed(units) == {}
