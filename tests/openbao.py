@@ -25,6 +25,18 @@ def policies(page: str) -> list[str]:
     return re.findall(r'(?:^path ".*\n)+', (ROOT / page).read_text(), re.MULTILINE)
 
 
+def login_role(page: str) -> dict[str, str]:
+    """The options of the registry's login, as a page or configuration file prints them."""
+    text = (ROOT / page).read_text()
+    [told] = re.findall(
+        r"auth/(?:approle|kubernetes)/role/agentauth (.+)$"
+        r'|auth/approle/role/agentauth"\n +data += \{((?:.|\n)+?)\}$',
+        text,
+        re.MULTILINE,
+    )
+    return dict(re.findall(r'(\w+) *= *"?([^\s",]+)', told[0] or told[1]))
+
+
 @contextlib.contextmanager
 def server(home: Path, *, tls: bool = False) -> Iterator[str]:
     """A running server; yields its URL. `ROOT_TOKEN` has all rights; Transit is mounted at

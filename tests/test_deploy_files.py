@@ -294,25 +294,6 @@ def test_every_image_is_of_a_named_version() -> None:
     assert all(re.search(r":(v|RELEASE\.)?\d+[.\-]\d+", image) for image in named), named
 
 
-def test_units_differ_in_name_settings_and_command_alone() -> None:
-    processes = set((DEPLOY / "systemd").iterdir()) - set(BACKUP)
-    units = {each.stem: each.read_text() for each in processes}
-    assert sorted(units) == [
-        f"agentauth-{each}" for each in ("beat", "jobs", "verifier", "web", "worker")
-    ]
-    said = set()
-    for name, text in units.items():
-        process = name.removeprefix("agentauth-")
-        assert f"EnvironmentFile=-/etc/agentauth/{process}.env\n" in text
-        own = text.replace(f"/{process}.env", "/NAME.env")
-        said.add(re.sub(r"^(Description|ExecStart)=.*$", r"\1=", own, flags=re.MULTILINE))
-    assert len(said) == 1
-    # The same commands as in compose.yaml, on this host alone.
-    for name in ("web", "verifier", "jobs"):
-        command = " ".join(SERVICES[name]["command"]).replace("0.0.0.0", "127.0.0.1")
-        assert f"ExecStart=/opt/agentauth/.venv/bin/{command}\n" in units[f"agentauth-{name}"]
-
-
 def test_both_configurations_of_prometheus_differ_in_addresses_alone() -> None:
     """The rules and dashboards name the job and the label `process`."""
 

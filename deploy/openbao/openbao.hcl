@@ -44,7 +44,12 @@ EOT
   request "role" {
     operation = "update"
     path      = "auth/approle/role/agentauth"
-    data      = { token_policies = "agentauth", token_ttl = "1h" }
+    data = {
+      token_policies          = "agentauth"
+      token_no_default_policy = true
+      token_ttl               = "1h"
+      token_max_ttl           = "1h"
+    }
   }
   request "role-id" {
     operation = "update"

@@ -69,9 +69,7 @@ def root(place: tuple[str, Path], cluster: str) -> Any:
     root: Any = hvac.Client(url=url, token=openbao.ROOT_TOKEN, verify=str(authority))
     root.sys.create_or_update_policy("agentauth", openbao.policies("docs/keys/vault.md")[0])
     root.sys.enable_auth_method("approle")
-    root.auth.approle.create_or_update_approle(
-        "agentauth", token_policies=["agentauth"], token_ttl="1h"
-    )
+    root.write_data("auth/approle/role/agentauth", data=openbao.login_role("docs/install.md"))
     root.sys.enable_auth_method("kubernetes")
     root.write_data(
         "auth/kubernetes/config",
@@ -85,10 +83,10 @@ def root(place: tuple[str, Path], cluster: str) -> Any:
         "bound_service_account_names": "agentauth",
         "bound_service_account_namespaces": "default",
     }
-    root.write_data(
-        "auth/kubernetes/role/agentauth",
-        data={**role, "token_policies": ["agentauth"], "token_ttl": "1h"},
-    )
+    told = openbao.login_role("docs/kubernetes.md")
+    # The test's service account and token, instead of the page's.
+    del told["audience"]
+    root.write_data("auth/kubernetes/role/agentauth", data=told | role)
     return root
 
 
@@ -173,6 +171,41 @@ def test_vault_login_may_only_sign(
     with pytest.raises(Forbidden):
         mine.secrets.transit.export_key(name=uri.rpartition("/")[2], key_type="signing-key")
     assert mine.token not in repr(logins[0])
+
+
+def check_limits(root: Any, mine: Any) -> None:
+    """The token of this login has the registry's policy alone, and ends within the hour."""
+    told = root.auth.token.lookup(mine.token)["data"]
+    assert told["policies"] == ["agentauth"]
+    with pytest.raises(Forbidden):
+        mine.write_data("auth/token/renew-self", data={})
+    with pytest.raises(Forbidden):
+        mine.write_data("cubbyhole/a", data={"a": "b"})
+    # Not even its operator can make it last longer.
+    renewed = root.auth.token.renew(mine.token, increment="48h")["auth"]
+    assert 0 < renewed["lease_duration"] <= 3600
+
+
+@pytest.mark.parametrize(
+    "page", ["docs/install.md", "docs/keys/vault.md", "deploy/openbao/openbao.hcl"]
+)
+def test_documented_login_has_no_other_policy_and_cannot_be_renewed(
+    root: Any, place: tuple[str, Path], page: str
+) -> None:
+    root.write_data("auth/approle/role/documented", data=openbao.login_role(page))
+    role = root.auth.approle.read_role_id("documented")["data"]["role_id"]
+    secret = root.auth.approle.generate_secret_id("documented")["data"]["secret_id"]
+    mine: Any = hvac.Client(url=place[0], verify=str(place[1]))
+    mine.auth.approle.login(role, secret)
+    check_limits(root, mine)
+
+
+def test_documented_login_of_a_pod_has_no_other_policy_and_cannot_be_renewed(
+    pod: dict[str, str], made: tuple[str, PublicKey], root: Any, logins: list[backend._Login]
+) -> None:
+    """The role is that of docs/kubernetes.md."""
+    open_signer(*made).sign(b"m")
+    check_limits(root, logins[0].client)
 
 
 def test_login_is_renewed_before_it_expires(

@@ -14,13 +14,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCK = ROOT / "requirements-production.txt"
-# The Dockerfile's. If the tests do not run as root, the service runs as their user.
+# The Dockerfile's.
 UID = 10001
+# The users of docs/install.md, each with its group. They need no account here.
+USERS = {
+    "agentauth": (UID, UID),
+    "agentauth-verifier": (10002, 10002),
+    "agentauth-owner": (10003, UID),
+    "openbao": (10004, 10004),
+}
 
 
-def service_user() -> dict[str, object]:
-    """Arguments of `subprocess` that run a process as the service's user."""
-    return {"user": UID, "group": UID, "extra_groups": []} if os.geteuid() == 0 else {}
+def service_user(name: str = "agentauth") -> dict[str, object]:
+    """Arguments of `subprocess` that run a process as this user of the page.
+
+    Empty unless the tests run as root: the services run as their user then.
+    """
+    user, group = USERS[name]
+    return {"user": user, "group": group, "extra_groups": []} if os.geteuid() == 0 else {}
 
 
 def python() -> str | None:

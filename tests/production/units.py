@@ -4,10 +4,13 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from tests.production.environment import USERS, service_user
 
 STOP_SECONDS = 35
 # systemd's default.
@@ -15,12 +18,11 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 
 
 class Units:
-    """One machine's services. `directory` has the unit files; `beside` starts packaged ones."""
+    """One machine's services, below `root`. `beside` starts packaged ones."""
 
-    def __init__(
-        self, directory: Path, logs: Path, user: dict[str, object], beside: dict[str, Sequence[str]]
-    ) -> None:
-        self.directory, self.logs, self.user, self.beside = directory, logs, user, beside
+    def __init__(self, root: Path, logs: Path, beside: dict[str, Sequence[str]]) -> None:
+        self.directory, self.run = root / "etc/systemd/system", root / "run"
+        self.logs, self.beside = logs, beside
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def systemctl(self, *arguments: str) -> None:
@@ -43,13 +45,19 @@ class Units:
             self._launch(name, list(self.beside[name]), dict(os.environ), {})
             return
         unit = self._read(name)
+        [user] = unit["User"]
         env = {"PATH": PATH, "LANG": "C.UTF-8"}
+        for setting in unit.get("Environment", []):
+            variable, _, value = setting.partition("=")
+            env[variable] = value.replace("%t", str(self.run))
+        for folder in unit.get("RuntimeDirectory", []):
+            self._make_empty(self.run / folder, user)
         for file in unit.get("EnvironmentFile", []):
             if Path(file.removeprefix("-")).exists() or not file.startswith("-"):
                 env |= read_environment(Path(file.removeprefix("-")))
         how: dict[str, object] = {"cwd": unit.get("WorkingDirectory", ["/"])[0]}
         command = shlex.split(unit["ExecStart"][0].replace("%%", "%"))
-        self._launch(name, command, env, how | (self.user if "User" in unit else {}))
+        self._launch(name, command, env, how | service_user(user))
 
     def stop(self, name: str) -> None:
         process = self.running.pop(name)
@@ -78,6 +86,12 @@ class Units:
         if name in self.running:
             self.stop(name)
         self.start(name)
+
+    def _make_empty(self, folder: Path, user: str) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, mode=0o700)
+        if os.geteuid() == 0:
+            os.chown(folder, *USERS[user])
 
     def _launch(
         self, name: str, command: list[str], env: dict[str, str], how: dict[str, object]
