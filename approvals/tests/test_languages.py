@@ -178,6 +178,21 @@ def test_pages_say_refusals_in_their_language_and_the_api_in_english(
     assert "nicht" not in answer.content.decode()
 
 
+def test_the_control_room_names_its_lists_in_german(admin: Person) -> None:
+    choose(admin, "de")
+    page = admin.get("/admin/").content.decode()
+    for english, german in (
+        ("Grants", "Genehmigungen"),
+        ("Humans", "Personen"),
+        ("Service providers", "Dienste"),
+        ("Catalogue versions", "Katalogversionen"),
+        ("Keys", "Schlüssel"),
+    ):
+        assert f">{german}</a>" in page
+        assert f">{english}</a>" not in page
+    assert "Dienste" in admin.get("/admin/registry/serviceprovider/").content.decode()
+
+
 def test_a_streamed_file_is_in_the_language_of_the_page(alice: Person) -> None:
     choose(alice, "de")
     answer = alice.get("/activity/export.csv")
