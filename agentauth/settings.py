@@ -28,7 +28,9 @@ from agentauth.postgresql.database_url import read_database_url
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 # Development is exactly a localhost PUBLIC_URL; everything else gets the production checks.
-PUBLIC_URL = env("PUBLIC_URL", "http://localhost:8000").rstrip("/")
+# The URL of `make run` and `make demo`, unless another is set.
+DEVELOPMENT_URL = "http://localhost:8000"
+PUBLIC_URL = env("PUBLIC_URL", DEVELOPMENT_URL).rstrip("/")
 _public = urlsplit(PUBLIC_URL)
 if not is_origin(PUBLIC_URL):
     refuse("E001", "PUBLIC_URL must be an origin such as https://registry.example.com")
