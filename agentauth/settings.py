@@ -237,6 +237,7 @@ globals().update(mail(RP_ID, development=DEVELOPMENT))
 # The first is what a visitor gets whose browser asks for none of them (agentauth/middleware.py).
 LANGUAGES = [("en-gb", "English"), ("de", "Deutsch")]
 LANGUAGE_CODE, TIME_ZONE, LOCALE_PATHS = "en-gb", "UTC", [BASE_DIR / "locale"]
+FORMAT_MODULE_PATH = "agentauth.formats"
 STATIC_URL, STATICFILES_DIRS = "/static/", [BASE_DIR / "static"]
 # Development serves assets from the source folder; production what collectstatic gathered.
 STATIC_ROOT = None if DEVELOPMENT else BASE_DIR / "staticfiles"

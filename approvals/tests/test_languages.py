@@ -6,6 +6,7 @@ import pytest
 from django.conf import settings
 from django.template import Context, Template
 from django.utils import timezone, translation
+from django.utils.formats import localize
 
 from agentauth.protocol.catalogue import CatalogueRef, parse_catalogue
 from agentauth.protocol.encoding import b64u_decode
@@ -190,7 +191,15 @@ def test_the_control_room_names_its_lists_in_german(admin: Person) -> None:
     ):
         assert f">{german}</a>" in page
         assert f">{english}</a>" not in page
+    assert 'status__exact=unclaimed">Nicht übernommen</a>' in page
+    assert 'purpose__exact=receipt">Beleg</a>' in page
     assert "Dienste" in admin.get("/admin/registry/serviceprovider/").content.decode()
+
+
+def test_lists_of_the_control_room_count_24_hours() -> None:
+    for language, shown in (("en-gb", "1 Dec 2026, 14:37"), ("de", "1. Dezember 2026 14:37")):
+        with translation.override(language):
+            assert localize(datetime(2026, 12, 1, 14, 37, tzinfo=UTC)) == shown
 
 
 def test_a_streamed_file_is_in_the_language_of_the_page(alice: Person) -> None:
