@@ -179,6 +179,18 @@ def test_pages_say_refusals_in_their_language_and_the_api_in_english(
     assert "nicht" not in answer.content.decode()
 
 
+def test_the_activity_says_in_words_why_a_request_was_refused(alice: Person) -> None:
+    sent = {"from": "2126-07-02T09:00", "until": "2126-07-01T09:00"}
+    assert alice.client.post("/settings/absences", sent).status_code == 400
+    page = alice.get("/activity/").content.decode()
+    assert ">A request was refused</a>" in page
+    assert "· the input was not accepted" in page
+    # The sentence says it: no badge says it again.
+    assert '"state state-denied"' not in page
+    choose(alice, "de")
+    assert "· die Eingabe wurde nicht akzeptiert" in alice.get("/activity/").content.decode()
+
+
 def test_the_control_room_names_its_lists_in_german(admin: Person) -> None:
     choose(admin, "de")
     page = admin.get("/admin/").content.decode()

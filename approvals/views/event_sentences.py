@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from django.db.models import prefetch_related_objects
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_noop
+from django.utils.translation import gettext_lazy, gettext_noop
 
 from agentauth.protocol.catalogue import Catalogue
 from approvals.event_kind_words import KIND_WORDS
@@ -54,6 +54,18 @@ _REASONS: Final = (
     gettext_noop("recovery"),
     gettext_noop("restored"),
 )
+# What people read of a request that was refused. Its page has the code too.
+_REFUSALS: Final = {
+    "cooldown_active": gettext_lazy("asked again too soon"),
+    "csrf_failed": gettext_lazy("the page was out of date"),
+    "grant_changed": gettext_lazy("the page had changed"),
+    "invalid_assertion": gettext_lazy("the passkey was not accepted"),
+    "invalid_request": gettext_lazy("the input was not accepted"),
+    "invalid_state": gettext_lazy("no longer possible"),
+    "not_found": gettext_lazy("not found"),
+    "permission_denied": gettext_lazy("not allowed"),
+    "rate_limited": gettext_lazy("too many requests"),
+}
 
 
 def _name_after(form: str, name: str | None) -> str:
@@ -119,13 +131,19 @@ def describe_events(events: Sequence[Event]) -> list[dict[str, Any]]:
                 "who": names["agent"]
                 if by_agent
                 else person or who.get(event.actor_kind, _("someone")),
-                "says_outcome": act is not None,
+                "says_outcome": act is not None or event.kind == kinds.REQUEST_REFUSED,
                 "mark": marks.get(event.pk, ""),
                 # The sentence of an act says why it was refused.
-                "reason": "" if act or not event.reason else _(event.reason.replace("_", " ")),
+                "reason": "" if act else _reason(event),
             }
         )
     return lines
+
+
+def _reason(event: Event) -> str:
+    if event.kind == kinds.REQUEST_REFUSED and event.reason in _REFUSALS:
+        return str(_REFUSALS[event.reason])
+    return _(event.reason.replace("_", " ")) if event.reason else ""
 
 
 def _role_changed(event: Event) -> str:
