@@ -64,6 +64,8 @@ def test_an_administrator_sets_up_groups_members_rules_and_a_preview(
     nothing = ["No rule matches: the owner of the agent decides alone."]
     assert admin.get(f"{asked}1000").context["preview"] == nothing
     assert admin.get(f"{asked}x").context["preview_error"] == "Enter an amount such as 40.00."
+    without = admin.get("/approvers/?type=transact&amount=x").context["preview_error"]
+    assert without == "Enter an amount such as 40.00."
     other = admin.get("/approvers/?type=transact&amount=80&currency=EURO").context["preview_error"]
     assert other == "Write the currency as three letters, such as EUR."
     changed = {"name": "Money", "wait": "5", "next": str(directors.pk)}

@@ -252,7 +252,8 @@ def _page(request: HttpRequest, *, status: int = 200, **more: Any) -> HttpRespon
             context["preview"] = preview(
                 service=_chosen_or_none(ServiceProvider, request.GET.get("service", "")),
                 action_type=request.GET.get("type", ""),
-                amount=_amount(request.GET),
+                # The form shows this currency where the address has none.
+                amount=_amount({"currency": "EUR"} | request.GET.dict()),
                 reader=human,
                 now=now,
             )
