@@ -28,7 +28,9 @@ from agentauth.postgresql.database_url import read_database_url
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 # Development is exactly a localhost PUBLIC_URL; everything else gets the production checks.
-PUBLIC_URL = env("PUBLIC_URL", "http://localhost:8000").rstrip("/")
+# The URL of `make run` and `make demo`, unless another is set.
+DEVELOPMENT_URL = "http://localhost:8000"
+PUBLIC_URL = env("PUBLIC_URL", DEVELOPMENT_URL).rstrip("/")
 _public = urlsplit(PUBLIC_URL)
 if not is_origin(PUBLIC_URL):
     refuse("E001", "PUBLIC_URL must be an origin such as https://registry.example.com")
@@ -235,6 +237,7 @@ globals().update(mail(RP_ID, development=DEVELOPMENT))
 # The first is what a visitor gets whose browser asks for none of them (agentauth/middleware.py).
 LANGUAGES = [("en-gb", "English"), ("de", "Deutsch")]
 LANGUAGE_CODE, TIME_ZONE, LOCALE_PATHS = "en-gb", "UTC", [BASE_DIR / "locale"]
+FORMAT_MODULE_PATH = "agentauth.formats"
 STATIC_URL, STATICFILES_DIRS = "/static/", [BASE_DIR / "static"]
 # Development serves assets from the source folder; production what collectstatic gathered.
 STATIC_ROOT = None if DEVELOPMENT else BASE_DIR / "staticfiles"

@@ -29,8 +29,10 @@ def _lazy(name: Any) -> Any:
 def translate_names(model: type[Model]) -> None:
     """Translate the names when they are shown; migrations still see the English ones."""
     meta = model._meta  # noqa: SLF001 — public by its docs
+    # Django adds an "s" to the English name, lazily, where no Meta names the plural: `_lazy` would
+    # leave that in English.
+    meta.verbose_name_plural = gettext_lazy(str(meta.verbose_name_plural))
     meta.verbose_name = _lazy(meta.verbose_name)
-    meta.verbose_name_plural = _lazy(meta.verbose_name_plural)
     for field in _fields(model):
         field.verbose_name = _lazy(field.verbose_name)
         if field.choices:

@@ -10,6 +10,7 @@ from typing import cast
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.utils.translation import gettext as _
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError, TemporarilyUnavailableError
 from agentauth.protocol.jose import parse_compact
@@ -281,14 +282,19 @@ def refuse_to_disable(
         return
     if following := min(others, key=lambda each: each.active_from, default=None):
         raise InvalidStateError(
-            f"This is the only {key.purpose} key that signs now. The next one signs from "
-            f"{following.active_from:%Y-%m-%d %H:%M:%S} UTC on: disable this one after that."
+            _(
+                "This is the only %(purpose)s key that signs now. The next one signs from %(at)s "
+                "UTC on: disable this one after that."
+            )
+            % {"purpose": key.purpose, "at": f"{following.active_from:%Y-%m-%d %H:%M:%S}"}
         )
     raise InvalidStateError(
-        f"This is the last {key.purpose} key that can sign. Rotate it first "
-        f"(`{settings.COMMAND} rotate_key "
-        f"{key.purpose}`, or Rotate in the control room), and disable it once the next key "
-        "signs, 130 s later."
+        _(
+            "This is the last %(purpose)s key that can sign. First publish the next one, with "
+            "“Publish the next key” in the control room or with %(command)s rotate_key "
+            "%(purpose)s. Disable this one once the next key signs, 130 s later."
+        )
+        % {"purpose": key.purpose, "command": settings.COMMAND}
     )
 
 

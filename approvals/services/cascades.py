@@ -63,8 +63,8 @@ def describe_agent(agent: Agent, now: datetime) -> Cascade:
     owner = agent.human
     about = [
         *_owned_by(owner),
-        _("Key fingerprint: %(key)s.") % {"key": sentences.fingerprint(agent.jkt)},
-        _("Id: %(id)s.") % {"id": agent.pk},
+        _("Key fingerprint: %(key)s") % {"key": sentences.fingerprint(agent.jkt)},
+        _("Id: %(id)s") % {"id": agent.pk},
     ]
     held = _living_grants(Q(agent=agent), now)
     n = held.count()
@@ -84,7 +84,7 @@ def describe_agent(agent: Agent, now: datetime) -> Cascade:
 def describe_grant(grant: Grant, now: datetime) -> Cascade:
     """What it permits and who owns it."""
     agent, provider = grant.agent, grant.service_provider
-    about = [*_owned_by(agent.human), _("Id: %(id)s.") % {"id": grant.pk}]
+    about = [*_owned_by(agent.human), _("Id: %(id)s") % {"id": grant.pk}]
     title = _("%(agent)s at %(at)s") % {"agent": quoted(agent.name), "at": quoted(provider.name)}
     typed = _text_to_type(agent.name, grant.pk)
     if grant.status_at(now) not in _HELD:
@@ -111,7 +111,7 @@ def describe_service_provider(provider: ServiceProvider, now: datetime) -> Casca
         provider.pk,
         _text_to_type(provider.slug, provider.pk),
         quoted(provider.name),
-        [_("Address: %(audience)s.") % {"audience": provider.audience}],
+        [_("Address: %(audience)s") % {"audience": provider.audience}],
         [*facts, *([_("More grants")] if n > _NAMED else [])],
         grants=n,
         tokens=_tokens(Q(grant__service_provider=provider), now),
@@ -142,7 +142,7 @@ def describe_human(human: Human, now: datetime) -> Cascade:
         human.pk,
         human.email,
         quoted(human.name),
-        [_("Address: %(email)s.") % {"email": human.email}],
+        [_("Address: %(email)s") % {"email": human.email}],
         facts,
         grants=held.total(),
         tokens=_tokens(Q(grant__agent__human=human), now),
@@ -172,7 +172,7 @@ def describe_key(key: Key, now: datetime) -> Cascade:
         else _("It signs from %(begin)s on.")
     )
     times = {"begin": _date(key.active_from), "end": _date(key.retired_at or now)}
-    about = [_("Name: %(kid)s.") % {"kid": key.kid}, signs % times]
+    about = [_("Name: %(kid)s") % {"kid": key.kid}, signs % times]
     facts = _SIGNED[key.purpose](key, now)
     keys = list(Key.objects.filter(purpose=key.purpose))
     refusal = _refusal_of(lambda: refuse_to_disable(key, keys, now=now))
@@ -185,7 +185,7 @@ def describe_key(key: Key, now: datetime) -> Cascade:
 def describe_key_certificate(row: KeyCertificate, now: datetime) -> Cascade:
     """The process that holds its key, and when it expires."""
     about = [
-        _("Process: %(instance)s.") % {"instance": row.instance},
+        _("Process: %(instance)s") % {"instance": row.instance},
         _("Valid until %(at)s.") % {"at": _date(row.not_after)},
     ]
     facts = [
@@ -295,7 +295,7 @@ def _may(grant: Grant) -> str:
 def _owned_by(owner: Human | None) -> list[str]:
     if owner is None:
         return []
-    return [_("Owner: %(name)s, %(email)s.") % {"name": quoted(owner.name), "email": owner.email}]
+    return [_("Owner: %(name)s, %(email)s") % {"name": quoted(owner.name), "email": owner.email}]
 
 
 def _text_to_type(name: str, pk: object) -> str:

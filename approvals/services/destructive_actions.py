@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
+from django.utils.translation import gettext_noop, ngettext
 
 from agentauth.protocol.encoding import b64u_encode, canonical_json, sha256
 from agentauth.protocol.errors import (
@@ -49,7 +49,8 @@ Party = Literal["owner", "administrator"]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How rows of one kind are read, described and ended, and their words: `verb` and `plural`.
+    """How rows of one kind are read, described and ended, and their English words: `verb` and
+    `plural`.
 
     `rows` reads related rows by separate queries: under a lock, a join would show them as they were
     before the wait. `lock` locks what the description rests on before the rows themselves, in the
@@ -101,14 +102,14 @@ KINDS: Final[Mapping[str, Kind]] = {
         cascades.describe_agent,
         lambda row, **how: revoke_agent(agent=row, **how),
         "revoke",
-        "agents",
+        gettext_noop("agents"),
     ),
     "grant": Kind(
         Grant.objects.prefetch_related("agent__human", "service_provider"),
         cascades.describe_grant,
         lambda row, **how: revoke_grant(grant=row, **how),
         "revoke",
-        "grants",
+        gettext_noop("grants"),
         lambda rows, now: _lock_agents(Agent.objects.filter(pk__in=rows.values("agent_id")), now),
     ),
     "service_provider": Kind(
@@ -116,14 +117,14 @@ KINDS: Final[Mapping[str, Kind]] = {
         cascades.describe_service_provider,
         lambda row, **how: revoke_service_provider(service_provider=row, **how),
         "revoke",
-        "service providers",
+        gettext_noop("service providers"),
     ),
     "human": Kind(
         Human.objects.all(),
         cascades.describe_human,
         lambda row, **how: delete_human(human=row, **how),
         "delete",
-        "humans",
+        gettext_noop("humans"),
         _lock_humans,
     ),
     "invitation": Kind(
@@ -131,7 +132,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         cascades.describe_invitation,
         lambda row, **how: forget_invitation(invitation=row, **how),
         "forget",
-        "invitations",
+        gettext_noop("invitations"),
         _lock_setups,
     ),
     "key": Kind(
@@ -139,7 +140,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         cascades.describe_key,
         lambda row, **how: disable_key(kid=row.kid, **how),
         "disable",
-        "keys",
+        gettext_noop("keys"),
         _lock_purposes,
     ),
     "key_certificate": Kind(
@@ -147,7 +148,7 @@ KINDS: Final[Mapping[str, Kind]] = {
         cascades.describe_key_certificate,
         lambda row, **how: revoke_certificate(serial=str(row.serial), **how),
         "revoke",
-        "certificates",
+        gettext_noop("certificates"),
     ),
 }
 
@@ -172,7 +173,7 @@ class Preview:
         tokens = sum(each.tokens for each in self.ends)
         waiting = sum(each.waiting for each in self.ends)
         said = (
-            [f"{sentences.whole(len(self.ends))} {KINDS[self.kind].plural}"]
+            [f"{sentences.whole(len(self.ends))} {_(KINDS[self.kind].plural)}"]
             if len(self.ends) > 1
             else []
         )

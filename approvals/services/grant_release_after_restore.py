@@ -80,8 +80,8 @@ def judge_suspended_grants(row: LogBreak, *, now: datetime) -> Findings:
     present = read_present(row)
 
     def refusal(grant: Grant) -> str:
-        if kind := lost.kind_of(grant):
-            return _("The lost log has this event after the backup: %(kind)s.") % {"kind": kind}
+        if event := lost.event_against(grant):
+            return _("The lost log has this event after the backup: %(event)s.") % {"event": event}
         return present.refusal(grant, now)
 
     return Findings([Finding(each, refusal(each)) for each in grants], anchor, "")

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.utils.translation import gettext as _
 
 from agentauth.protocol.errors import ChainError, InvalidStateError
+from approvals.event_kind_words import kind_sentence
 from approvals.services.reapply_endings import REASON
 from audit import kinds
 from audit.archive.archive_format import Line
@@ -76,6 +77,12 @@ class ContraryEvents:
         ids = (grant.pk, grant.agent_id, grant.agent.human_id, grant.service_provider_id)
         return self._all or next((kind for each in ids if (kind := self._by_id.get(str(each)))), "")
 
+    def event_against(self, grant: Grant) -> str:
+        """What that event says, with the names of the grant's agent and service."""
+        if not (kind := self.kind_of(grant)):
+            return ""
+        return kind_sentence(kind, agent=grant.agent.name, service=grant.service_provider.name)
+
 
 @dataclass(frozen=True, slots=True)
 class PresentLog:
@@ -100,9 +107,9 @@ class PresentLog:
             or data.get("before") != Grant.Status.APPROVED
             or data.get("version") != grant.version
         ):
-            return _("It was not approved when the registry continued, or it has changed since.")
-        if kind := self.against.kind_of(grant):
-            return _("The log has this event after the restore: %(kind)s.") % {"kind": kind}
+            return _("It was not approved when the restore suspended it, or it has changed since.")
+        if event := self.against.event_against(grant):
+            return _("The log has this event after the restore: %(event)s.") % {"event": event}
         return ""
 
 

@@ -15,9 +15,10 @@ from django.conf import settings
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from approvals.event_kind_words import KIND_WORDS
 from approvals.tests.acting import PAID, READ, act
 from approvals.tests.cast import Person
-from approvals.views import activity_export, activity_search, event_sentences, paging, spending
+from approvals.views import activity_export, activity_search, paging, spending
 from approvals.views.activity_search import read_search
 from approvals.views.day_chart import Series, draw_days
 from approvals.views.decision_event_sentences import ACTS
@@ -363,7 +364,7 @@ def test_each_event_that_pages_describe_is_found_by_one_filter() -> None:
     """Every kind shown to people falls under exactly one filter choice."""
     about_no_person = ("registry.service_provider.", "registry.logo.", "kms.key.")
     beginnings = [each for found in activity_search._BEGINNINGS.values() for each in found]
-    for kind in event_sentences._WORDS:
+    for kind in KIND_WORDS:
         if kind not in (*ACTS, kinds.REQUEST_REFUSED) and not kind.startswith(about_no_person):
             assert sum(kind.startswith(each) for each in beginnings) == 1, kind
 

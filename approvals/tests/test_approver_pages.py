@@ -63,7 +63,11 @@ def test_an_administrator_sets_up_groups_members_rules_and_a_preview(
     assert "These people may decide: “Bob”." in shown
     nothing = ["No rule matches: the owner of the agent decides alone."]
     assert admin.get(f"{asked}1000").context["preview"] == nothing
-    assert "decimal" in admin.get(f"{asked}x").context["preview_error"]
+    assert admin.get(f"{asked}x").context["preview_error"] == "Enter an amount such as 40.00."
+    without = admin.get("/approvers/?type=transact&amount=x").context["preview_error"]
+    assert without == "Enter an amount such as 40.00."
+    other = admin.get("/approvers/?type=transact&amount=80&currency=EURO").context["preview_error"]
+    assert other == "Write the currency as three letters, such as EUR."
     changed = {"name": "Money", "wait": "5", "next": str(directors.pk)}
     assert admin.press(f"{path}/change", changed).status_code == 302
     member = GroupMember.objects.get()
@@ -368,7 +372,7 @@ def test_an_administrator_names_a_deputy_and_the_person_sees_it(
         "until": f"{now + timedelta(days=1):%Y-%m-%dT%H:%M}",
     }
     assert admin.press("/approvers/absences", sent).status_code == 302
-    assert "deputy “Bob”" in alice.get("/settings/").content.decode()
+    assert "Deputy: “Bob”" in alice.get("/settings/").content.decode()
     assert "away now" in admin.get("/approvers/").content.decode()
 
 

@@ -37,7 +37,7 @@ def test_an_owner_is_named_where_there_is_one(
     alice: Person, agent: AgentClient, now: datetime
 ) -> None:
     row = agent.agent()
-    assert cascades.describe_agent(row, now).about[0] == "Owner: “Alice”, alice@example.org."
+    assert cascades.describe_agent(row, now).about[0] == "Owner: “Alice”, alice@example.org"
     row.human = None
     assert cascades.describe_agent(row, now).about[0].startswith("Key fingerprint: ")
 

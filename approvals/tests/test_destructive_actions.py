@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.db.models import Model
 from django.test import Client
+from django.utils import translation
 
 from agentauth.protocol.errors import GrantChangedError, NotFoundError
 from approvals.services.destructive_actions import end_for_good, preview
@@ -92,8 +93,18 @@ def test_SA_8_all_keys_chosen_are_shown_and_the_last_usable_ones_stay(
     assert len(found.stays) == 3
     for purpose in ("token", "audit", "receipt"):
         assert (
-            f"This is the last {purpose} key that can sign. Rotate it first"
+            f"This is the last {purpose} key that can sign. First publish the next one"
             in page.content.decode()
+        )
+    with translation.override("de"):
+        assert "Dies ist der letzte Schlüssel (audit), der signieren kann." in str(
+            preview(
+                "key",
+                [each.pk for each in Key.objects.filter(purpose="audit")],
+                human=admin.human,
+                party="administrator",
+                now=now,
+            ).stays
         )
     assert admin.end(path).status_code == 302
     assert list(Key.objects.filter(state="disabled").values_list("pk", flat=True)) == [old.pk]
@@ -248,6 +259,9 @@ def test_SA_8_many_at_once_are_typed_by_their_number_and_end_together(
     other = enrolled(alice.human, now=now).agent()
     path = choose(admin, "revoke", [granted.agent, other])
     assert admin.get(path).context["found"].typed == "revoke 2 agents"
+    found = admin.get(path).context["found"]
+    with translation.override("de"):
+        assert found.counts[0] == "2 Agenten"
     assert_refused(admin.end(path, typed=granted.agent.name), 400, "invalid_request")
     assert admin.end(path, typed="Revoke 2  agents").status_code == 302
     assert set(Agent.objects.values_list("status", flat=True)) == {"revoked"}

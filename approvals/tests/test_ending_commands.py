@@ -60,7 +60,9 @@ def test_SA_8_the_command_refuses_the_last_usable_key_without_a_question(
 ) -> None:
     kid = Key.objects.get(purpose="token").kid
     for options in ([], ["--yes"]):
-        with pytest.raises(CommandError, match=r"last token key that can sign\. Rotate it first"):
+        with pytest.raises(
+            CommandError, match=r"last token key that can sign\. First publish the next one"
+        ):
             run(monkeypatch, "disable_key", kid, *options, answer="yes\n")
     assert Key.objects.get(purpose="token").state == "active"
 

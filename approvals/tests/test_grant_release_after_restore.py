@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import time_machine
 from django.db import transaction
-from django.utils import timezone
+from django.utils import timezone, translation
 from pytest_django.fixtures import Settings
 
 from agentauth.protocol.approval_receipt import verify_receipt
+from approvals.event_kind_words import kind_sentence
 from approvals.models import Receipt
 from approvals.services.grant_release_after_restore import judge_suspended_grants
 from approvals.services.unused_grants import ContraryEvents, PresentLog
@@ -171,7 +172,9 @@ def test_SA_13_what_was_lost_speaks_against_a_release(
         "nothing": {},
     }
     row = restored(lambda: says(kind, **ids[about]))
-    assert refusal(row) == f"The lost log has this event after the backup: {kind}."
+    said = kind_sentence(kind, agent=grant.agent.name, service=grant.service_provider.name)
+    assert kind in said
+    assert refusal(row) == f"The lost log has this event after the backup: {said}."
     admin.sign_in()
     assert reviewed(admin, row, grant).status_code == 409
 
@@ -292,7 +295,15 @@ def test_SA_13_an_event_that_is_missing_here_speaks_against_every_grant(grant: G
 def test_SA_13_event_in_the_second_of_the_restore_blocks_the_release(grant: Grant) -> None:
     row = restored()
     record(kind=kinds.AGENT_SUSPENDED, actor=TESTER, at=row.at, agent_id=grant.agent_id)
-    assert refusal(row) == f"The log has this event after the restore: {kinds.AGENT_SUSPENDED}."
+    assert refusal(row) == (
+        f"The log has this event after the restore: Agent “{grant.agent.name}” was suspended "
+        f"({kinds.AGENT_SUSPENDED})."
+    )
+    with translation.override("de"):
+        assert refusal(row) == (
+            f"Im Protokoll steht nach der Rücksicherung dieses Ereignis: Agent "
+            f"„{grant.agent.name}“ wurde gesperrt ({kinds.AGENT_SUSPENDED})."
+        )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from django.conf import settings
 from django.template import Context, Template
 from django.utils import timezone, translation
+from django.utils.formats import localize
 
 from agentauth.protocol.catalogue import CatalogueRef, parse_catalogue
 from agentauth.protocol.encoding import b64u_decode
@@ -176,6 +177,41 @@ def test_pages_say_refusals_in_their_language_and_the_api_in_english(
     assert refused["error_description"] == "Geben Sie einen Betrag ein, etwa 40,00."
     answer = alice.client.get("/v1/grants/nothing", headers={"Accept-Language": "de"})
     assert "nicht" not in answer.content.decode()
+
+
+def test_the_activity_says_in_words_why_a_request_was_refused(alice: Person) -> None:
+    sent = {"from": "2126-07-02T09:00", "until": "2126-07-01T09:00"}
+    assert alice.client.post("/settings/absences", sent).status_code == 400
+    page = alice.get("/activity/").content.decode()
+    assert ">A request was refused</a>" in page
+    assert "· the input was not accepted" in page
+    # The sentence says it: no badge says it again.
+    assert '"state state-denied"' not in page
+    choose(alice, "de")
+    assert "· die Eingabe wurde nicht akzeptiert" in alice.get("/activity/").content.decode()
+
+
+def test_the_control_room_names_its_lists_in_german(admin: Person) -> None:
+    choose(admin, "de")
+    page = admin.get("/admin/").content.decode()
+    for english, german in (
+        ("Grants", "Genehmigungen"),
+        ("Humans", "Personen"),
+        ("Service providers", "Dienste"),
+        ("Catalogue versions", "Katalogversionen"),
+        ("Keys", "Schlüssel"),
+    ):
+        assert f">{german}</a>" in page
+        assert f">{english}</a>" not in page
+    assert 'status__exact=unclaimed">Nicht übernommen</a>' in page
+    assert 'purpose__exact=receipt">Beleg</a>' in page
+    assert "Dienste" in admin.get("/admin/registry/serviceprovider/").content.decode()
+
+
+def test_lists_of_the_control_room_count_24_hours() -> None:
+    for language, shown in (("en-gb", "1 Dec 2026, 14:37"), ("de", "1. Dezember 2026 14:37")):
+        with translation.override(language):
+            assert localize(datetime(2026, 12, 1, 14, 37, tzinfo=UTC)) == shown
 
 
 def test_a_streamed_file_is_in_the_language_of_the_page(alice: Person) -> None:

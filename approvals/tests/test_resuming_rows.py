@@ -3,6 +3,7 @@
 from datetime import datetime
 
 import pytest
+from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidStateError
 from approvals import resume_consent_texts
@@ -52,3 +53,33 @@ def test_an_agent_has_expired_at_the_moment_of_its_end(grant: Grant, now: dateti
     suspend_agent(agent=agent, actor=TESTER, now=now)
     agent.expires_at = now
     assert resume_consent_texts.has_expired() in find_suspension(agent, party="owner", now=now).text
+
+
+@pytest.mark.parametrize("path", ["/resume/agent/", "/denials/"])
+def test_a_list_of_nothing_says_so_and_leads_back_to_its_rows(admin: Person, path: str) -> None:
+    page = admin.get(path).content.decode()
+    assert "Nothing was chosen. Choose rows in the list first." in page
+    assert "You sign each" not in page
+    kind = "grant" if path == "/denials/" else "agent"
+    assert f'href="/admin/registry/{kind}/">Back to the list</a>' in page
+
+
+def test_a_list_that_can_resume_nothing_asks_for_no_signature(grant: Grant, admin: Person) -> None:
+    path = f"/resume/agent/?id={grant.agent_id}"
+    assert "You sign each" not in admin.get(path).content.decode()
+    suspend_agent(agent=grant.agent, actor=TESTER, now=timezone.now(), by_admin=True)
+    assert "You sign each" in admin.get(path).content.decode()
+
+
+def test_a_list_of_an_unknown_kind_is_not_found(admin: Person) -> None:
+    assert admin.get("/resume/planet/").status_code == 404
+
+
+@pytest.mark.parametrize(("state", "said"), [("active", "now"), ("suspended", "once it is active")])
+def test_a_suspended_agent_may_do_nothing_now(
+    grant: Grant, alice: Person, state: str, said: str
+) -> None:
+    if state == "suspended":
+        suspend_agent(agent=grant.agent, actor=TESTER, now=timezone.now())
+    page = alice.get(f"/agents/{grant.agent_id}/").content.decode()
+    assert f"What it may do {said}" in page

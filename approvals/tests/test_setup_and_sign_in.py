@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from approvals.models import Challenge, Passkey, SetupCode
@@ -78,6 +79,13 @@ def test_first_link_explains_renewal_and_invitation_shows_its_expiry() -> None:
         in out.getvalue()
     )
     assert "manage.py" not in out.getvalue()
+
+
+def test_renewal_names_the_address_unless_it_is_the_usual_one(settings: Settings) -> None:
+    settings.PUBLIC_URL = "http://localhost:8010"
+    out = StringIO()
+    call_command("setup_link", stdout=out)
+    assert "new link: PUBLIC_URL=http://localhost:8010 " in out.getvalue()
 
 
 def test_a_first_link_made_before_is_refused_once_an_admin_exists() -> None:

@@ -4,6 +4,7 @@ import uuid
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
@@ -62,6 +63,8 @@ def index(request: HttpRequest) -> HttpResponse:
         )
     context = {
         "rows": rows,
+        "signs": any(not each["refusal"] for each in rows),
+        "back": reverse("admin:registry_grant_changelist"),
         "of": chosen_of(request),
         "title": _("Deny, one by one"),
         "verb": _("Deny"),

@@ -19,10 +19,11 @@ from agentauth.protocol.errors import (
     NotFoundError,
     TemporarilyUnavailableError,
 )
-from agentauth.protocol.money import Money
+from agentauth.protocol.money import MINOR_DIGITS, Money
 from approvals.services.human_locking import hold_human
 from approvals.services.local_times import moment_typed
 from approvals.services.reauthentication import acting
+from approvals.services.term_fields import read_money
 from approvals.views import settings
 from approvals.views.approver_descriptions import describe_approvers, preview
 from approvals.views.paging import id_or_none_of_ours
@@ -251,7 +252,8 @@ def _page(request: HttpRequest, *, status: int = 200, **more: Any) -> HttpRespon
             context["preview"] = preview(
                 service=_chosen_or_none(ServiceProvider, request.GET.get("service", "")),
                 action_type=request.GET.get("type", ""),
-                amount=_amount(request.GET),
+                # The form shows this currency where the address has none.
+                amount=_amount({"currency": "EUR"} | request.GET.dict()),
                 reader=human,
                 now=now,
             )
@@ -276,7 +278,10 @@ def _amount(sent: Mapping[str, Any]) -> Money | None:
     value = str(sent.get("amount", "")).strip()
     if not value:
         return None
-    return Money.of(value, str(sent.get("currency", "")).strip().upper(), allow_zero=True)
+    currency = str(sent.get("currency", "")).strip().upper()
+    if currency not in MINOR_DIGITS:
+        raise InvalidRequestError(_("Write the currency as three letters, such as EUR."))
+    return read_money(value, currency, zero=True)
 
 
 def _set_absence(request: HttpRequest, human: Human, deputy: Human | None, now: datetime) -> None:

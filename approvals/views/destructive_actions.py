@@ -22,7 +22,7 @@ from registry.authentication import actor_of
 from registry.models import Grant
 
 # The control room's list of each kind.
-_LISTS = {
+LISTS = {
     "agent": "registry_agent",
     "grant": "registry_grant",
     "service_provider": "registry_serviceprovider",
@@ -110,7 +110,7 @@ def _title(found: Preview) -> str:
 def _back(kind: str, party: Party, chosen: Sequence[uuid.UUID]) -> str:
     """The page that shows the rows: the owner's, or the control room's list."""
     if party == "administrator":
-        return reverse(f"admin:{_LISTS[kind]}_changelist")
+        return reverse(f"admin:{LISTS[kind]}_changelist")
     agent_id = (
         chosen[0]
         if kind == "agent"

@@ -14,6 +14,7 @@ from approvals.services import resuming
 from approvals.services.page_token import drawn_token
 from approvals.services.resuming import Party
 from approvals.services.setup_and_sign_in import session_key_of
+from approvals.views.destructive_actions import LISTS
 from approvals.views.request_helpers import (
     answer,
     chosen_ids,
@@ -36,6 +37,8 @@ def index(request: HttpRequest, kind: str) -> HttpResponse:
     """The rows chosen in a list, each with a link to its page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
     check_permission(human, resuming.permission_to_resume(kind))
+    if kind not in LISTS:
+        raise NotFoundError
     for row_id in chosen_ids(request):
         row, refusal = resuming.find_row(kind, row_id, human=human, party="administrator"), ""
         try:
@@ -46,6 +49,8 @@ def index(request: HttpRequest, kind: str) -> HttpResponse:
         rows.append({"name": resuming.name_of(row), "refusal": refusal, "path": path})
     context = {
         "rows": rows,
+        "signs": any(not each["refusal"] for each in rows),
+        "back": reverse(f"admin:{LISTS[kind]}_changelist"),
         "of": chosen_of(request),
         "title": _("Resume, one by one"),
         "verb": _("Resume"),

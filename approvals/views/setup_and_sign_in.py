@@ -31,8 +31,6 @@ from registry.models import Human
 
 # With SameSite=Strict, the first request after a click elsewhere, as in a mail, has no cookies.
 _FROM_US = ("same-origin", "none")
-# The default URL of `make run` and `make demo`.
-_USUAL_URL = "http://localhost:8000"
 
 
 @require_safe
@@ -46,7 +44,7 @@ def _demo_command() -> str:
         return ""
     return (
         "make demo"
-        if settings.PUBLIC_URL == _USUAL_URL
+        if settings.PUBLIC_URL == settings.DEVELOPMENT_URL
         else f"make demo PUBLIC_URL={settings.PUBLIC_URL}"
     )
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from django.db.models import Max, QuerySet
+from django.utils.translation import gettext as _
 
 from agentauth.protocol.errors import ChainError
 from agentauth.protocol.merkle_proofs import verify_inclusion
@@ -128,8 +129,19 @@ def read_log_status(*, now: datetime) -> LogStatus:
     try:
         if checkpoint is not None:
             disabled_at = any_anchor_of(checkpoint, now=now).disabled_at
-            _check(checkpoint.size, bytes(checkpoint.root), head, "that was signed")
-        _check(head.size, tree_of(head).root(), head, "it is continued from")
+            if not _leads_to(checkpoint.size, bytes(checkpoint.root), head):
+                raise ContradictedError(
+                    _("The %(n)d stored events do not lead to the root hash that was signed.")
+                    % {"n": checkpoint.size}
+                )
+        if not _leads_to(head.size, tree_of(head).root(), head):
+            raise ContradictedError(
+                _(
+                    "The %(n)d stored events do not lead to the root hash from which the log "
+                    "continues."
+                )
+                % {"n": head.size}
+            )
     except ChainError as error:
         problem = error.description
     return LogStatus(
@@ -197,13 +209,12 @@ def _prove_statuses(
     return statuses
 
 
-def _check(size: int, root: bytes, head: Head, what: str) -> None:
+def _leads_to(size: int, root: bytes, head: Head) -> bool:
+    """Whether the stored tree has this root at this size."""
     try:
-        found = root_at(size) if size <= head.size else None
+        return size <= head.size and root_at(size) == root
     except ChainError:
-        found = None
-    if found != root:
-        raise ContradictedError(f"The stored log of {size} events is not the log {what}.")
+        return False
 
 
 def _unsigned_for(head: Head, checkpoint: Checkpoint | None, now: datetime) -> timedelta:

@@ -33,7 +33,8 @@ def test_SA_8_the_only_key_of_a_purpose_is_not_disabled(purpose: str) -> None:
     key = rotated(purpose)
     events = Event.objects.count()
     with pytest.raises(
-        InvalidStateError, match=f"last {purpose} key .* Rotate it first .*rotate_key {purpose}"
+        InvalidStateError,
+        match=f"last {purpose} key .* First publish the next one.*rotate_key {purpose}",
     ):
         disable_key(kid=key.kid, actor=ACTOR, now=NOW)
     assert disabled() == set()

@@ -78,7 +78,17 @@ class Command(OperatorCommand):
         else:
             yield f"Open this link once, until {until}, and create your passkey:"
             yield f"  {result['url']}"
-            yield f"To create a new link: {settings.COMMAND} setup_link"
+            yield f"To create a new link: {_elsewhere()}{settings.COMMAND} setup_link"
+
+
+def _elsewhere() -> str:
+    """The setting to type before the command, if `make run` was given another address.
+
+    In a shell without it, the command would refuse to make a link for the usual one.
+    """
+    if settings.DEVELOPMENT and settings.PUBLIC_URL != settings.DEVELOPMENT_URL:
+        return f"PUBLIC_URL={settings.PUBLIC_URL} "
+    return ""
 
 
 def _address(text: str) -> str:
