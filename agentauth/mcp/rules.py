@@ -1,8 +1,12 @@
-"""Which act a tool is: `ToolAction("write", "calendar/{name}")`. No I/O, no MCP."""
+"""Map an MCP tool call to the action that verify decides on. No I/O, no MCP.
+
+For example: `ToolAction("write", "calendar/{name}")`.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 
 from agentauth.protocol.capability import Action, parse_allow_entry
@@ -18,26 +22,39 @@ Arguments = Mapping[str, Any]
 
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9._~-]+")
-# Nothing covers it: a resource has no such character.
+# No capability covers it, because `%` is not allowed in a resource: the call is denied, and not
+# reported as malformed.
 _NO_RESOURCE: Final = "%"
+# What a tool may get for a string, so that the two can be compared.
+_COMPARED: Final = (str, int, float, Decimal, list, Mapping, type(None))
 
 
 @dataclass(frozen=True, slots=True)
 class ToolAction:
-    """What a call of one tool is, in the verifier's words.
+    """The action of a call to one tool.
 
     `kind` is read, write, delete, transact, or `custom:namespace.name`. `{name}` in `resource` is
-    the argument of that name, one segment of the resource. `amount`, of a transact only, is the
-    name of the argument `{"value", "currency"}`, or a function of the arguments.
+    the argument of that name, one segment of the resource. `amount`, for transact only, names the
+    argument whose value is `{"value", "currency"}`, or is a function that computes the amount from
+    the arguments.
 
-    `arguments` are those that constraints may name: every text, boolean and integer the tool takes
-    (None), only these names, or a function of the arguments. What is not sent, or is another JSON
-    value, is not supplied, so a constraint on it is not satisfied. Nor is what the tool may get as
-    another value: an argument of several types, or of a format other than `date`. Such an argument
-    in `resource` is refused.
+    `arguments` chooses which arguments verify receives, so that constraints apply to them: by
+    default every string, boolean and integer; with a list, only those names; with a function, what
+    it returns. Verify does not receive an argument that is absent or has another JSON type. Nor,
+    unless a function returns it, does it receive one whose schema allows several types or a format
+    other than `date`, because the tool might get a converted value. A constraint on an argument
+    that verify does not receive is not satisfied. A call that uses one of several types or of
+    such a format in `resource` is refused.
 
-    With `handles_repeats`, the tool looks at `decision(context).repeated` and does not act again.
-    Raises InvalidRequestError.
+    If a function reads an argument that a validator of the tool would change, the call is refused.
+    The exception is a string that the tool gets as a `datetime` or another object. It is not
+    compared, so a function must not read one that a validator changes.
+
+    An operation that was allowed before is answered `already_processed`, and the tool does not run.
+    With `handles_repeats` it runs, and must check `decision(context).repeated` and not act again.
+
+    The constructor raises InvalidRequestError for a kind or resource that no capability can have,
+    for an amount without transact, and for a transact without an amount.
     """
 
     kind: str
@@ -50,18 +67,22 @@ class ToolAction:
         """Check what can be checked before the first call."""
         kind = self.kind.partition(":")[0]
         if (kind == "transact") != (self.amount is not None):
-            raise InvalidRequestError("amount: is required for transact, and only there.")
+            raise InvalidRequestError("amount: must be set for transact, and for no other kind.")
         parse_allow_entry(f"{self.kind}:{_PLACEHOLDER.sub('x', self.resource)}", "resource")
 
     @property
     def needs_key(self) -> bool:
-        """Must the operation have a name? Verify requires one for a transact."""
+        """Whether verify requires an idempotency key, as it does for every transact."""
         return self.kind == "transact"
 
     def action(self, arguments: Arguments, schema: ToolSchema) -> Action:
-        """The act of a call. Raises InvalidRequestError for arguments that are not of `schema`."""
+        """The action of a call.
+
+        Raises InvalidRequestError for arguments that do not fit `schema` or that the tool would
+        change.
+        """
         received = schema.check(arguments)
-        schema.check_received(arguments, received, self._judged(arguments, schema))
+        schema.check_received(arguments, received, self._judged(arguments, received, schema))
         capability = parse_allow_entry(f"{self.kind}:x")
         return Action(
             capability.type,
@@ -72,13 +93,22 @@ class ToolAction:
             capability.name,
         )
 
-    def _judged(self, arguments: Arguments, schema: ToolSchema) -> set[str]:
-        """The names of the arguments that make the action; all if a function may read any."""
+    def _judged(
+        self, arguments: Arguments, received: Mapping[str, object], schema: ToolSchema
+    ) -> set[str]:
+        """The names of the arguments that must reach the tool unchanged.
+
+        A function may read any argument. So this has them all, except strings that the tool gets as
+        an object such as a `datetime`: one instant has several spellings, so they cannot be
+        compared.
+        """
         if callable(self.amount) or callable(self.arguments):
             return {
                 name
                 for name, value in arguments.items()
-                if schema.is_exact(name) or isinstance(value, Mapping | list | int | float)
+                if schema.is_exact(name)
+                or not isinstance(value, str)
+                or isinstance(received.get(name), _COMPARED)
             }
         named = {*_PLACEHOLDER.findall(self.resource), *self._supplied(arguments, schema)}
         return named if self.amount is None else named | {self.amount}
@@ -99,7 +129,10 @@ class ToolAction:
         return {name: arguments[name] for name in self._supplied(arguments, schema)}
 
     def _supplied(self, arguments: Arguments, schema: ToolSchema) -> list[str]:
-        """The names of the arguments that verify receives, unless a function makes them."""
+        """The names of the arguments that verify receives if no function chooses them.
+
+        With a function in `self.arguments`, the names of all that it could receive.
+        """
         names = arguments if callable(self.arguments) or self.arguments is None else self.arguments
         return [
             name
@@ -113,13 +146,16 @@ def _segment(name: str, arguments: Arguments, schema: ToolSchema) -> str:
     if name in arguments and not schema.is_exact(name):
         raise InvalidRequestError(
             f"The argument {quote_safely(name)} names the resource, so the tool must declare it as "
-            "a text or an integer alone."
+            "only a string or only an integer."
         )
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise InvalidRequestError(f"The argument {quote_safely(name)} must be a text.")
-    # With a slash, the resource would be another than the one the tool acts on.
+        raise InvalidRequestError(
+            f"The argument {quote_safely(name)} must be a string or an integer."
+        )
+    # A slash would move the action to another resource than the tool uses. `.` and `..` match here,
+    # but no capability covers a resource that has them as a segment (`is_resource`).
     return value if _SEGMENT.fullmatch(value) else _NO_RESOURCE
 
 

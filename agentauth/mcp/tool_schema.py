@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
 from agentauth.protocol.errors import InvalidRequestError
@@ -113,7 +113,11 @@ class ToolSchema:
         if self._metadata is None:
             return
         for name in names:
-            if name in arguments and not _is_same(arguments[name], received.get(name)):
+            if name not in arguments:
+                continue
+            sent, got = arguments[name], received.get(name)
+            # Where only a string is allowed, verify may compare it as a string: `07` is not `7`.
+            if not (_is_same(sent, got) or (not self.is_exact(name) and _is_number(sent, got))):
                 raise InvalidRequestError(
                     f"The tool would change the value of the argument {quote_safely(name)}. Send"
                     " the value that it uses: for example without spaces around it, or in lower"
@@ -229,6 +233,18 @@ def _is_same(sent: object, received: object) -> bool:
         return received == Decimal(str(sent))
     written = received if type(received) is type(sent) else _as_json(received)
     return isinstance(written, bool) == isinstance(sent, bool) and written == sent
+
+
+def _is_number(text: object, number: object) -> bool:
+    """Is `text` a spelling of `number`? A Decimal takes strings, and `7.60` is also `07.60`."""
+    if not isinstance(text, str) or isinstance(number, bool):
+        return False
+    if not isinstance(number, Decimal | int | float):
+        return False
+    try:
+        return Decimal(text) == (Decimal(str(number)) if isinstance(number, float) else number)
+    except InvalidOperation:
+        return False
 
 
 def _as_json(value: object) -> object:

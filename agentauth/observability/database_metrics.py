@@ -1,4 +1,4 @@
-"""The series that each scrape reads: the state in the database, and what waits in Redis."""
+"""Metrics that are read from the database and Redis at each scrape."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -25,7 +25,11 @@ from verifier.stores.lua_scripts import MAX_STREAM
 
 
 class StateCollector(Collector):
-    """The state in the database at the time of the scrape, whichever process answers."""
+    """The state in the database at the time of the scrape.
+
+    Every process of the registry reports the same. A verifier process leaves out the log and the
+    notifications, which its role may not read.
+    """
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         now = timezone.now()
@@ -34,7 +38,8 @@ class StateCollector(Collector):
             try:
                 yield from list(families(now))
             except (DatabaseError, InterfaceError):
-                # The database is away: the counters matter most then; missing series show the rest.
+                # The database is unavailable. Stop, so that the scrape still delivers the process's
+                # own counters; the missing series show the outage.
                 return
 
 
@@ -58,13 +63,14 @@ def _grants(now: datetime) -> Iterator[GaugeMetricFamily]:
 
 
 def _audit(now: datetime) -> Iterator[GaugeMetricFamily]:
-    # By the time in the id: a query on the events themselves might read all of them.
     oldest = QueueEntry.objects.order_by("pk").values_list("pk", flat=True).first()
     yield GaugeMetricFamily(
         "agentauth_audit_queue_events",
         "Events that are waiting for their number",
         value=QueueEntry.objects.count(),
     )
+    # The id has the time of the event (UUIDv7). Reading it from the events could scan the whole
+    # table.
     age = now.timestamp() - made_at(oldest) if oldest else 0
     yield GaugeMetricFamily(
         "agentauth_audit_queue_oldest_seconds",
@@ -73,7 +79,7 @@ def _audit(now: datetime) -> Iterator[GaugeMetricFamily]:
     )
     yield GaugeMetricFamily(
         "agentauth_audit_queue_bound",
-        "How many events may wait; at this bound, nothing new is begun",
+        "How many events may wait; at this bound, calls that start something new get 503",
         value=MAX_WAITING_EVENTS,
     )
 
@@ -84,9 +90,11 @@ def _notifications(_now: datetime) -> Iterator[GaugeMetricFamily]:
         return
     family = GaugeMetricFamily(
         "agentauth_notifications",
-        "Messages to people, of the last week: sent, pending, dead or moot",
+        "Messages to people: pending, and those of the last week that were sent, are dead (failed "
+        "too often) or moot (decided or ended first)",
         labels=["state"],
     )
+    # `approvals.services.expiry` deletes those that ended more than seven days (KEPT) ago.
     found = dict(Notification.objects.values_list("state").annotate(Count("pk")))
     for state in Notification.State.values:
         family.add_metric([state], found.get(state, 0))
@@ -125,9 +133,12 @@ def _log(now: datetime) -> Iterator[GaugeMetricFamily]:
             value=coverage.copied.get(store_name(), 0),
         )
     cosigned = GaugeMetricFamily(
-        "agentauth_audit_cosigned_leaves", "Events that a witness cosigned", labels=["witness"]
+        "agentauth_audit_cosigned_leaves",
+        "Events that the newest checkpoint covers that this witness cosigned",
+        labels=["witness"],
     )
-    # Only the configured witnesses: a removed one lacks nothing, a silent one everything.
+    # Only configured witnesses: one that was removed must raise no alert, and one that never
+    # cosigned must be reported as 0.
     for name in (witness.verifier.name for witness in witnesses()):
         cosigned.add_metric([name], coverage.cosigned.get(name, 0))
     yield cosigned
@@ -143,7 +154,7 @@ def _streams() -> Iterator[GaugeMetricFamily]:
         value=waiting is not None,
     )
     if waiting is None:
-        # As with the database: a count that is not known has no series.
+        # Report no series for a count that could not be read: 0 would look healthy.
         return
     family = GaugeMetricFamily(
         "agentauth_verifier_stream_events",
@@ -155,7 +166,7 @@ def _streams() -> Iterator[GaugeMetricFamily]:
     yield family
     yield GaugeMetricFamily(
         "agentauth_verifier_stream_bound",
-        "How many decisions of one shard may wait; at this bound, the shard decides nothing more",
+        "How many decisions of one shard may wait; at this bound, verify answers 503 for the shard",
         value=MAX_STREAM,
     )
 
@@ -165,7 +176,9 @@ def _keys(now: datetime) -> Iterator[GaugeMetricFamily]:
         "agentauth_keys", "Signing keys by recorded state", labels=["purpose", "state"]
     )
     ages = GaugeMetricFamily(
-        "agentauth_key_age_seconds", "How long the signing key has signed", labels=["purpose"]
+        "agentauth_key_age_seconds",
+        "Seconds since the active signing key became active",
+        labels=["purpose"],
     )
     found: dict[tuple[str, str], int] = {}
     for purpose, state, active_from in Key.objects.values_list("purpose", "state", "active_from"):

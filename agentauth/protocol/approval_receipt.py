@@ -1,7 +1,7 @@
 """Approval receipts: a person's signed decision that anyone can verify later without this server.
 
-A receipt has the statement, the passkey's answer and the text the person read, signed by the
-registry's `receipt` key.
+A receipt contains the statement, the passkey's assertion and the text that the person read, signed
+by the registry's `receipt` key.
 """
 
 from collections.abc import Mapping
@@ -37,10 +37,11 @@ _UP, _UV, _BE, _BS, _AT, _ED = 0x01, 0x04, 0x08, 0x10, 0x40, 0x80
 
 @dataclass(frozen=True, slots=True)
 class VerifiedReceipt:
-    """A receipt whose signatures were all verified. Only `verify_receipt` makes it.
+    """A receipt whose signatures were all verified. Only `verify_receipt` returns one.
 
-    Only the registry vouches for `credential_id`: a passkey does not sign its own id. Both
-    signatures cover everything else, directly or through a hash.
+    Both signatures cover the statement and, through a hash in it, the consent text. The registry
+    alone vouches for the rest: a passkey signs neither its id nor its public key. So only the
+    registry says that `credential_id`, a passkey with `passkey_alg`, belongs to `human_id`.
     """
 
     statement: Statement
@@ -63,11 +64,13 @@ def build_receipt(
     consent_text: str,
     signer: Signer,
 ) -> str:
-    """Sign the receipt of one decision as a compact JWS of at most 64 kB (section 6).
+    """Sign the receipt of one decision as a compact JWS of at most 65,536 bytes (docs/protocol.md
+    section 6).
 
-    `credential_public_key` is the COSE_Key, `human_id` its owner in the registry; the four byte
-    strings are the passkey's answer as received. Runs the checks of `verify_receipt`, so a receipt
-    that would not verify is never signed. Raises InvalidReceiptError.
+    `credential_public_key` is the COSE_Key, `human_id` its owner in the registry. `credential_id`,
+    `authenticator_data`, `client_data_json` and `signature` are the assertion as received. Runs
+    steps 2 to 7 of `verify_receipt`, so a receipt that would not verify is never signed. Raises
+    InvalidReceiptError, and what the signer raises.
     """
     claims: dict[str, object] = {
         "statement": statement.to_json(),
@@ -87,20 +90,20 @@ def build_receipt(
         raise InvalidReceiptError(f"The receipt would not verify: {error.description}") from None
     compact = sign_compact(claims, signer, typ=RECEIPT_TYP, header={"kid": signer.kid})
     if len(compact) > MAX_RECEIPT_BYTES:
-        raise InvalidReceiptError("The receipt would be longer than 64 kB.")
+        raise InvalidReceiptError("The receipt would be longer than 65,536 bytes.")
     return compact
 
 
 def verify_receipt(
     compact: str, *, keys: Mapping[str, PublicKey], expected_issuer: str
 ) -> VerifiedReceipt:
-    """Verify a receipt offline; `keys` are the trusted receipt keys by `kid`, also retired ones.
+    """Verify a receipt offline; `keys` are the trusted receipt keys by `kid`, including retired.
 
     1. The registry's signature, by a trusted key, over a JWS of this `typ`. 2. The claims, exactly.
-    3. The statement names the expected issuer, and the passkey belongs to the human it names. 4.
-    The statement contains the hash of the text the person read. 5. The passkey was asked for this
-    statement, on the issuer's own page. 6. The person was present and verified. 7. The passkey's
-    signature. No clock: a decision does not expire.
+    3. The statement names the expected issuer, and the registry says that the passkey belongs to
+    the human whom the statement names. 4. The statement contains the hash of the text the person
+    read. 5. The passkey was asked for this statement, on the issuer's own page. 6. The person was
+    present and verified. 7. The passkey's signature. No clock: a decision does not expire.
 
     Raises InvalidReceiptError (docs/protocol.md section 6).
     """
@@ -128,7 +131,7 @@ def _check_claims(claims: dict[str, object], *, expected_issuer: str, kid: str) 
     body = members(claims, "receipt", required=_MEMBERS)
     raw = {name: b64u_decode(text(body[name], name, maximum=MAX_RECEIPT_BYTES)) for name in _BINARY}
     statement = parse_statement(body["statement"])
-    # 3. Otherwise a receipt by any user's passkey would pass for one of the human it names.
+    # 3. Otherwise a statement that names one human could be signed with another human's passkey.
     if statement.body["issuer"] != expected_issuer:
         raise InvalidReceiptError("The receipt comes from another issuer.")
     if body["human_id"] != statement.body["human_id"]:
@@ -151,14 +154,14 @@ def _check_claims(claims: dict[str, object], *, expected_issuer: str, kid: str) 
 
 
 def _check_client_data(data: bytes, statement: Statement) -> None:
-    """Check what the browser signed off: which challenge the passkey got, and on which page."""
+    """Check what the browser recorded: which challenge it gave the passkey, and on which page."""
     client = read_object(data, max_bytes=MAX_CLIENT_DATA_BYTES)
     # WebAuthn L3 section 5.8.1: otherwise the signature of a registration could be shown as a
     # decision.
     if client.get("type") != "webauthn.get":
         raise InvalidReceiptError("The client data does not come from an assertion.")
-    # Otherwise a signature over one statement could be shown for another. Compared as text: a
-    # lenient decoder would take several texts for one challenge.
+    # Otherwise a signature over one statement could be shown for another. Compared as a string: a
+    # lenient decoder would accept several encodings of one challenge.
     if client.get("challenge") != b64u_encode(statement.challenge()):
         raise InvalidReceiptError("The passkey was asked for another statement.")
     # A phishing page could relay a challenge of ours; its origin would show here.
@@ -171,15 +174,20 @@ def _check_client_data(data: bytes, statement: Statement) -> None:
 
 def _check_authenticator_data(data: bytes, rp_id: str) -> None:
     """Check what the authenticator says: for which site, with the person present and verified."""
-    if len(data) < _HEAD_BYTES or data[:32] != sha256(rp_id.encode("ascii")):
+    if len(data) < _HEAD_BYTES:
+        raise InvalidReceiptError("The authenticator data is too short.")
+    if data[:32] != sha256(rp_id.encode("ascii")):
         raise InvalidReceiptError("The passkey signed for another site.")
     flags = data[32]
     # A touch alone (UP) shows that someone holds the device; PIN or biometrics (UV) show who.
     if not flags & _UP or not flags & _UV:
-        raise InvalidReceiptError("The person was not present and verified.")
+        raise InvalidReceiptError(
+            "The passkey did not report that the person was present and verified (flags UP and UV)."
+        )
     # WebAuthn L3 section 6.1.3 does not allow "backed up" without "can be backed up".
     if flags & _BS and not flags & _BE:
         raise InvalidReceiptError("The passkey's backup flags contradict each other.")
-    # An assertion has no attested key, and has bytes beyond the head exactly if its flags say so.
+    # An assertion has no attested credential data, and has bytes after the head (extensions) if and
+    # only if the ED flag is set.
     if flags & _AT or bool(flags & _ED) != (len(data) > _HEAD_BYTES):
         raise InvalidReceiptError("The authenticator data does not have the length its flags say.")

@@ -61,14 +61,16 @@ class Maxima:
     discovery.
     """
 
-    # 100 a second per grant. With more, the intervals come close to the clock differences between
-    # servers.
+    # 100 a second per grant. Above that, the interval between two uses (10 ms) approaches the clock
+    # skew between servers.
     max_requests_per_minute: int = 6_000
     max_burst: int = 6_000
     allowed_time_windows: int = 16
     budgets: int = 8
+    # Allowed uses in the life of the grant. Only bounds the integer: at 100 a second, 116 days.
     max_uses: int = 1_000_000_000
-    # A token lives at most 900 s in any case: a larger value is harmless and not refused.
+    # A token is valid for at most 900 s anyway, so larger values have no effect. One day only
+    # bounds the integer.
     max_session_seconds: int = 86_400
 
     def to_json(self) -> dict[str, int]:
@@ -83,7 +85,8 @@ DEFAULT_MAXIMA: Final = Maxima()
 class Envelope:
     """Behavioural limits of a grant (docs/protocol.md section 3). None means no such limit.
 
-    `max_burst` None counts as 1. An empty tuple of windows is never open, also if built by hand.
+    `max_burst` None counts as 1. An empty tuple of windows means never; `parse_envelope` refuses
+    one, so only an Envelope built in code has it.
     """
 
     max_requests_per_minute: int | None = None
@@ -148,9 +151,8 @@ def parse_envelope(
         for name in ("max_requests_per_minute", "max_burst", "max_uses", "max_session_seconds")
         if name in body
     }
-    # A burst above one minute's uses would allow twice the displayed rate in the first minute.
-    if "max_burst" in counts and counts["max_burst"] > counts.get("max_requests_per_minute", 0):
-        raise InvalidRequestError(f"{where}.max_burst: must not be above max_requests_per_minute.")
+    if "max_burst" in counts:
+        _check_burst(counts["max_burst"], counts.get("max_requests_per_minute"), where)
     # Only JSON true and false: 1 or "true" is not a deliberate decision.
     online = body.get("requires_human_online", False)
     if not isinstance(online, bool):
@@ -165,6 +167,15 @@ def parse_envelope(
         requires_human_online=online,
         **counts,
     )
+
+
+def _check_burst(burst: int, rate: int | None, where: str) -> None:
+    if rate is None:
+        raise InvalidRequestError(f"{where}.max_burst: requires max_requests_per_minute.")
+    # At most `rate + burst - 1` uses fit into a minute: with a larger burst, at least twice the
+    # displayed rate.
+    if burst > rate:
+        raise InvalidRequestError(f"{where}.max_burst: must not be above max_requests_per_minute.")
 
 
 def _parse_windows(
@@ -216,10 +227,10 @@ def _at_most(new: int | None, old: int | None) -> bool:
 
 
 def narrows_envelope(new: Envelope, old: Envelope) -> bool:
-    """Does `new` allow no sequence of actions that `old` refuses? Total, reflexive and transitive.
+    """Does `new` allow no sequence of actions that `old` refuses?
 
-    May say no to an envelope that is in fact narrower, never yes to a wider one (docs/protocol.md
-    section 3).
+    Never raises; reflexive and transitive. May say no to an envelope that is in fact narrower,
+    never yes to a wider one (docs/protocol.md section 3).
     """
     # The burst matters only with a rate: if the old envelope has none, any burst is narrower.
     rate = _at_most(new.max_requests_per_minute, old.max_requests_per_minute) and (
@@ -236,16 +247,18 @@ def narrows_envelope(new: Envelope, old: Envelope) -> bool:
         rate
         and windows
         and threshold
-        and all(any(_same_or_less(mine, kept) for mine in new.budgets) for kept in old.budgets)
+        and all(
+            any(_tightens_budget(after, before) for after in new.budgets) for before in old.budgets
+        )
         and _at_most(new.max_uses, old.max_uses)
         and new.requires_human_online >= old.requires_human_online
         and _at_most(new.max_session_seconds, old.max_session_seconds)
     )
 
 
-def _same_or_less(new: Budget, old: Budget) -> bool:
-    # Only the same counter with a lower ceiling: the person who compares them must be able to see
-    # it.
+def _tightens_budget(new: Budget, old: Budget) -> bool:
+    # Only a budget of the same currency, period and zone, at most as high: a person who compares
+    # the two lists must see that it is tighter.
     return new.key == old.key and new.ceiling.within(old.ceiling)
 
 
@@ -259,9 +272,10 @@ class EnvelopeAllowed:
 
 @per_call(frozen=True, slots=True)
 class EnvelopeRefused:
-    """The envelope refuses this use, with an error and reason of docs/protocol.md section 8.
+    """The envelope refuses this use.
 
-    `retry_after` is in seconds; None if waiting does not help.
+    `error` and `reason` are those of docs/protocol.md section 8. `retry_after` is in seconds; None
+    if waiting does not help.
     """
 
     error: str
@@ -308,10 +322,10 @@ def enforce(
     """Decide whether one use of a grant stays inside its envelope; the pure part of
     docs/protocol.md section 8.
 
-    `now` is aware, to the microsecond. `confirmation` is the state of the human's confirmation of
-    exactly this action. The given ledger is never changed: only an EnvelopeAllowed has a new one,
-    so a refusal or a dry run counts nothing. Without an action, only windows and presence are
-    checked and nothing is counted.
+    `now` is aware, to the microsecond. `confirmation` is what the human decided: "confirmed" for
+    exactly this action, "denied" for its idempotency key. The given ledger is never changed: only
+    an EnvelopeAllowed has a new one, so a refusal or a dry run counts nothing. Without an action,
+    only windows and presence are checked and nothing is counted.
 
     1. Windows. 2. Presence. 3. Threshold. 4. Rate. 5. Budgets and uses. 6. Debit.
     """
@@ -322,17 +336,19 @@ def enforce(
         return EnvelopeRefused(
             "outside_time_window", None, None if opening is None else seconds_until(opening, now)
         )
-    # 2. The presence lease is the only proof that the human is online; the caller checked its time.
+    # 2. The presence lease is the only proof that the human is online. The caller has checked that
+    # it has not expired.
     if envelope.requires_human_online and not human_online:
         return EnvelopeRefused("step_up_required", "human_offline")
     if action is None:
         return EnvelopeAllowed(ledger, limits_left(envelope, ledger, now))
-    # 3. A human's denial of this action is final. A missing confirmation waits until 4 and 5 have
-    # passed.
+    # 3. A denial is final for its idempotency key: it refuses every action above the threshold. A
+    # missing confirmation waits until 4 and 5 have passed.
     above = needs_confirmation(envelope, action)
     if above and confirmation == "denied":
         return EnvelopeRefused("step_up_required", "confirmation_denied")
-    # 4. and 5. Before asking a human, who would otherwise sign what is refused a moment later.
+    # 4. and 5. Check the counters before asking a human, who would otherwise confirm a payment that
+    # is then refused.
     refusal = _counted_refusal(envelope, ledger, action.amount, now)
     if refusal is not None:
         return refusal
@@ -355,7 +371,7 @@ def needs_confirmation(envelope: Envelope, action: Action | None) -> bool:
 def _counted_refusal(
     envelope: Envelope, ledger: Ledger, amount: Money | None, now: datetime
 ) -> EnvelopeRefused | None:
-    # Rate first: waiting helps soonest, and the answer says how long.
+    # Rate first: its wait is usually the shortest, so the agent retries soonest.
     rate = envelope.rate
     if rate is not None and (wait := rate.wait_us(ledger.tat_us, microseconds(now))) > 0:
         return EnvelopeRefused("envelope_exceeded", "rate", -(-wait // 1_000_000))
@@ -373,10 +389,12 @@ def _allow_and_debit(
 ) -> EnvelopeAllowed:
     rate = envelope.rate
     after = Ledger(
-        # Kept without a rate too: a rate in a later version of the grant then starts from it.
+        # Keep the arrival time if there is no rate now: a later version of the grant may have one
+        # again, and must not start with a full burst.
         tat_us=ledger.tat_us if rate is None else rate.advance(ledger.tat_us, microseconds(now)),
         uses=ledger.uses + 1,
         spent=ledger.spent if amount is None else debit(envelope.budgets, amount, ledger, now),
+        # What the agent's other grants at this service provider have spent.
         beside=ledger.beside,
     )
     return EnvelopeAllowed(after, limits_left(envelope, after, now))

@@ -18,11 +18,13 @@ from .signed_notes import (
     check_text,
     cosign_text,
     format_note,
+    is_key_name,
     parse_note,
     sign_text,
     verify_signatures,
 )
 
+# Sizes and indexes are stored in PostgreSQL, as bigint.
 MAX_SIZE: Final = 2**63 - 1
 _DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
@@ -31,7 +33,8 @@ _DECIMAL: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 class Checkpoint:
     """The log named `origin` had `size` leaves with `root` (32 bytes).
 
-    `extensions` are further lines, which we neither write nor interpret.
+    `extensions` are further lines. Our own logs add none; those of other logs are kept, signed and
+    not interpreted.
     """
 
     origin: str
@@ -40,10 +43,10 @@ class Checkpoint:
     extensions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises NoteError if the text would not be read back as this."""
+        """Raises NoteError unless `parse_checkpoint(self.text)` would give this checkpoint."""
         lines = (self.origin, *self.extensions)
         if not all(lines) or any("\n" in line for line in lines):
-            raise NoteError("A checkpoint's lines must not be empty.")
+            raise NoteError("A checkpoint's origin and extensions must be non-empty single lines.")
         check_text("".join(lines) + "\n")
         if not 0 <= self.size <= MAX_SIZE:
             raise NoteError("A checkpoint's size is out of range.")
@@ -89,10 +92,13 @@ def open_checkpoint(
 ) -> OpenedCheckpoint:
     """Read and verify a signed checkpoint of the log `expected_origin`.
 
-    1. The note is in its one form. 2. It is a checkpoint of that log: a key may sign for several,
-    and another log's tree proves nothing here. 3. No signature by a key in `log_keys` or
-    `witnesses` is bad. 4. A key in `log_keys` signed it: a witness alone cannot speak for a log.
-    Keys of the wrong type in either list never match. Raises NoteError and UntrustedNoteError.
+    1. The note is in canonical form. 2. It is a checkpoint of that log: one key may sign for
+    several logs, and a tree of another log proves nothing about this one. 3. Every signature by a
+    key in `log_keys` or `witnesses` verifies; signatures by other keys are ignored. 4. A key in
+    `log_keys` signed it: a witness alone cannot speak for a log. Keys of the wrong type in either
+    list never match. The caller decides how many cosignatures are enough.
+
+    Raises NoteError and UntrustedNoteError.
     """
     # 1, 2
     note = parse_note(data)
@@ -100,9 +106,9 @@ def open_checkpoint(
     if checkpoint.origin != expected_origin:
         raise UntrustedNoteError("The checkpoint belongs to another log.")
     # 3
-    signing = [key for key in log_keys if key.kind is SignatureType.NOTE]
-    seeing = [key for key in witnesses if key.kind is SignatureType.COSIGNATURE]
-    verified = verify_signatures(note, [*signing, *seeing])
+    signing_keys = [key for key in log_keys if key.kind is SignatureType.NOTE]
+    witness_keys = [key for key in witnesses if key.kind is SignatureType.COSIGNATURE]
+    verified = verify_signatures(note, [*signing_keys, *witness_keys])
     # 4
     if not any(each.verifier.kind is SignatureType.NOTE for each in verified):
         raise UntrustedNoteError("No trusted key of the log signed the checkpoint.")
@@ -114,21 +120,23 @@ def open_checkpoint(
 def sign_checkpoint(checkpoint: Checkpoint, *, signer: Signer) -> str:
     """Sign a checkpoint as its log.
 
-    Raises NoteError for an origin that cannot name a key, else as `sign_text`.
+    Raises NoteError for an origin that cannot name a key, and what `sign_text` raises.
     """
-    try:
-        signature = sign_text(checkpoint.text, name=checkpoint.origin, signer=signer)
-    except ValueError:
-        raise NoteError("The origin cannot name a key.") from None
+    if not is_key_name(checkpoint.origin):
+        raise NoteError(
+            "The origin cannot name a key: it must not contain white space or a plus sign."
+        )
+    signature = sign_text(checkpoint.text, name=checkpoint.origin, signer=signer)
     return format_note(checkpoint.text, [signature])
 
 
 def cosign_checkpoint(checkpoint: Checkpoint, *, name: str, signer: Signer, at: int) -> Signature:
-    """A witness's signature line over the whole text, extensions included; `at` is in seconds since
-    1970.
+    """Sign the whole text, extensions included, as the witness `name`; `at` is in seconds since
+    1970. Returns the signature for a line of the note.
 
-    By signing, the witness states that this is the largest tree of the log it has seen, consistent
-    with all before. Raises as `cosign_text`.
+    By signing, the witness states that this is the largest tree of the log it has seen, and that it
+    is consistent with every earlier one it has seen. Raises NoteError for a time out of range, and
+    what `sign_text` raises.
     """
     return cosign_text(checkpoint.text, name=name, signer=signer, at=at)
 
@@ -136,7 +144,7 @@ def cosign_checkpoint(checkpoint: Checkpoint, *, name: str, signer: Signer, at: 
 def parse_size(text: str) -> int:
     """Read an index or size: ASCII decimal, no leading zero, at most 2^63 − 1. Raises NoteError."""
     if not _DECIMAL.fullmatch(text) or (size := int(text)) > MAX_SIZE:
-        raise NoteError("A number must be a decimal without leading zeros, and not too large.")
+        raise NoteError("A number must be decimal without leading zeros, at most 2^63 - 1.")
     return size
 
 

@@ -226,7 +226,9 @@ def verify_signatures(note: Note, verifiers: Iterable[Verifier]) -> tuple[Verifi
 def sign_text(text: str, *, name: str, signer: Signer) -> Signature:
     """Sign a note's text under `name`.
 
-    Raises NoteError, InvalidKeyError, InvalidSignatureError, and what the signer raises.
+    Raises NoteError for a text that a note cannot have, ValueError for a name that a note cannot
+    contain, InvalidKeyError if the key is not Ed25519, InvalidSignatureError if the signer's
+    signature does not verify, and what the signer raises.
     """
     return _sign(check_text(text), Verifier(name, signer.public), None, signer)
 

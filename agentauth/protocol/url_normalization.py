@@ -8,8 +8,9 @@ from typing import Final
 from .errors import InvalidRequestError
 
 MAX_URL_LENGTH: Final = 2_048
-# One call compares the same few URLs several times. Errors are not cached.
-_KEPT: Final = 2_048
+# Entries, each of about 5 kB at most. One call compares the same few URLs several times. Errors are
+# not cached.
+_CACHE_SIZE: Final = 2_048
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 # One pattern over printable ASCII. A host is a name, an IPv4 address or a bracketed IPv6 address:
 # no userinfo (two readers could see two hosts in "https://api.example@evil.example"), no escapes,
@@ -28,25 +29,33 @@ _MAX_PORT: Final = 65_535
 
 
 def normalize_url(url: str) -> str:
-    """Normalise an absolute http(s) URL for comparison, without query and fragment (section 8).
+    """Normalise an absolute http(s) URL for comparison, without query and fragment
+    (docs/protocol.md section 2).
 
     Scheme and host in lower case, default port dropped, empty path is `/`, hex digits of
-    percent-encodings in capitals; nothing is decoded, so `%2F` and `/` stay different. Raises
-    InvalidRequestError for userinfo, a backslash or a dot segment (plain or percent-encoded), a
-    broken percent-encoding, anything but printable ASCII, and more than 2,048 characters. Refused,
-    not resolved: the service provider's framework might resolve differently, and the signature
-    would cover another resource than the one served.
+    percent-encodings in capitals; nothing is decoded, so `%2F` and `/` stay different.
+
+    Raises InvalidRequestError for anything but an absolute http(s) URL with a valid host and port,
+    and for userinfo, a backslash or a dot segment (plain or percent-encoded), a broken
+    percent-encoding, anything but printable ASCII, and more than 2,048 characters. Dot segments are
+    refused and not resolved: the service provider's framework might resolve them differently, and
+    the signature would cover a different resource from the one served.
     """
     origin, path = split_url(url)
     return origin + path
 
 
-@lru_cache(maxsize=_KEPT)
+@lru_cache(maxsize=_CACHE_SIZE)
 def split_url(url: str) -> tuple[str, str]:
-    """The origin and path of `normalize_url(url)`. Raises InvalidRequestError as it does."""
-    match = _URL.fullmatch(url) if len(url) <= MAX_URL_LENGTH else None
+    """The origin and path of `normalize_url(url)`. Raises InvalidRequestError for the same URLs."""
+    if len(url) > MAX_URL_LENGTH:
+        raise InvalidRequestError("The URL is longer than 2,048 characters.")
+    match = _URL.fullmatch(url)
     if match is None:
-        raise InvalidRequestError("The URL is not an absolute http or https URL in plain form.")
+        raise InvalidRequestError(
+            "The URL must be absolute, http or https, in printable ASCII, with a valid host and "
+            "port, and without userinfo or backslash."
+        )
     scheme, host, port, path = match.groups()
     scheme, host = scheme.lower(), host.lower()
     if host.startswith("["):
@@ -58,14 +67,15 @@ def split_url(url: str) -> tuple[str, str]:
 
 
 def url_within(url: str, audience: str) -> bool:
-    """Does `url` have the audience's origin and lie at or below its path, on a segment boundary?
+    """Does `url` have the audience's origin and lie at or below its path, on a segment boundary
+    (docs/protocol.md section 8, step 4)?
 
     `https://sp.example/v1` contains `/v1` and `/v1/x`, not `/v10`. Raises InvalidRequestError if
     `normalize_url` refuses either: with dot segments a common prefix would prove nothing.
     """
     origin, path = split_url(url)
     audience_origin, audience_path = split_url(audience)
-    base = audience_path.rstrip("/")
+    base = audience_path.removesuffix("/")
     return origin == audience_origin and (path == audience_path or path.startswith(base + "/"))
 
 
@@ -82,8 +92,10 @@ def _normal_path(path: str) -> str:
 
 def _upper_escape(match: re.Match[str]) -> str:
     escape = match[0].upper()
-    if match[1] is None or escape == "%5C":
-        raise InvalidRequestError("The URL has a broken percent-encoding, or an encoded backslash.")
+    if match[1] is None:
+        raise InvalidRequestError("Each `%` in the URL's path must be followed by two hex digits.")
+    if escape == "%5C":
+        raise InvalidRequestError("The URL's path must not contain an encoded backslash (%5C).")
     return escape
 
 

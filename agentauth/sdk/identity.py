@@ -1,4 +1,4 @@
-"""An agent's identity at one registry: its key, manifest and id, and the same as JSON."""
+"""An agent's identity at one registry: its key, manifest and id, and their JSON form."""
 
 import json
 from dataclasses import dataclass, field
@@ -20,8 +20,8 @@ class Identity:
 
     `manifest` is the compact JWS it registers with; None until capabilities are known.
 
-    `agent_id` is None until the registry has answered: the manifest is stored first, so that a
-    crash or a lost answer in between leads back to the same agent. `next_key` and `next_manifest`
+    `agent_id` is None until the registry has answered. The manifest is stored before that: after a
+    crash or a lost response, registering again finds the same agent. `next_key` and `next_manifest`
     are stored before the registry is asked to accept them, and replace the current ones afterwards.
     `private_key` is None if the key is in a key management service; then `kms_signer` signs.
     """
@@ -46,10 +46,19 @@ class Identity:
 def parse_identity(
     data: bytes, *, where: str, registry: str, signer: Signer | None = None
 ) -> Identity:
-    """Read what `identity_text` wrote. Raises KeyFileError, which names `where`."""
+    """Read what `identity_text` wrote.
+
+    Raises KeyFileError, naming `where`, if the data is not an identity, has another version, or
+    belongs to another registry or key.
+    """
     try:
         body = read_object(data, max_bytes=MAX_BYTES)
-        version = body["version"]
+        # First: another version may have other members.
+        if body["version"] != VERSION:
+            raise KeyFileError(  # noqa: TRY301 — the handlers below keep its message
+                f"{where} was written by another version of this library. Use that version, or "
+                "another key file."
+            )
         pem, kid = _text_or_none(body["private_key"]), _text_or_none(body.get("kms_key"))
         if pem is None and kid is None:
             raise KeyError("private_key")  # noqa: TRY301 — as if it were missing
@@ -62,14 +71,19 @@ def parse_identity(
             next_manifest=_text_or_none(body.get("next_manifest")),
             kms_signer=None if kid is None else signer,
         )
+    except KeyFileError:
+        raise
     except (AgentAuthError, KeyError, ValueError):
-        # The text holds the key, so it must not appear in the message.
+        # `from None`: the original error may quote the data, which contains the private key.
         raise KeyFileError(f"{where} does not hold an agent's identity.") from None
-    if version != VERSION:
-        raise KeyFileError(f"{where} was written by another version of this library.")
+    if kid is not None and signer is None:
+        raise KeyFileError(
+            f"{where} has no private key: the agent's key is in a key management service. Open it "
+            "with KeyFile(path, signer=…)."
+        )
     if kid != (None if signer is None else signer.kid):
         raise KeyFileError(
-            f"{where} belongs to an agent with another key. Use another key file for this one."
+            f"{where} belongs to an agent with another key. Use another key file for this key."
         )
     if identity.registry != registry:
         raise KeyFileError(
@@ -80,7 +94,7 @@ def parse_identity(
 
 
 def identity_text(identity: Identity) -> str:
-    """The identity as JSON. It holds the private key."""
+    """The identity as JSON. It contains the private key, unless a `kms_signer` signs."""
     key = identity.private_key
     body: dict[str, object] = {
         "version": VERSION,

@@ -71,7 +71,7 @@ class KeyFile:
         return parse_identity(data, where=self.name, registry=registry, signer=self._signer)
 
     def make(self, registry: str) -> Identity:
-        """A new identity, not stored."""
+        """Return a new identity without storing it."""
         if self._signer is not None:
             return Identity(registry, None, kms_signer=self._signer)
         return Identity(registry, PrivateKey.generate())

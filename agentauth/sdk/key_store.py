@@ -1,11 +1,13 @@
-"""Where an agent keeps its identity: the interface KeyStore, EnvironmentStore and KmsSigner.
+"""Where an agent keeps its identity: the interface `KeyStore` and `EnvironmentStore`.
+
+All stores:
 
 | store | key | what it guarantees |
 |---|---|---|
-| `KeyFile` | in a file of mode 0600 | written atomically; processes of one host share it under a lock; a crash while the key is rotated loses neither key |
-| `KeyringStore` | in the keyring of the user's system | as `KeyFile`, if the keyring replaces an entry atomically; the lock is a file in the default key file's folder. On Windows an entry has at most 1,280 characters, too few for an identity while its manifest is renewed |
-| `EnvironmentStore` | in `AGENTAUTH_KEY` | never written: the key cannot be rotated and the manifest cannot be changed; the registry's answers are kept in memory |
-| `KeyFile` with a `signer` | in a key management service | the private key never enters this process; the file has the manifest and the agent's id; the key cannot be rotated |
+| `key_file.KeyFile` | in a file of mode 0600 | written atomically; processes of one host share it under a lock; a crash while the key is rotated loses neither key |
+| `keyring_store.KeyringStore` | in the keyring of the user's system | as `KeyFile`, if the keyring replaces an entry atomically; the lock is a file in the default key file's folder. On Windows an entry has at most 1,280 characters, too few for an identity while its manifest is renewed |
+| `EnvironmentStore` | in `AGENTAUTH_KEY` | never written: the key cannot be rotated and changes of the manifest are refused; its renewals and the agent's id are kept in memory |
+| `KeyFile` with a `signer`, such as `kms_signer.KmsSigner` | in a key management service | the private key never enters this process; the file has the manifest and the agent's id; the key cannot be rotated |
 """  # noqa: E501 — a table
 
 import os
@@ -29,7 +31,7 @@ class KeyStore(Protocol):
 
     @property
     def name(self) -> str:
-        """The store's name in messages, such as a path. Never a secret."""
+        """What error messages call this store, such as a path. It must not contain a secret."""
 
     @property
     def why_key_is_fixed(self) -> str | None:
@@ -43,7 +45,7 @@ class KeyStore(Protocol):
         """The stored identity, None before `create`."""
 
     def make(self, registry: str) -> Identity:
-        """A new identity, not stored."""
+        """Return a new identity without storing it."""
 
     def create(self, identity: Identity) -> Identity:
         """Store a new identity and return it. If another process was first, return its identity."""
@@ -61,8 +63,9 @@ class EnvironmentStore:
 
     `AGENTAUTH_KEY` is the private key, PKCS #8 in PEM; newlines may be written as `\n`.
     `AGENTAUTH_MANIFEST` (the compact JWS) and `AGENTAUTH_AGENT_ID` are optional: without them the
-    agent registers with the first capabilities that it requests. After a restart, the registry
-    recognises the agent if it requests the same ones.
+    agent registers with the first capabilities that it requests. After a restart, it must register
+    with the same name, description, model origin and capabilities, in the same order: otherwise the
+    registry answers 409 `manifest_conflict`. Set `AGENTAUTH_MANIFEST` to avoid this.
     """
 
     why_key_is_fixed: Final = (
@@ -81,16 +84,23 @@ class EnvironmentStore:
 
     @property
     def name(self) -> str:
-        """The variable."""
+        """`$AGENTAUTH_KEY`, for messages."""
         return f"${KEY_VARIABLE}"
 
     def load(self, registry: str) -> Identity:
-        """The identity. Raises KeyFileError if the variable is missing or is not a key."""
+        """The identity.
+
+        Raises KeyFileError if the variable is missing or is not a key, or if this store was first
+        used for another registry.
+        """
         with self._lock:
             if self._identity is None:
                 self._identity = self.make(registry)
             if self._identity.registry != registry:
-                raise KeyFileError("This EnvironmentStore is for another registry. Create one.")
+                raise KeyFileError(
+                    f"This EnvironmentStore is for {self._identity.registry}. Create another one "
+                    f"for {registry}."
+                )
             return self._identity
 
     def make(self, registry: str) -> Identity:
@@ -113,12 +123,14 @@ class EnvironmentStore:
         )
 
     def create(self, identity: Identity) -> Identity:
-        """Return the identity from the variables; nothing is stored."""
+        """Return the identity from the variables; `identity` is ignored: it cannot be stored."""
         return self.load(identity.registry)
 
     def update(self, registry: str, change: Callable[[Identity], Identity]) -> Identity:
         """Apply `change` in memory."""
-        stored = self.load(registry)
+        self.load(registry)
         with self._lock:
-            self._identity = changed = change(self._identity or stored)
+            # Read again under the lock: another thread may have changed it.
+            assert self._identity is not None
+            self._identity = changed = change(self._identity)
         return changed

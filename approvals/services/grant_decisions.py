@@ -1,4 +1,4 @@
-"""Approving and denying: the drawn page, the second step, the statement, the signed decision."""
+"""Approving and denying: the page's token, second step, statement and signed decision."""
 
 import hashlib
 from collections.abc import Mapping
@@ -23,7 +23,8 @@ from approvals import consent_texts, sentences
 from approvals.models import Challenge, Notification, Receipt
 from approvals.notifications.outbox import forget_sent
 from approvals.quotation_marks import quoted
-from approvals.services.challenges import Ceremony, begin, use_second_step
+from approvals.services import challenges
+from approvals.services.challenges import Ceremony, use_second_step
 from approvals.services.decidable_requests import Case
 from approvals.services.page_token import Drawn, Page, check_drawn, drawn_token, read_drawn
 from approvals.services.passkey_signature_flow import accept_signature, ask_signature
@@ -52,7 +53,11 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the text to sign; `place` is that of the permission it gives, if it gives one."""
+    """A line of the text to sign.
+
+    `place` is the index, among the offered permissions, of the one that this line grants; None for
+    other lines.
+    """
 
     text: str
     place: int | None = None
@@ -60,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class DrawnApproval:
-    """The approval page as first drawn: its token, and the lines that approving all of it signs."""
+    """The approval page as first rendered: its token, and the lines to sign to approve it all."""
 
     drawn: str
     lines: list[Line]
@@ -68,14 +73,17 @@ class DrawnApproval:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """The lines a denial with the current reason signs, and the token of the page showing them."""
+    """The lines to sign for a denial with this reason, and the token of the page showing them."""
 
     drawn: str
     sentences: list[str]
 
 
 def approval_page(case: Case, text: str | None = None) -> Page:
-    """Everything on the approval page that a decision rests on; `text` is what would be signed."""
+    """Everything on the approval page that a decision rests on; `text` is what would be signed.
+
+    Without `text`, the token's digest of the text is not compared.
+    """
     grant, agent, provider = case.grant, case.grant.agent, case.grant.service_provider
     shown = {
         "version": grant.version,
@@ -90,19 +98,21 @@ def approval_page(case: Case, text: str | None = None) -> Page:
         "audience": provider.audience,
         "allowed": provider.allowed,
         "service_status": provider.status,
+        # Warnings that the agent's name resembles another.
         "likenesses": case.warnings,
     }
-    # No member without a catalogue: the previous release, which may run beside this one, has none.
+    # Omit the member if there is no catalogue: a token made by the previous release, which may run
+    # beside this one, has none and would count as changed.
     shown |= {"catalogue": case.published.ref.sha256} if case.published else {}
     # Only its digest, because the token travels with every request of the page.
     signed = {} if text is None else {"text": hashlib.sha256(text.encode()).hexdigest()}
-    # Not without groups: the previous release, which may run beside this one, draws pages too.
+    # Omit the routing if no rule applies, for the same reason.
     routed = page_routing(case.routing)
     return Page(Challenge.Purpose.APPROVAL, str(grant.pk), shown | signed | routed)
 
 
 def page_routing(routing: Routing | None) -> dict[str, Any]:
-    """What a page's token holds of the routing, and for whom it was drawn."""
+    """The routing and the reader, as a page token contains them; empty without a rule."""
     if routing is None:
         return {}
     return {"routing": dict(routing.member), "reader": routing.human_id}
@@ -121,7 +131,7 @@ def check_unchanged(case: Case, drawn: str, *, now: datetime) -> Drawn:
 def draw_approval(case: Case, *, now: datetime) -> DrawnApproval:
     """What the approval page shows of the text to sign, and its token.
 
-    The text is empty if manifest and allow-list no longer cover any of it.
+    The text is empty if manifest and allow-list no longer cover any of the request.
     """
     terms = offered_terms(case.grant, now)
     text = _text(case, terms, now) if terms.capabilities else ""
@@ -133,7 +143,7 @@ def draw_approval(case: Case, *, now: datetime) -> DrawnApproval:
 
 def draw_denial(case: Case, reason: str, *, now: datetime) -> Denial:
     """The text that denies the request for this reason, as a page shows it."""
-    text = _denial(case, _plain(reason))
+    text = _denial(case, _one_line(reason))
     return Denial(drawn_token(approval_page(case, text), now=now), text.splitlines())
 
 
@@ -142,15 +152,17 @@ def review_denial(case: Case, reason: str, *, drawn: str, now: datetime) -> Deni
 
     Raises what `check_unchanged` raises.
     """
+    # `at` stays the time of the first rendering, as in `review_choices`.
     return draw_denial(case, reason, now=check_unchanged(case, drawn, now=now).at)
 
 
 def review_choices(case: Case, choices: Mapping[str, str], *, drawn: str, now: datetime) -> Review:
     """What these choices would grant and how that differs from the request. Changes nothing.
 
-    Its token is that of the page as it shows this. Raises what `check_unchanged` and `chosen_terms`
-    raise.
+    `drawn` in the result is the token of the page with these choices applied. Raises what
+    `check_unchanged` and `chosen_terms` raise.
     """
+    # Keep the time of the first rendering: the grant's end is counted from it.
     at = check_unchanged(case, drawn, now=now).at
     terms = _terms_of_choices(case, choices, at=at, now=now)
     text = _text(case, terms, now)
@@ -173,14 +185,17 @@ def take_second_step(
     actor: Actor,
     now: datetime,
 ) -> None:
-    """Record that the human saw exactly these dangerous permissions and went on.
+    """Record that the human saw exactly these dangerous permissions and continued.
 
-    Valid for five minutes. Raises what `review_choices` raises.
+    Valid for CHALLENGE_LIFE (five minutes), once, and only in this session. Raises what
+    `review_choices` raises.
     """
     terms, _signed = _shown_terms(case, choices, drawn=drawn, now=now)
     grant = case.grant
     with transaction.atomic():
-        begin(_second(case, session_key), now=now, challenge=_danger_digest(grant, terms))
+        challenges.begin(
+            _second_step(case, session_key), now=now, challenge=_danger_digest(grant, terms)
+        )
         record(
             kind=kinds.SECOND_STEP_TAKEN,
             actor=actor,
@@ -231,13 +246,13 @@ def begin_denial(
 ) -> dict[str, Any]:
     """Make the statement of a denial, and ask for its signature.
 
-    Raises what `check_unchanged` raises; GrantChangedError if the page showed another reason;
-    InvalidStateError if the grant is not pending.
+    Raises what `check_unchanged` raises; GrantChangedError if the page showed another reason
+    (`ask_signature` compares the text); InvalidStateError if the grant is not pending.
     """
     check_unchanged(case, drawn, now=now)
     if case.grant.status != Grant.Status.PENDING:
         raise InvalidStateError("Only a pending request can be denied. Revoke the grant instead.")
-    reason = _plain(reason)
+    reason = _one_line(reason)
     text = _denial(case, reason)
     statement = approval(
         grant=case.grant,
@@ -266,17 +281,21 @@ def decide(
 ) -> Receipt:
     """Carry out the signed decision. Posting the same assertion again returns the same receipt.
 
-    Raises InvalidAssertionError; GrantChangedError, ExpiredError, InvalidStateError if the request
-    changed between the statement and the signature.
+    Raises InvalidAssertionError; GrantChangedError, ExpiredError or InvalidStateError if the
+    request changed between the statement and the signature; NotFoundError if the human was
+    suspended or may no longer decide; InvalidRequestError if the token of the page cannot be read
+    or the terms do not narrow the request; GrantTooLargeError if an access token would not hold the
+    narrowed grant; TemporarilyUnavailableError if no receipt key can sign. The challenge is then
+    used up: the human presses the button again.
     """
     grant, human = case.grant, case.human
 
-    def act(row: Challenge) -> None:
+    def carry_out(row: Challenge) -> None:
         body = row.statement
         if body["decision"] == "deny":
             reason = body["deny_reason"] or ""
             deny_grant(grant=grant, human=human, reason=reason, actor=actor, now=now)
-            _tell(grant, human, now)
+            _tell_owner(grant, human, now)
             return
         approve_grant(
             grant=grant,
@@ -287,30 +306,33 @@ def decide(
             actor=actor,
             now=now,
         )
-        # A later end has a reminder of its own.
+        # A channel gets each reminder once. Delete the one that was sent, so that the new end of a
+        # renewed grant gets its own.
         forget_sent(grant.pk, Notification.What.GRANT_ENDS)
-        _tell(grant, human, now)
+        _tell_owner(grant, human, now)
 
     return accept_signature(
         _ceremony(case, session_key),
         human=human,
         credential=credential,
         now=now,
-        # Within its transaction, with catalogue and warnings read anew.
+        # Called inside `accept_signature`'s transaction. `replace` copies the case without its
+        # cached catalogue and warnings, so they are read again.
         page=lambda _row: _undecided_page(replace(case), now),
-        act=act,
+        act=carry_out,
         routing=_signed_routing(case),
     )
 
 
-def _tell(grant: Grant, human: Human, now: datetime) -> None:
+def _tell_owner(grant: Grant, human: Human, now: datetime) -> None:
+    """Notify the agent's owner if another person decided."""
     owner = grant.agent.human
     if owner is not None and owner.pk != human.pk:
         tell_owner(owner=owner, what=Notification.What.DECIDED, subject=grant.pk, now=now)
 
 
-def _plain(reason: str) -> str:
-    """The reason on one line, as it is signed."""
+def _one_line(reason: str) -> str:
+    """The reason as it is signed: on one line, and truncated to MAX_REASON characters."""
     return " ".join(reason.split())[:MAX_REASON]
 
 
@@ -319,15 +341,18 @@ def _undecided_page(case: Case, now: datetime) -> Page:
     status = grant.status_at(now)
     if status == Grant.Status.EXPIRED:
         raise ExpiredError("This request has expired. The agent may ask again.")
-    if grant.waits_for_renewal(now):
-        return approval_page(case)
-    if status in {Grant.Status.APPROVED, Grant.Status.DENIED, Grant.Status.REVOKED}:
+    decided = status in {Grant.Status.APPROVED, Grant.Status.DENIED, Grant.Status.REVOKED}
+    # An approved grant is open again while it waits for a renewal.
+    if decided and not grant.waits_for_renewal(now):
         raise InvalidStateError(_already(case))
     return approval_page(case)
 
 
 def _already(case: Case) -> str:
-    """That it is decided; for a person who decides for another also by whom."""
+    """The message that the request is already decided.
+
+    It names the decider only to a person to whom a rule routes the request.
+    """
     decided_by = case.grant.human
     if case.routing is None or decided_by is None:
         return _("This request was already decided.")
@@ -342,13 +367,13 @@ def _ceremony(case: Case, session_key: str) -> Ceremony:
     return Ceremony(Challenge.Purpose.APPROVAL, session_key, case.human, str(case.grant.pk))
 
 
-def _second(case: Case, session_key: str) -> Ceremony:
+def _second_step(case: Case, session_key: str) -> Ceremony:
     return Ceremony(Challenge.Purpose.SECOND_STEP, session_key, case.human, str(case.grant.pk))
 
 
 def _use_second_step(case: Case, session_key: str, terms: Terms, now: datetime) -> None:
     digest = _danger_digest(case.grant, terms)
-    if not use_second_step(_second(case, session_key), digest, now=now):
+    if not use_second_step(_second_step(case, session_key), digest, now=now):
         raise ConfirmationRequiredError(
             "Check the high-risk permissions once more, then continue.",
             dangerous=_dangerous(case, terms),
@@ -373,9 +398,10 @@ def _dangerous(case: Case, terms: Terms) -> list[str]:
 def _terms_of_choices(
     case: Case, choices: Mapping[str, str], *, at: datetime, now: datetime
 ) -> Terms:
-    """The terms of these choices, their life counted from `at`, when the page was drawn.
+    """The terms of these choices.
 
-    So the end that is signed is the end that was shown.
+    Their lifetime is counted from `at`, when the page was rendered, so that the signed end is the
+    one shown.
     """
     terms = chosen_terms(case.grant, choices, zone=case.human.time_zone, now=at)
     if terms.valid_until <= now:
@@ -397,18 +423,21 @@ def _shown_terms(
 
 
 def _lines(case: Case, terms: Terms, text: str) -> list[Line]:
-    """The text by lines, each with the permission that it gives."""
+    """The text by lines, each with the permission that it grants."""
     service = case.grant.service_provider.name
-    given = sentences.permissions(service, terms.capabilities, terms.envelope, case.words)
-    places = iter(terms.places or range(len(given)))
-    waiting = iter(given)
-    due = next(waiting, None)
+    permission_lines = sentences.permissions(
+        service, terms.capabilities, terms.envelope, case.words
+    )
+    places = iter(terms.places or range(len(permission_lines)))
+    remaining = iter(permission_lines)
+    next_line = next(remaining, None)
     lines = []
-    # In their order: two permissions narrowed to the same words are two lines.
+    # A line grants the next permission if it is that permission's sentence. Match in order: two
+    # permissions narrowed to the same words are two lines.
     for each in text.splitlines():
-        gives = each == due
-        lines.append(Line(each, next(places) if gives else None))
-        due = next(waiting, None) if gives else due
+        is_permission = each == next_line
+        lines.append(Line(each, next(places) if is_permission else None))
+        next_line = next(remaining, None) if is_permission else next_line
     return lines
 
 

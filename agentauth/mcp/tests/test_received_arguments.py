@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import nullcontext
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +37,11 @@ def picky(text: str) -> str:
 
 
 Rounded = Annotated[float, AfterValidator(round)]
+# The schema of these two allows several types.
+Whole = Annotated[Decimal, AfterValidator(lambda number: number.quantize(Decimal(1)))]
+Unlimited = Annotated[
+    int | str | None, AfterValidator(lambda limit: None if limit == "none" else limit)
+]
 
 
 class Price(BaseModel):
@@ -70,6 +76,10 @@ class OwnSite(Site):
             self.ran.append(("rounded", amount))
             return "paid"
 
+        def priced(price: Whole, limit: Unlimited = None, at: datetime | None = None) -> str:
+            self.ran.append(("priced", price))
+            return "paid"
+
         def matched(text: Annotated[str, StringConstraints(pattern="^(a+)+$")]) -> str:
             self.ran.append(("matched", text))
             return "done"
@@ -78,7 +88,7 @@ class OwnSite(Site):
             self.ran.append(("found", text))
             return "done"
 
-        for tool in (tidy, renamed, pay, counted, rounded, matched, found):
+        for tool in (tidy, renamed, pay, counted, rounded, priced, matched, found):
             server.add_tool(tool, structured_output=False)
         server.add_tool(tidy, name="tidy_name", structured_output=False)
         server.add_tool(pay, name="pay_as_told", structured_output=False)
@@ -101,6 +111,11 @@ class OwnSite(Site):
                 "transact",
                 "payments",
                 amount=lambda told: Money.of(f"{told['amount']:.2f}", "EUR"),
+            ),
+            "priced": ToolAction(
+                "transact",
+                "payments",
+                amount=lambda told: Money.of(f"{Decimal(str(told['price'])):.2f}", "EUR"),
             ),
             "matched": ToolAction("read", "calendar/work"),
             "found": ToolAction("read", "calendar/work"),
@@ -141,6 +156,9 @@ def called(site: Site, tool: str, arguments: dict[str, Any], era: str = "2026-07
         ("pay_as_told", {"amount": {"value": "1.00", "currency": "EUR"}}, "amount"),
         ("counted", {"number": 1}, "number"),
         ("rounded", {"amount": 7.6}, "amount"),
+        ("priced", {"price": 7.6}, "price"),
+        ("priced", {"price": "7.60"}, "price"),
+        ("priced", {"price": "7.00", "limit": "none"}, "limit"),
     ],
 )
 def test_value_that_a_validator_changes_is_refused_before_verify_is_asked(
@@ -162,6 +180,9 @@ def test_value_that_a_validator_changes_is_refused_before_verify_is_asked(
         ("uncounted", {"number": 1}, (2, "yes")),
         ("rounded", {"amount": 7}, 7.0),
         ("rounded", {"amount": 7.0, "price": 0.1}, 7.0),
+        ("priced", {"price": "7.00"}, 7),
+        ("priced", {"price": "07.00", "limit": "5"}, 7),
+        ("priced", {"price": "7.00", "at": "2026-11-25T09:30:00+00:00"}, 7),
         ("found", {"text": "aab"}, "aab"),
     ],
 )

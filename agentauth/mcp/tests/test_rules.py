@@ -123,8 +123,8 @@ def test_a_value_that_is_no_segment_is_covered_by_nothing(value: str) -> None:
 @pytest.mark.parametrize(
     ("value", "kind", "why"),
     [
-        (True, "boolean", "must be a text"),
-        (7.0, "integer", "must be a text"),
+        (True, "boolean", "must be a string or an integer"),
+        (7.0, "integer", "must be a string or an integer"),
         (None, "null", "declare it as"),
         (1.5, "number", "declare it as"),
         (["work"], "array", "declare it as"),
@@ -133,7 +133,7 @@ def test_a_value_that_is_no_segment_is_covered_by_nothing(value: str) -> None:
         ("05", "integer", "does not fit"),
     ],
 )
-def test_a_placeholder_needs_a_text(value: object, kind: str, why: str) -> None:
+def test_a_placeholder_needs_a_string_or_an_integer(value: object, kind: str, why: str) -> None:
     with pytest.raises(InvalidRequestError, match=why):
         ToolAction("read", "calendar/{name}").action({"name": value}, tool(name=kind))
 

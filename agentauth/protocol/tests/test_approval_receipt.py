@@ -303,9 +303,16 @@ def test_a_long_consent_text_is_bounded() -> None:
                 receipt(statement, consent_text=text)
 
 
+def test_authenticator_data_that_is_too_short_is_named_as_such() -> None:
+    answer = PASSKEY.answer(ALL["claim"].challenge())
+    answer["authenticator_data"] = answer["authenticator_data"][:36]
+    with pytest.raises(InvalidReceiptError, match="too short"):
+        receipt(ALL["claim"], **dict[str, Any](answer))
+
+
 def test_receipt_too_large_to_be_read_is_not_signed() -> None:
     assert verify(receipt(ALL["claim"], credential_id=bytes(1_023))).credential_id == bytes(1_023)
-    with pytest.raises(InvalidReceiptError, match="64 kB"):
+    with pytest.raises(InvalidReceiptError, match="65,536 bytes"):
         receipt(ALL["claim"], credential_id=bytes(45_000))
 
 

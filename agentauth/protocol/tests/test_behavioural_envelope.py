@@ -58,7 +58,7 @@ def test_parsing_what_was_written_gives_the_same_envelope(envelope: Envelope) ->
     ("body", "place"),
     [
         ({"max_burst": 11, "max_requests_per_minute": 10}, "envelope.max_burst: must not be above"),
-        ({"max_burst": 1}, "envelope.max_burst: must not be above"),
+        ({"max_burst": 1}, "envelope.max_burst: requires max_requests_per_minute"),
         ({"max_burst": 0, "max_requests_per_minute": 10}, "envelope.max_burst: "),
         ({"max_requests_per_minute": 0}, "envelope.max_requests_per_minute: "),
         ({"max_requests_per_minute": -1}, "envelope.max_requests_per_minute: "),

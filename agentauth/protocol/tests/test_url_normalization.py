@@ -112,6 +112,20 @@ def test_what_two_readers_could_read_in_two_ways_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (LONGEST + "a", "longer than 2,048 characters"),
+        ("https://user@api.example/", "without userinfo"),
+        ("https://api.example/%4", "two hex digits"),
+        ("https://api.example/a%5cb", "encoded backslash"),
+    ],
+)
+def test_error_says_what_is_wrong_with_the_url(url: str, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        normalize_url(url)
+
+
+@pytest.mark.parametrize(
     ("url", "audience", "inside"),
     [
         ("https://api.example/v1/x", "https://api.example/v1", True),
@@ -132,6 +146,11 @@ def test_what_two_readers_could_read_in_two_ways_is_refused(url: str) -> None:
         ("https://api.example:8443/a", "https://api.example", False),
         ("https://evil.example/a", "https://api.example", False),
         ("https://api.example.evil.example/a", "https://api.example", False),
+        # Only one final slash of an audience means nothing.
+        ("https://api.example/v1/x", "https://api.example/v1/", True),
+        ("https://api.example/v1//x", "https://api.example/v1//", True),
+        ("https://api.example/v1/x", "https://api.example/v1//", False),
+        ("https://api.example/x", "https://api.example//", False),
     ],
 )
 def test_audience_covers_the_urls_below_it(url: str, audience: str, inside: bool) -> None:

@@ -117,6 +117,13 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
         file.load(URL)
 
 
+def test_file_of_another_version_is_named_as_such_whatever_its_members(tmp_path: Path) -> None:
+    file, _ = made(tmp_path)
+    file.path.write_text(json.dumps({"version": 2, "registry": URL}))
+    with pytest.raises(KeyFileError, match="another version of this library"):
+        file.load(URL)
+
+
 def test_first_of_two_concurrent_new_keys_wins(tmp_path: Path) -> None:
     file, first = made(tmp_path)
     second = file.create(Identity(URL, PrivateKey.generate()))
