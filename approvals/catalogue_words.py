@@ -22,7 +22,8 @@ _MINUTE: Final = 60
 
 def service_sentence(words: Catalogue, act: Capability | Action, amount: str) -> str:
     """The service's sentence about the act; empty if it has none."""
-    said = words.sentence_for(act, amount)
+    # A quotation shows other spaces than this one as escapes, and German amounts have one.
+    said = words.sentence_for(act, amount.replace("\N{NO-BREAK SPACE}", " "))
     return _("In the service’s words: %(words)s") % {"words": quoted(said)} if said else ""
 
 

@@ -43,8 +43,6 @@ CORES = min(os.cpu_count() or 1, 7)
 BY_TEST = ("-n", str(CORES + 1), "--dist", "worksteal")
 # Whole files in the given order: each has its own servers, and the longest should not come last.
 BY_FILE = ("--dist", "loadfile", "--no-loadscope-reorder")
-# The SDK against a live server, without the demo.
-SDK = [f"tests/flows/test_{name}.py" for name in ("sdk_client", "sdk_service_provider")]
 # Groups that run what CI leaves out.
 BEYOND_CI = ("long", "campaign")
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL") == "1"
@@ -440,7 +438,8 @@ def run(group: str) -> int:
             *BY_TEST,
         )
         with ThreadPoolExecutor(1) as pool:
-            told = pool.submit(pytest, *SDK, "-m", "flow", "-k", "sdk", together=True)
+            served = "tests/flows/test_sdk_service_provider.py"
+            told = pool.submit(pytest, served, "-m", "flow", together=True)
             passed = pytest(*again, "-m", "not slow and not postgres and not redis and not flow")
             passed = told.result() and passed
     elif group == "rest":

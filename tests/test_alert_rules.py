@@ -57,6 +57,7 @@ def series_of(query: str) -> set[str]:
     return {re.sub(r"_(bucket|count|sum)$", "", name) for name in found}
 
 
+@pytest.mark.slow
 @pytest.mark.prometheus
 def test_the_rules_pass_their_own_tests() -> None:
     done = subprocess.run(

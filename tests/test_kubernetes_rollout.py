@@ -273,6 +273,7 @@ printf '%s\\t' "$*" >> "$SAID"
 """
 
 
+@pytest.mark.slow
 def test_kubectl_knows_every_command_of_the_page(tmp_path: Path) -> None:
     make_site(tmp_path, "standard")
     shutil.copytree(ROOT / "deploy/prometheus", tmp_path / "deploy/prometheus")

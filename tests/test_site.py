@@ -35,6 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_site_is_built_with_its_reference_from_docstrings_and_openapi(site: Path) -> None:
     agent = (site / "reference/agent.html").read_text()
     assert "wait_for_decision" in agent

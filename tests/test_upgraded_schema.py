@@ -142,7 +142,12 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return previous_release.unpack(tmp_path_factory.mktemp("earlier"))
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture(
+    params=[
+        pytest.param("sqlite", marks=pytest.mark.long),
+        pytest.param("postgresql", marks=pytest.mark.postgres),
+    ]
+)
 def installations(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[tuple[Sqlite, Sqlite]]:

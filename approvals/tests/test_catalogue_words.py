@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db import connection
 from django.template.loader import render_to_string
 from django.test.utils import CaptureQueriesContext
+from django.utils.translation import override
 
 from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.capability import Action, Capability
@@ -62,6 +63,13 @@ def test_approval_is_signed_with_the_words_and_their_version(
     assert paying.status == "approved"
     # The receipt covers the grant's row, with the new member (ADR 25).
     assert issue(agent, paying).status_code == 201
+
+
+def test_a_german_amount_in_the_words_of_a_service_has_no_escape() -> None:
+    paying = Capability.transact("payments", max_amount=("100.00", "EUR"))
+    with override("de"):
+        said = sentences.permission_said(parse_catalogue(WORDS), paying)
+    assert "100,00 €" in said
 
 
 def test_without_a_catalogue_text_and_statement_are_as_before(

@@ -130,6 +130,7 @@ def test_qr_codes_without_their_package_fail_at_the_start(
 PAGE = (ROOT / "docs/mcp.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_configuration_on_the_page_starts_the_server() -> None:
     [written] = re.findall(r"```json\n(.+?)```", PAGE, re.DOTALL)
     named = json.loads(written)["mcpServers"]["agentauth"]
@@ -146,6 +147,7 @@ def test_the_configuration_on_the_page_starts_the_server() -> None:
     assert {name: arguments.split(", ") for name, arguments in rows} == tools
 
 
+@pytest.mark.slow
 def test_the_package_alone_needs_no_further_packages() -> None:
     blocked = "import sys; sys.modules['mcp'] = sys.modules['mcp_types'] = None; "
     done = subprocess.run(
