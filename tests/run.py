@@ -250,7 +250,7 @@ def on_postgresql(absent: dict[str, str], url: str, *arguments: str) -> bool:
         "only",
         # They use two thirds of a core each: they wait for PostgreSQL, Redis and time limits.
         "-n",
-        str(CORES + 4),
+        str(CORES + 2),
         "--dist",
         "worksteal",
         "-m",

@@ -8,6 +8,9 @@ from django.utils import timezone
 
 from audit.services import Actor
 from registry import release_compatibility
+
+# Here, because a command that is imported while `fingerprint` is patched keeps the patch.
+from registry.management.commands import record_settings as _command  # noqa: F401
 from registry.models import Installation
 from registry.release_compatibility import RELEASE, disagreement, raise_release
 from registry.services import settings_agreement

@@ -45,7 +45,8 @@ GENERIC = "Open AgentAuth to see what is waiting for you."
 PHONE: ViewportSize = {"width": 390, "height": 844}
 # A hang, on a busy machine too.
 SECONDS = 180
-DELIVERIES = 5
+# Until a push is delivered again.
+AGAIN_SECONDS = 5
 # Of navigation and of what the page loads and asks: a person's own time is not counted.
 PAGE_SECONDS = 5
 SPENT = """Number(sessionStorage.getItem('spent')) +
@@ -133,8 +134,8 @@ class Phone:
         Chromium closes by tag, and late: closing an earlier notification can take this one along.
         Then the push is delivered again.
         """
-        for _ in range(DELIVERIES):
-            deadline = time.monotonic() + SECONDS / DELIVERIES
+        for _ in range(SECONDS // AGAIN_SECONDS):
+            deadline = time.monotonic() + AGAIN_SECONDS
             while time.monotonic() < deadline:
                 if found := self.worker.evaluate(SHOWN):
                     return list(found)
