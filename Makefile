@@ -29,7 +29,7 @@ run: $(VENV)/run.stamp ## the whole system on http://localhost:8000, SQLite in v
 demo: $(VENV)/run.stamp ## a demo agent and a demo service provider against `make run`
 	$(BIN)/python -m examples.demo
 
-check: lint ## lint, types, import stack, migrations, unit tests on SQLite (four minutes on two cores)
+check: lint ## lint, types, import stack, migrations, unit tests on SQLite (three minutes on two cores)
 	$(MAKE) -j2 static unit
 
 lint: $(VENV)/dev.stamp
