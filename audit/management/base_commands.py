@@ -18,6 +18,8 @@ from audit.services import Actor
 
 # The actor of commands that extend no rights; the shell's own records say who ran them.
 OPERATOR = Actor("system", "command")
+# PostgreSQL's codes of lock_not_available and query_canceled: a time limit was reached.
+_TIMED_OUT = frozenset({"55P03", "57014"})
 # The log's column holds 64 characters; `command:` takes 8.
 _MAX_OPERATOR = 56
 
@@ -56,10 +58,11 @@ class JsonCommand(BaseCommand):
             raise CommandError("Arguments must be text in UTF-8.") from error
         except (OperationalError, ProgrammingError, InterfaceError) as error:
             said = str(error).partition("\n")[0].rstrip(".")
-            raise CommandError(
-                f"The database: {said}. Is it up, and migrated (`{settings.OWNER_COMMAND} "
-                "migrate`)?"
-            ) from error
+            if getattr(error.__cause__, "sqlstate", None) in _TIMED_OUT:
+                hint = "Other processes use what the command needs. Run it again."
+            else:
+                hint = f"Is it up, and migrated (`{settings.OWNER_COMMAND} migrate`)?"
+            raise CommandError(f"The database: {said}. {hint}") from error
         for line in lines:
             self.say(line)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 
 from agentauth.protocol.errors import InvalidStateError
 from agentauth.protocol.untrusted_text import printable
@@ -36,6 +37,22 @@ class Told(Shows):
 class Refuses(Shows):
     def act(self, **options: Any) -> Mapping[str, Any]:
         raise InvalidStateError(HOSTILE)
+
+
+class Waits(Shows):
+    """A command that another transaction keeps waiting."""
+
+    def act(self, **options: Any) -> Mapping[str, Any]:
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL statement_timeout = '10ms'")
+            cursor.execute("SELECT pg_sleep(5)")
+        return {}
+
+
+@pytest.mark.postgres
+def test_a_command_that_waited_too_long_says_to_run_it_again() -> None:
+    with pytest.raises(CommandError, match=r"statement timeout\. Other processes .* Run it again"):
+        call_command(Waits())
 
 
 @pytest.mark.parametrize(
