@@ -46,8 +46,8 @@ _CONFIRMATION: Final = Challenge.Purpose.CONFIRMATION
 class Case:
     """A request as one person sees it, and who may decide on it.
 
-    Catalogue and warnings are read once, so that a page, its text and its token agree. `replace`
-    makes a case that reads them anew.
+    Catalogue and warnings are read once, so that a page, its text and its token agree. A copy made
+    with `dataclasses.replace` reads them again.
     """
 
     grant: Grant

@@ -228,7 +228,7 @@ def begin_approval(
         consent_text=text,
         catalogue=case.published.ref if case.published else None,
         now=now,
-        routing=_signed_routing(case),
+        routing=_routing_member(case),
     )
     return ask_signature(
         _ceremony(case, session_key),
@@ -263,7 +263,7 @@ def begin_denial(
         consent_text=text,
         deny_reason=reason or None,
         now=now,
-        routing=_signed_routing(case),
+        routing=_routing_member(case),
     )
     return ask_signature(
         _ceremony(case, session_key),
@@ -320,7 +320,7 @@ def decide(
         # cached catalogue and warnings, so they are read again.
         page=lambda _row: _undecided_page(replace(case), now),
         act=carry_out,
-        routing=_signed_routing(case),
+        routing=_routing_member(case),
     )
 
 
@@ -359,7 +359,7 @@ def _already(case: Case) -> str:
     return _("%(name)s already decided this request.") % {"name": quoted(decided_by.name)}
 
 
-def _signed_routing(case: Case) -> Mapping[str, Any] | None:
+def _routing_member(case: Case) -> Mapping[str, Any] | None:
     return case.routing and case.routing.member
 
 
@@ -447,7 +447,7 @@ def _denial(case: Case, reason: str) -> str:
         service_provider=case.grant.service_provider.name,
         audience=case.grant.service_provider.audience,
         reason=reason,
-        routing=_signed_routing(case),
+        routing=_routing_member(case),
     )
 
 
@@ -463,6 +463,6 @@ def _text(case: Case, terms: Terms, now: datetime) -> str:
         valid_until_before=grant.valid_until if grant.waits_for_renewal(now) else None,
         zone=case.human.time_zone,
         warnings=[*case.warnings, *recovery_marks(case.human, now=now)],
-        routing=_signed_routing(case),
+        routing=_routing_member(case),
         words=case.words,
     )

@@ -77,6 +77,7 @@ def state_since(position: int, seen: frozenset[int] = frozenset()) -> Changes:
     if connection.vendor == "postgresql":
         told = told.filter(position__lt=_NEXT_POSITION)
     oldest = told.order_by("position").first()
+    # Rows are deleted by age: while one that the reader has seen is there, so are the later ones.
     reaches_back = oldest is None or oldest.position <= position or oldest.pk in seen
     rows = list(told.filter(position__gte=position).order_by("id"))
     return Changes(
