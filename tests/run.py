@@ -299,18 +299,21 @@ def production(without: str) -> bool:
 
 
 def stories(absent: dict[str, str]) -> bool:
-    """Sweeps and kills in parallel; then flows, file by file, beside the browser tests, which wait
-    for pages; then faults, which mostly wait, with `beside_faults` beside them.
+    """Sweeps and kills beside the tests of the installed system, whose installation takes half a
+    minute; then flows, file by file, beside the browser tests, which wait for pages; then faults,
+    which mostly wait, with `beside_faults` beside them.
     """
-    without = left_out(absent) + " and not long"
-    passed = True
+    alone = without = left_out(absent) + " and not long"
     if "production" not in absent:
-        # These replace runs against a development server.
-        passed = production(without)
+        # The tests of the installed system replace runs against a development server.
         without += " and not production"
     # It takes minutes to kill archivers everywhere: that is left to the campaign.
     swept = [each for each in marked("sweep") if each != "tests/faults/test_archiver.py"]
-    passed = pytest(*swept, "-n", "4", *BY_FILE, "-m", "sweep" + without) and passed
+    with ThreadPoolExecutor(1) as pool:
+        sweeps = (*swept, "-n", "3", *BY_FILE, "-m", "sweep" + without)
+        told = pool.submit(pytest, *sweeps, together=True)
+        passed = "production" in absent or production(alone)
+        passed = told.result() and passed
     flows = (
         *marked("flow", "node", "slow"),
         "-n",

@@ -9,11 +9,8 @@ The transport answers only the failed call, with a JSON-RPC error.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
-from agentauth.protocol.capability import Action
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.server_nonces import read_nonce
@@ -23,25 +20,15 @@ try:
 except ImportError:
     raise ImportError("For MCP, install the extra: pip install 'agentauth-sdk[mcp]'") from None
 
-ActionOf = Callable[[str, Mapping[str, Any]], Action | None]
-
 # JSON-RPC reserves -32000 to -32099 for implementation-defined errors.
 NOT_SIGNED: Final = -32_000
 _UNAUTHORIZED: Final = 401
 
 
-@dataclass(frozen=True, slots=True)
-class _ToolCall:
-    id: object
-    name: str
-    arguments: Mapping[str, Any]
-
-
 class SigningTransport(httpx2.AsyncBaseTransport):
     """Signs each `tools/call` as one agent, with a fresh proof per attempt. Signs nothing else.
 
-    `service` is the protected server's id or slug at the registry. `action_of` maps a tool and its
-    arguments to the action, which selects one of several grants. `inner` sends the requests; by
+    `service` is the protected server's id or slug at the registry. `inner` sends the requests; by
     default over the network. If the agent gets no token for the call, the call is not sent, and
     the client gets a JSON-RPC error with the SDK's message. Its `data` has `error`, `reason` if
     there is one, and `approval_url` and `claim_code` while a person must decide.
@@ -52,12 +39,10 @@ class SigningTransport(httpx2.AsyncBaseTransport):
         client: AgentAuthClient,
         service: str,
         *,
-        action_of: ActionOf | None = None,
         inner: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._client = client
         self._service = service
-        self._action_of = action_of
         self._inner = inner or httpx2.AsyncHTTPTransport()
         self._nonce: str | None = None
 
@@ -68,11 +53,11 @@ class SigningTransport(httpx2.AsyncBaseTransport):
         if call is None:
             return await self._inner.handle_async_request(request)
         try:
-            response = await self._try(request, content, call)
+            response = await self._try(request, content)
             if not self._may_retry(response):
                 return response
             await response.aclose()
-            return await self._try(request, content, call)
+            return await self._try(request, content)
         except AgentAuthError as error:
             return _not_sent(call, error)
 
@@ -80,12 +65,9 @@ class SigningTransport(httpx2.AsyncBaseTransport):
         """Close the connections."""
         await self._inner.aclose()
 
-    async def _try(
-        self, request: httpx2.Request, content: bytes, call: _ToolCall
-    ) -> httpx2.Response:
-        action = self._action_of(call.name, call.arguments) if self._action_of else None
+    async def _try(self, request: httpx2.Request, content: bytes) -> httpx2.Response:
         signed = await self._client.authenticate_headers(
-            self._service, request.method, str(request.url), action=action, nonce=self._nonce
+            self._service, request.method, str(request.url), nonce=self._nonce
         )
         # Sign a copy: on a redirect, the client copies the original's headers to the new target.
         headers = httpx2.Headers(request.headers)
@@ -112,7 +94,8 @@ class SigningTransport(httpx2.AsyncBaseTransport):
         return 'error="use_dpop_nonce"' in challenge and fresh is not None
 
 
-def _tool_call(method: str, content: bytes) -> _ToolCall | None:
+def _tool_call(method: str, content: bytes) -> dict[str, Any] | None:
+    """The JSON-RPC request, if it calls a tool."""
     try:
         body = json.loads(content) if method == "POST" else None
     except (ValueError, RecursionError):
@@ -120,17 +103,13 @@ def _tool_call(method: str, content: bytes) -> _ToolCall | None:
     if not isinstance(body, dict) or body.get("method") != "tools/call":
         return None
     params = body.get("params")
-    name = params.get("name") if isinstance(params, dict) else None
-    if not isinstance(params, dict) or not isinstance(name, str):
-        return None
-    arguments = params.get("arguments")
-    return _ToolCall(body.get("id"), name, arguments if isinstance(arguments, dict) else {})
+    return body if isinstance(params, dict) and isinstance(params.get("name"), str) else None
 
 
-def _not_sent(call: _ToolCall, error: AgentAuthError) -> httpx2.Response:
+def _not_sent(call: dict[str, Any], error: AgentAuthError) -> httpx2.Response:
     """The JSON-RPC error response for a call that could not be signed."""
     data = {"error": error.code, "reason": error.reason}
     data |= {name: error.fields.get(name) for name in ("approval_url", "claim_code")}
     shown = {name: value for name, value in data.items() if value is not None}
     told = {"code": NOT_SIGNED, "message": error.description, "data": shown}
-    return httpx2.Response(200, json={"jsonrpc": "2.0", "id": call.id, "error": told})
+    return httpx2.Response(200, json={"jsonrpc": "2.0", "id": call.get("id"), "error": told})

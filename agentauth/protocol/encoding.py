@@ -119,21 +119,20 @@ def read_json(
     data: bytes | bytearray | memoryview | str,
     *,
     max_bytes: int = MAX_BODY_BYTES,
-    max_depth: int = MAX_DEPTH,
 ) -> object:
     """Read one JSON text that every strict reader understands in the same way.
 
-    `max_bytes` counts UTF-8 bytes, `max_depth` nested arrays and objects. Refuses what other
-    readers accept: a byte order mark, duplicate member names, NaN and Infinity (also a float that
-    overflows), lone surrogates, NUL in text, integers beyond ±(2^53 − 1). Floats are returned as
-    float: the caller decides whether one is allowed. Raises EncodingError.
+    `max_bytes` counts UTF-8 bytes. Refuses what other readers accept: more than MAX_DEPTH nested
+    arrays and objects, a byte order mark, duplicate member names, NaN and Infinity (also a float
+    that overflows), lone surrogates, NUL in text, integers beyond ±(2^53 − 1). Floats are returned
+    as float: the caller decides whether one is allowed. Raises EncodingError.
     """
     text = _decode(data, max_bytes)
     # Count first: the usual body has few brackets and skips the exact scan. The check must precede
     # parsing, because the parser recurses: on a deep stack it would raise where no caller expects
     # it. (`in` is ten times as fast as `count` where there are none.)
-    if text.count("{") + ("[" in text and text.count("[")) > max_depth:
-        _check_depth(text, max_depth)
+    if text.count("{") + ("[" in text and text.count("[")) > MAX_DEPTH:
+        _check_depth(text)
     try:
         # The decoder's `decode` finds white space with two regular expressions; this takes half its
         # time.
@@ -157,10 +156,9 @@ def read_object(
     data: bytes | bytearray | memoryview | str,
     *,
     max_bytes: int = MAX_BODY_BYTES,
-    max_depth: int = MAX_DEPTH,
 ) -> dict[str, object]:
     """`read_json` for a JSON object. Raises EncodingError."""
-    value = read_json(data, max_bytes=max_bytes, max_depth=max_depth)
+    value = read_json(data, max_bytes=max_bytes)
     if not isinstance(value, dict):
         raise EncodingError("The text must be a JSON object.")
     return value
@@ -223,7 +221,7 @@ def _check_text(text: str) -> None:
         _utf8_length(text)
 
 
-def _check_depth(text: str, limit: int) -> None:
+def _check_depth(text: str) -> None:
     depth = 0
     # Without escapes every second piece between quotation marks is a string; removing them this way
     # is five times as fast.
@@ -231,8 +229,8 @@ def _check_depth(text: str, limit: int) -> None:
     for bracket in _BRACKETS.findall(bare):
         if bracket in "[{":
             depth += 1
-            if depth > limit:
-                raise EncodingError(f"The JSON is nested more than {limit} levels deep.")
+            if depth > MAX_DEPTH:
+                raise EncodingError(f"The JSON is nested more than {MAX_DEPTH} levels deep.")
         else:
             depth -= 1
 

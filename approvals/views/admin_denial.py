@@ -4,7 +4,6 @@ import uuid
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
@@ -17,11 +16,11 @@ from approvals.views.grant_descriptions import describe_grant
 from approvals.views.request_helpers import (
     answer,
     chosen_ids,
-    chosen_of,
     human_of,
     member,
     read_posted_json,
     require_sign_in,
+    sign_each,
 )
 from registry.authentication import actor_of
 from registry.models import Grant, Human
@@ -54,22 +53,11 @@ def index(request: HttpRequest) -> HttpResponse:
     for row_id in chosen_ids(request):
         grant = find_request(row_id, human).grant
         waits = grant.status_at(now) == Grant.Status.PENDING
-        rows.append(
-            {
-                "name": grant.agent.name,
-                "refusal": "" if waits else _GONE,
-                "path": f"/denials/{grant.pk}/",
-            }
-        )
-    context = {
-        "rows": rows,
-        "signs": any(not each["refusal"] for each in rows),
-        "back": reverse("admin:registry_grant_changelist"),
-        "of": chosen_of(request),
-        "title": _("Deny, one by one"),
-        "verb": _("Deny"),
-    }
-    return render(request, "sign_each.html", context)
+        path = f"/denials/{grant.pk}/"
+        rows.append({"name": grant.agent.name, "refusal": "" if waits else _GONE, "path": path})
+    return sign_each(
+        request, rows, list_of="registry_grant", title=_("Deny, one by one"), verb=_("Deny")
+    )
 
 
 @require_safe

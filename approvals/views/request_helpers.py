@@ -6,8 +6,10 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 from urllib.parse import urlencode
 
-from django.http import HttpRequest, HttpResponseRedirect, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
 from agentauth.protocol.encoding import read_object
@@ -83,3 +85,22 @@ def chosen_of(request: HttpRequest) -> str:
     """How many rows were chosen in a list, if these are only the first of them; otherwise empty."""
     number = request.GET.get("of", "")
     return number if number.isascii() and number.isdecimal() else ""
+
+
+def sign_each(
+    request: HttpRequest, rows: list[dict[str, str]], *, list_of: str, title: str, verb: str
+) -> HttpResponse:
+    """The rows chosen in the list of the model `list_of`, such as `registry_grant`.
+
+    Each is a link to the page where it is signed, unless it has a refusal: `name`, `refusal`,
+    `path`.
+    """
+    context = {
+        "rows": rows,
+        "signs": any(not each["refusal"] for each in rows),
+        "back": reverse(f"admin:{list_of}_changelist"),
+        "of": chosen_of(request),
+        "title": title,
+        "verb": verb,
+    }
+    return render(request, "sign_each.html", context)

@@ -18,11 +18,11 @@ from approvals.views.destructive_actions import LISTS
 from approvals.views.request_helpers import (
     answer,
     chosen_ids,
-    chosen_of,
     human_of,
     member,
     read_posted_json,
     require_sign_in,
+    sign_each,
 )
 from registry.authentication import actor_of
 from registry.models import Grant
@@ -47,15 +47,9 @@ def index(request: HttpRequest, kind: str) -> HttpResponse:
             refusal = refusal_text(error)
         path = f"/resume/{kind}/{row_id}/"
         rows.append({"name": resuming.name_of(row), "refusal": refusal, "path": path})
-    context = {
-        "rows": rows,
-        "signs": any(not each["refusal"] for each in rows),
-        "back": reverse(f"admin:{LISTS[kind]}_changelist"),
-        "of": chosen_of(request),
-        "title": _("Resume, one by one"),
-        "verb": _("Resume"),
-    }
-    return render(request, "sign_each.html", context)
+    return sign_each(
+        request, rows, list_of=LISTS[kind], title=_("Resume, one by one"), verb=_("Resume")
+    )
 
 
 @require_safe

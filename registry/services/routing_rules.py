@@ -106,11 +106,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Decider:
-    """The role in which a person decides, in which group, and for which absent members."""
+    """The role in which a person decides, and in which group."""
 
     standing: Standing
     group: Group | None = None
-    instead_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,14 +237,11 @@ def _deciders(group: Group, owner: str, roster: Roster, at: datetime) -> dict[st
         for each in members
         if each in roster.active and not _is_away(each, roster, at)
     }
-    stands_for: dict[str, list[str]] = {}
-    for each in members:
-        for deputy in _deputies(each, roster, at):
-            if deputy != owner and deputy not in found:
-                stands_for.setdefault(deputy, []).append(each)
     return found | {
-        deputy: Decider(Standing.DEPUTY, group, tuple(absent))
-        for deputy, absent in stands_for.items()
+        deputy: Decider(Standing.DEPUTY, group)
+        for each in members
+        for deputy in _deputies(each, roster, at)
+        if deputy != owner and deputy not in found
     }
 
 
