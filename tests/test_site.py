@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 # Scripts, styles, fonts, pictures and frames: what a browser fetches without a click.
 FETCHED = re.compile(
@@ -35,7 +36,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_the_site_is_built_with_its_reference_from_docstrings_and_openapi(site: Path) -> None:
     agent = (site / "reference/agent.html").read_text()
     assert "wait_for_decision" in agent
