@@ -10,7 +10,7 @@ from django.utils.functional import SimpleLazyObject
 from approvals.models import Recovery
 from approvals.services.pending_items import waiting_for
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.views.routed_requests import routed_of
+from approvals.views.request_helpers import routed_of
 from registry.models import Human
 from registry.services.service_logos import shown_logos
 from verifier.services import presence_leases

@@ -126,7 +126,7 @@ def run(
 
     from audit.services import seal_audit
     from verifier.services.outbox_drain import drain_redis
-    from verifier.stores.redis_for_threads import sync_client
+    from verifier.stores.redis_py_client import sync_client
 
     root = {"postgres": postmaster(database)}
     drained, size = 0, log_size()

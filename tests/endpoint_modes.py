@@ -30,8 +30,8 @@ from verifier.services.clock_readings import ClockReading
 from verifier.services.state_change_feed import present_position, state_since
 from verifier.services.state_watcher import StateNews, StateReading
 from verifier.stores import redis_decisions, redis_probe, redis_servers
-from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_probe import RedisProbe
+from verifier.stores.redis_py_client import sync_client
 
 # The modules of verifier/tests whose tests hold at either endpoint and with either replay cache.
 # Others choose their endpoint or need none.

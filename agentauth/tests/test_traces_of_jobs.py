@@ -17,7 +17,7 @@ from audit.tests.conftest import s3_url as s3_url  # noqa: PLC0414
 from tests import redis_servers
 from tests.otlp_receiver import Collector, attributes
 from tests.otlp_receiver import receiver as receiver  # noqa: PLC0414 — a fixture
-from verifier.stores.redis_for_threads import sync_client
+from verifier.stores.redis_py_client import sync_client
 
 pytestmark = [pytest.mark.django_db, pytest.mark.redis]
 Run = Callable[[Callable[[], object]], list[Any]]

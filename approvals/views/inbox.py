@@ -17,8 +17,7 @@ from approvals.services.pending_items import waiting_for
 from approvals.services.recent_recovery import recovery_news
 from approvals.views.grant_descriptions import describe_permissions, grant_status
 from approvals.views.paging import page_of
-from approvals.views.request_helpers import human_of, require_sign_in
-from approvals.views.routed_requests import routed_of
+from approvals.views.request_helpers import human_of, require_sign_in, routed_of
 from registry.models import Grant
 from registry.services.agent_owners import own_agent_ids
 from registry.services.catalogues import Published, published_catalogues, words_of

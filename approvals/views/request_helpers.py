@@ -10,10 +10,12 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonRes
 from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
+from approvals.services.routed_requests import Routed, routed_to
 from approvals.views.paging import id_or_none_of_ours
 from registry.admin import MOST_AT_ONCE
 from registry.models import Human
@@ -46,6 +48,15 @@ def human_of(request: HttpRequest) -> Human:
     """The signed-in human of a `require_sign_in` view."""
     assert isinstance(request.user, Human)
     return request.user
+
+
+def routed_of(request: HttpRequest) -> Routed:
+    """`routed_to` the signed-in human, read once: the page and its navigation both need it."""
+    found: Routed | None = getattr(request, "_routed", None)
+    if found is None:
+        found = routed_to(human_of(request), timezone.now())
+        request._routed = found  # type: ignore[attr-defined]  # noqa: SLF001 — of this function
+    return found
 
 
 def read_posted_json(request: HttpRequest) -> dict[str, object]:

@@ -22,8 +22,8 @@ from tests.kubernetes import FILES, section
 from tests.postgres import free_port
 from verifier.stores import redis_keys
 from verifier.stores.lua_scripts import Code
-from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_probe import RedisProbe
+from verifier.stores.redis_py_client import sync_client
 from verifier.stores.redis_servers import Servers
 from verifier.tests.calls import on_loop, use
 

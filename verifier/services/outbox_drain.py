@@ -33,8 +33,8 @@ from registry.services.idempotency import waited_too_long
 from verifier.models import GrantLedger, StreamCursor
 from verifier.services.replay_epochs import read_or_create_row
 from verifier.stores.decision_stream_reader import Batch, is_past, read_batch
-from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_keys import SHARDS, events_key
+from verifier.stores.redis_py_client import sync_client
 from verifier.stores.stream_entry_decoding import debits
 
 logger = logging.getLogger(__name__)

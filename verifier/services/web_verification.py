@@ -31,7 +31,7 @@ from verifier.stores.acknowledged_events import ACKNOWLEDGED, read_acknowledged
 from verifier.stores.database_decisions import DecisionRequest, Outcome, decide_one
 from verifier.stores.lua_scripts import Reply, Script
 from verifier.stores.redis_decisions import ScriptCall
-from verifier.stores.redis_for_threads import SyncServers
+from verifier.stores.redis_servers_for_threads import SyncServers
 from verifier.verification import VerifyAnswer
 
 logger = logging.getLogger(__name__)

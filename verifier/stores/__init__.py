@@ -29,8 +29,9 @@ Durable calls: `database_decisions` decides, over `transaction_batch` (its reads
 `lua_scripts` run inside Redis (on `redis_keys`), and `stream_entry_encoding` (with
 `stream_entry_macs`) carries the event until the outbox reads it with `decision_stream_reader` and
 `stream_entry_decoding`. `acknowledged_events` counts what a lost Redis takes along. Connections to
-Redis: `redis_url`, `sentinels`, `redis_client`, `redis_servers` (an event loop),
-`redis_for_threads`, `redis_probe`. `log_size_mark` reveals a restored database.
+Redis: `redis_url`, `sentinels`, `redis_client`, `redis_servers` (for an event loop),
+`redis_servers_for_threads`; for all but decisions `redis_py_client` and `redis_probe`.
+`log_size_mark` reveals a restored database.
 """
 
 import uuid

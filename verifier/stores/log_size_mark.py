@@ -17,7 +17,7 @@ from redis.exceptions import RedisClusterException, RedisError
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.checkpoints.rollback_check import Mark
 from verifier.stores import redis_owner
-from verifier.stores.redis_for_threads import sync_client
+from verifier.stores.redis_py_client import sync_client
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from redis.exceptions import AuthenticationError, RedisClusterException, RedisEr
 from verifier.stores import redis_owner
 from verifier.stores.lua_scripts import MARK, MARKER, Code, read_reply
 from verifier.stores.redis_client import IDENTIFY, EvictingServerError, RedisAwayError, identity
-from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_keys import SHARDS, absent_key, count_key, epoch_key
+from verifier.stores.redis_py_client import sync_client
 
 # Short, so that a hanging server does not keep the epoch keeper from a promoted replica.
 PROBE_SECONDS: Final = 0.5

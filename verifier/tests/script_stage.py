@@ -13,8 +13,9 @@ from agentauth.protocol.usage_counters import Rate
 from tests.redis_servers import Cluster, Server
 from verifier.stores import lua_scripts, redis_keys
 from verifier.stores.lua_scripts import Reply, read_reply
-from verifier.stores.redis_for_threads import SyncServers, sync_client
 from verifier.stores.redis_probe import RedisProbe
+from verifier.stores.redis_py_client import sync_client
+from verifier.stores.redis_servers_for_threads import SyncServers
 
 NOW = 1_764_118_000_123_457
 BASE = json.dumps({"id": "an event", "data": {"action": None}}).encode()

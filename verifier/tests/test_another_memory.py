@@ -21,8 +21,9 @@ from verifier.stores import redis_decisions
 from verifier.stores.lua_scripts import Code
 from verifier.stores.redis_client import KNOWN_SECONDS, ForgetfulServerError, RedisAwayError
 from verifier.stores.redis_decisions import APART_US
-from verifier.stores.redis_for_threads import SyncServers, sync_client
 from verifier.stores.redis_probe import RedisProbe
+from verifier.stores.redis_py_client import sync_client
+from verifier.stores.redis_servers_for_threads import SyncServers
 from verifier.tests.epoch_moves import Passing
 from verifier.tests.script_stage import Stage
 

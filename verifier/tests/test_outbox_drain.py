@@ -21,8 +21,8 @@ from tests.redis_servers import Server
 from verifier.models import GrantLedger, Home, StreamCursor
 from verifier.services import outbox_drain
 from verifier.services.outbox_drain import count_waiting, drain, drain_redis
-from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_keys import SHARDS
+from verifier.stores.redis_py_client import sync_client
 from verifier.stores.redis_servers import SLOT_OF_SHARD
 from verifier.tests.scene import LOOK, Scene, scene
 from verifier.tests.streams import Verifier, assert_whole, decided, logged_decisions, losses

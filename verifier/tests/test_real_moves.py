@@ -16,9 +16,9 @@ from verifier.models import Home
 from verifier.services.replay_epoch_keeper import Keeper
 from verifier.services.replay_epochs import LEASE_SECONDS, MARGIN_SECONDS
 from verifier.stores import redis_decisions
-from verifier.stores.redis_for_threads import SyncServers
 from verifier.stores.redis_probe import RedisProbe
 from verifier.stores.redis_servers import Servers
+from verifier.stores.redis_servers_for_threads import SyncServers
 from verifier.tests.epoch_moves import Passing, unavailable, with_nonce
 from verifier.tests.scene import LOOK, Scene, assert_refused, scene
 

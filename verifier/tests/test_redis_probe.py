@@ -8,9 +8,9 @@ from pytest_django.fixtures import Settings
 
 from tests import redis_servers
 from tests.time_limits import within
-from verifier.stores.redis_for_threads import CLIENT_SECONDS, sync_client
 from verifier.stores.redis_owner import KEY
 from verifier.stores.redis_probe import OtherRegistryError, RedisProbe, ServersAwayError
+from verifier.stores.redis_py_client import CLIENT_SECONDS, sync_client
 from verifier.stores.redis_servers import SLOT_OF_SHARD
 
 pytestmark = pytest.mark.redis

@@ -19,8 +19,8 @@ from verifier.services.replay_epochs import read_or_create_row
 from verifier.stores import redis_keys
 from verifier.stores.lua_scripts import Code
 from verifier.stores.redis_client import ForgetfulServerError, RedisAwayError
-from verifier.stores.redis_for_threads import sync_client
 from verifier.stores.redis_probe import RedisProbe
+from verifier.stores.redis_py_client import sync_client
 from verifier.stores.redis_servers import Servers
 from verifier.stores.redis_url import parse_redis_url
 from verifier.stores.sentinels import find_primary

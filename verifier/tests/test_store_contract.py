@@ -45,8 +45,8 @@ from verifier.stores import (
 )
 from verifier.stores.database_decisions import decide_one
 from verifier.stores.lua_scripts import MAX_STREAM
-from verifier.stores.redis_for_threads import SyncServers
 from verifier.stores.redis_probe import RedisProbe
+from verifier.stores.redis_servers_for_threads import SyncServers
 from verifier.tests.calls import decided
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, counters, key, pay, scene
 

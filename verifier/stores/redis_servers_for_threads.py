@@ -1,61 +1,15 @@
-"""Redis for threads: verifications use one shared event loop, everything else uses redis-py.
-
-redis-py is used directly, not through django-redis, which supports no cluster and unpickles what it
-reads.
-"""
+"""`redis_servers` for threads: the verifications of the web server share one event loop."""
 
 import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, TypeVar
-
-from django.conf import settings
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode, RedisCluster
-from redis.retry import Retry
+from typing import Any, TypeVar
 
 from verifier.stores.lua_scripts import Script
 from verifier.stores.redis_servers import Servers
-from verifier.stores.redis_url import parse_redis_url
-from verifier.stores.sentinels import find_primary
-
-# For stream readers and commands, not for verifications.
-CLIENT_SECONDS: Final = 2.0
 
 _T = TypeVar("_T")
-
-
-def sync_client(seconds: float = CLIENT_SECONDS) -> Redis | RedisCluster:
-    """A new redis-py client of REDIS_URL, which returns bytes and retries nothing.
-
-    Each call waits at most `seconds`. With Sentinels, it uses the current primary, and keeps it.
-    Raises redis-py's errors. It does not check that a server is one the epoch began with;
-    `SyncServers`, for decisions, does.
-    """
-    place = parse_redis_url(settings.REDIS_URL)
-    options: dict[str, Any] = {
-        "username": place.user or None,
-        "password": place.password or None,
-        "ssl": place.tls,
-        "socket_timeout": seconds,
-        "socket_connect_timeout": seconds,
-        "client_name": "agentauth",
-        "decode_responses": False,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    if place.cluster:
-        nodes = [
-            ClusterNode(each.host, each.port)  # type: ignore[no-untyped-call]
-            for each in place.addresses
-        ]
-        # The constructor asks the first node for its commands; the retry lets it ask another node.
-        client = RedisCluster(startup_nodes=nodes, **options | {"retry": Retry(NoBackoff(), 1)})
-        client.retry = options["retry"]
-        return client
-    [only] = [find_primary(place)] if place.primary else place.addresses
-    return Redis(host=only.host, port=only.port, db=place.database, **options)
 
 
 class SyncServers:

@@ -15,9 +15,10 @@ from tests.fault_proxy import fault_proxy
 from tests.postgres import free_port
 from verifier.stores import lua_scripts, redis_keys
 from verifier.stores.lua_scripts import Code, Reply, read_reply
-from verifier.stores.redis_for_threads import SyncServers, sync_client
 from verifier.stores.redis_probe import RedisProbe
+from verifier.stores.redis_py_client import sync_client
 from verifier.stores.redis_servers import ForgetfulServerError, RedisAwayError
+from verifier.stores.redis_servers_for_threads import SyncServers
 from verifier.tests.calls import NOW, judge_arguments
 
 pytestmark = pytest.mark.redis
