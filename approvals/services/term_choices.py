@@ -31,8 +31,8 @@ _NAMES = re.compile(
 )
 _OF_PERMISSION = frozenset({"amount", "resource", "only", "limit"})
 _NO_LIMITS = frozenset({"permission", "unit", "reason"})
-# Enough for 32 permissions with a few constraints each. The page posts the changed fields, the life,
-# and every permission that is on.
+# Enough for 32 permissions with a few constraints each. The page posts the changed fields, the
+# life, and every permission that is on.
 _MAX_CHOICES = 512
 _UNREADABLE = (
     "`choices` must name fields of the approval page, each with a text of at most 500 characters."
