@@ -274,7 +274,8 @@ def test_AP_29_the_twenty_first_pending_request_of_a_human_is_refused(
         for number in range(5):
             pending(client, service_provider, now=now, capabilities=[calendar(number)])
     fifth = enrolled(alice, now=now)
-    with pytest.raises(TooManyPendingGrantsError):
+    # This agent has none that it could withdraw.
+    with pytest.raises(TooManyPendingGrantsError, match="waiting for this agent's owner"):
         pending(fifth, service_provider, now=now)
 
 
