@@ -107,7 +107,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         else [],
         "lost": describe_lost(grant),
         "permissions": permissions,
-        "before": used.before(grant, terms.envelope, human.time_zone, now),
+        "before": used.of_others(grant, terms.envelope, human.time_zone, now),
         "use": used.bars(grant, now) if renews else [],
         "limits": limit_fields(terms, now),
         "hours": hour_fields(terms.envelope, human.time_zone),
@@ -142,8 +142,8 @@ def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, An
     """What a decided grant has used, and what else its limits count."""
     used = load_usage(grant.agent)
     if status not in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}:
-        return {"before": used.under(grant, now)}
-    before = used.before(grant, parse_envelope(grant.envelope or {}), human.time_zone, now)
+        return {"before": used.of_ended(grant, now)}
+    before = used.of_others(grant, parse_envelope(grant.envelope or {}), human.time_zone, now)
     return {"use": used.bars(grant, now), "before": before}
 
 
