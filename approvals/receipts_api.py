@@ -48,7 +48,7 @@ class ReceiptView(NativeView):
     permission_classes = [MayReadReceipts]
 
     def get(self, request: Request, grant_id: str) -> Response:
-        self.query()
+        self.refuse_query()
         reader: object = request.user
         grant = readable_grant(grant_id, reader)
         receipt = receipt_of("approval", str(grant.pk))

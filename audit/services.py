@@ -292,10 +292,14 @@ def record_refusal(
         )
 
 
-def seal_audit(*, now: datetime) -> int:
-    """Record sums of suppressed refusals, then number every waiting event; returns how many."""
+def seal_audit(*, now: datetime, at_once: bool = False) -> int:
+    """Record sums of suppressed refusals, then number every waiting event; returns how many.
+
+    The current minute has its sum once it is over, or `at_once` if no refusal can follow.
+    """
+    before = now if at_once else now.replace(second=0, microsecond=0)
     with transaction.atomic():
-        for flood in summarise_refusals(now=now):
+        for flood in summarise_refusals(before=before):
             record(
                 kind=kinds.REFUSALS_SUPPRESSED,
                 actor=SYSTEM,

@@ -318,7 +318,7 @@ TABLE_NAMES_ONLY = {
     "agentauth/postgresql/base.py",
     "audit/db/partition_dropping.py",
     "audit/log/event_writing.py",
-    "audit/db/role_rights.py",
+    "audit/db/role_granting.py",
     "audit/db/prebuilt_sql.py",
     "audit/db/triggers.py",
     # The clause about seals that have ended.

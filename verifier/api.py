@@ -28,7 +28,7 @@ class VerifyView(NativeView):
     permission_classes = [IsServiceProvider]
 
     def post(self, request: Request) -> Response:
-        self.query()
+        self.refuse_query()
         provider = cast("ServiceProvider", request.user)
         asked = parse_verify_request(request.data)
         provider_key = parse_delivery(
@@ -53,11 +53,11 @@ class VerifyBatchView(NativeView):
 
     authentication_classes = [ServiceProviderAuthentication]
     permission_classes = [IsServiceProvider]
-    # Read by the parser.
+    # The limit for the parser and for `read_body`.
     max_body_bytes = 1024 * 1024
 
     def post(self, request: Request) -> Response:
-        self.query()
+        self.refuse_query()
         body = self.body(required=["requests"])
         provider = cast("ServiceProvider", request.user)
         asked = items(body["requests"], "requests", maximum=MAX_REQUESTS)
@@ -74,7 +74,10 @@ class VerifyBatchView(NativeView):
         return Response({"results": answers}, headers={"Cache-Control": "no-store"})
 
     def read_body(self, request: Request) -> None:
-        """Read the only body that may exceed Django's limit; a chunked one is not read."""
+        """Read the one body that may exceed Django's limit.
+
+        Without a Content-Length (a chunked body) it is read as empty.
+        """
         inner = request._request  # noqa: SLF001 — DRF's documented inner request
         if int(inner.META.get("CONTENT_LENGTH") or 0) > self.max_body_bytes:
             raise RequestDataTooBig
@@ -90,8 +93,8 @@ class IntrospectView(NativeView):
     parser_classes = [FormParser]
 
     def post(self, request: Request) -> Response:
-        # Refuse a query string: a token in a URL would end up in the logs of every proxy.
-        self.query()
+        # A token in a URL would end up in the logs of every proxy.
+        self.refuse_query()
         answer = introspect(
             service_provider=cast("ServiceProvider", request.user),
             untrusted_token=presented_token(request),

@@ -29,7 +29,7 @@ from registry.api.agents import MAX_CODE_CHARACTERS, MAX_MANIFEST_CHARACTERS
 from registry.api.discovery import ALGORITHMS
 from registry.api.grants import MAX_REASON_CHARACTERS, MAX_REFERENCE_CHARACTERS
 from registry.models import Agent, Grant
-from registry.services.grant_requests import MAX_SECONDS, MIN_SECONDS
+from registry.services.grant_requests import MAX_LIFE_SECONDS, MIN_LIFE_SECONDS
 
 # Open on purpose: the kind of event says what is inside.
 ANYTHING: Final[Schema] = {}
@@ -133,7 +133,7 @@ GRANTS: Final[Mapping[str, Schema]] = {
             "reason": string(
                 "Why the agent asks; the human reads it.", maxLength=MAX_REASON_CHARACTERS
             ),
-            "lifetime_seconds": integer("Defaults to 30 days.", MIN_SECONDS, MAX_SECONDS),
+            "lifetime_seconds": integer("Defaults to 30 days.", MIN_LIFE_SECONDS, MAX_LIFE_SECONDS),
         },
         closed=True,
     ),

@@ -156,12 +156,13 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     ),
     "too_many_pending_grants": Refusal(
         "at most 5 requests may wait per agent, 20 per human and 1 for an unclaimed agent",
-        "Too many requests are waiting for a decision. Withdraw one or wait.",
+        "Too many requests of this agent are waiting for a decision. Withdraw one or wait.",
         {"retry_after": 1800},
     ),
     "cooldown_active": Refusal(
         "a human denied a request of this agent here: wait 1 h, then 4 h, then 24 h",
-        "A human said no a short while ago. Wait before asking this service provider again.",
+        "A human denied a recent request at this service provider. Ask again in `retry_after` "
+        "seconds.",
         {"retry_after": 3600},
     ),
     "slow_down": Refusal(

@@ -20,14 +20,15 @@ from .errors import (
 from .keys import PublicKey, Signer, ed25519_public_key
 
 MAX_SIGNATURES: Final = 16
-# Room for a text and 16 signatures of the largest kind in use, 5 kB each. No log's note is longer.
+# Room for a text and 16 signatures of the largest kind that witnesses may use (post-quantum, 5 kB).
 MAX_NOTE_BYTES: Final = 131_072
 MAX_TIMESTAMP: Final = 2**63 - 1
 _KEY_ID_BYTES: Final = 4
 _TIMESTAMP_BYTES: Final = 8
 _SIGNATURE_LINE: Final = "— "
-# The line feed is the only control character allowed: a carriage return or an escape sequence would
-# make the displayed text differ from the signed one. A lone surrogate has no bytes to sign.
+# Of the characters below U+0020 only the line feed is allowed (c2sp.org/signed-note): a carriage
+# return or ESC would make the displayed text differ from the signed one. A lone surrogate has no
+# bytes to sign.
 _FORBIDDEN: Final = re.compile(r"[\x00-\x09\x0b-\x1f\ud800-\udfff]")
 _KEY_ID: Final = re.compile(r"[0-9a-f]{8}", re.ASCII)
 
@@ -65,7 +66,7 @@ class Verifier:
     def key_id(self) -> bytes:
         """4 bytes of SHA-256 over name, line feed, type and key.
 
-        Only a hint at which key to use: anyone can make a key with the same id.
+        It only selects a key: anyone can make a key with the same id.
         """
         return sha256(self.name.encode() + b"\n" + self._material)[:_KEY_ID_BYTES]
 
@@ -81,10 +82,10 @@ class Verifier:
         return bytes([self.kind]) + b64u_decode(self.key.x)
 
     def verify(self, text: str, signature: bytes) -> int | None:
-        """Verify what follows the key id in a signature line.
+        """Verify the value of a signature line, without its key id.
 
-        Returns the time of a cosignature in seconds, None for a note's own signature. Raises
-        InvalidSignatureError.
+        Returns a cosignature's time in seconds since 1970 (0: it states none), or None for a note's
+        own signature. Raises InvalidSignatureError.
         """
         at = None
         if self.kind is SignatureType.COSIGNATURE:
@@ -120,9 +121,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedSignature:
-    """A verified signature of a trusted key; `at` is the time a cosignature claims (seconds since
-    1970), else None.
-    """
+    """A verified signature of a trusted key; `at` as `Verifier.verify` returns it."""
 
     verifier: Verifier
     signature: Signature
@@ -167,8 +166,7 @@ def is_key_name(name: str) -> bool:
 
 
 def check_text(text: str) -> str:
-    """Return `text` if a note can hold it: it ends in a line feed and has no other control
-    character.
+    """Return `text` if a note can hold it: it ends in a line feed and has no forbidden character.
 
     Raises NoteError.
     """
@@ -193,8 +191,9 @@ def parse_note(data: bytes | str) -> Note:
 
 
 def parse_signatures(lines: str) -> tuple[Signature, ...]:
-    """Read one or more signature lines, each ended by a line feed: the end of a note, or a
-    witness's answer. Raises NoteError.
+    """Read one or more signature lines, each ended by a line feed. Raises NoteError.
+
+    They are the end of a note, or what a witness answers.
     """
     found = check_text(lines).split("\n")[:-1]
     if len(found) > MAX_SIGNATURES:
@@ -206,7 +205,8 @@ def verify_signatures(note: Note, verifiers: Iterable[Verifier]) -> tuple[Verifi
     """The verified signatures by `verifiers`, in the note's order; empty if only unknown keys
     signed.
 
-    A line belongs to a key if name and key id match; others are ignored. Raises UntrustedNoteError
+    A line belongs to a key if name and key id match; others are ignored. A key that signed twice is
+    returned twice, so count distinct verifiers. Raises UntrustedNoteError
     if a known key's signature does not verify: the note was tampered with, even if another known
     key's signature does. Raises NoteError if two of `verifiers` share name and key id, since a
     signature could not be matched to one.
@@ -252,7 +252,9 @@ def format_note(text: str, signatures: Iterable[Signature]) -> str:
     note = Note(text, tuple(signatures))
     written = f"{text}\n{''.join(signature.line for signature in note.signatures)}"
     if parse_note(written) != note:
-        raise NoteError("Each signature of a note must be on a line of its own.")
+        raise NoteError(
+            "These signatures cannot be read back from a note. Check their names and key ids."
+        )
     return written
 
 
@@ -297,7 +299,7 @@ def _sign(text: str, verifier: Verifier, at: int | None, signer: Signer) -> Sign
 
 
 def _message(text: str, at: int | None) -> bytes:
-    # This header separates the two kinds: the second line of a checkpoint is a size, never a time.
-    # Without it, a cosignature could pass for a log's own signature.
+    # Without this header, a cosignature could pass for a log's own signature. With it, no text is
+    # both: the second line of a checkpoint is a size, never a time.
     header = "" if at is None else f"cosignature/v1\ntime {at}\n"
     return (header + text).encode()

@@ -1,6 +1,4 @@
-"""Kept connections to one registry, for asyncio: as `thread_connections`, with the same rules and
-reader.
-"""
+"""Kept connections to one registry, for asyncio, under the rules of `thread_connections`."""
 
 import asyncio
 from collections import deque
@@ -30,6 +28,7 @@ class AsyncConnections:
     """For the tasks of one event loop at a time; in another loop it opens new connections."""
 
     def __init__(self, url: str, client_id: str, client_secret: str, tls: Tls) -> None:
+        # The subject of error messages.
         self._who = registry_at(url)
         self._given = (url, client_id, client_secret)
         self._tls = tls
@@ -40,13 +39,17 @@ class AsyncConnections:
     async def post(
         self, content: bytes, *, key: str | None, batch: bool, seconds: float, max_bytes: int
     ) -> Answer:
-        """One exchange, within `seconds` from connecting to the last byte."""
+        """One exchange, within `seconds` from connecting to the last byte.
+
+        Raises TemporarilyUnavailableError. The request may have taken effect: repeat it with the
+        same `key`.
+        """
         with answering_sockets(self._who):
             loop = asyncio.get_running_loop()
             if self._loop is not loop:
-                # Connections belong to the loop that opened them, which has ended.
+                # A connection works only in the loop that opened it.
                 self._loop, self._idle = loop, deque()
-            target = self._target or self._read_target()
+            self._target = target = self._target or Target.of(*self._given)
             request = target.post(PATHS[batch], content, key)
             reader = AnswerReader(self._who, max_bytes)
             idle = self._idle
@@ -57,7 +60,7 @@ class AsyncConnections:
                 except BaseException:
                     connection.abort()
                     raise
-            # Not if `close` was called meanwhile, or if another answer follows.
+            # Keep it unless the server ends it, `close` was called, or more bytes followed.
             if reader.is_reusable and idle is self._idle and len(idle) < MAX_IDLE:
                 idle.append((connection, loop.time()))
             else:
@@ -70,10 +73,6 @@ class AsyncConnections:
         if self._loop is asyncio.get_running_loop():
             for connection, _ in idle:
                 connection.abort()
-
-    def _read_target(self) -> Target:
-        self._target = Target.of(*self._given)
-        return self._target
 
     def _kept(self, loop: asyncio.AbstractEventLoop) -> "_Connection | None":
         while self._idle:
@@ -121,7 +120,7 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Those of uvloop are no subclass.
+        # uvloop's transports do not subclass asyncio.Transport.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
@@ -151,7 +150,7 @@ class _Connection(asyncio.Protocol):
             self._done.set_exception(exc)
             return
         try:
-            # An answer without a length ends here.
+            # An answer without a length ends when the connection does.
             self._reader.feed(b"")
             self._done.set_result(None)
         except TemporarilyUnavailableError as error:
@@ -159,7 +158,7 @@ class _Connection(asyncio.Protocol):
 
 
 class AsyncHttpxExchanges:
-    """The same through httpx: behind a proxy of the environment, or with a test's transport."""
+    """The same interface through httpx: for a proxy set in the environment, or a test transport."""
 
     def __init__(
         self,
@@ -184,18 +183,16 @@ class AsyncHttpxExchanges:
             trust_env=not is_loopback(self._url),
             transport=self._transport,
         ) as client:
-            who = registry_at(self._url)
             response = await ask(
                 client,
                 "POST",
                 self._url + PATHS[batch],
-                who=who,
+                who=registry_at(self._url),
                 seconds=seconds,
+                max_bytes=max_bytes,
                 headers=headers_of(key),
                 content=content,
             )
-        if len(response.content) > max_bytes:
-            raise TemporarilyUnavailableError(f"{who} sent more than {max_bytes:,} bytes.")
         return answer_of(response)
 
     async def close(self) -> None:

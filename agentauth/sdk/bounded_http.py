@@ -56,11 +56,12 @@ async def ask(
     *,
     who: str,
     seconds: float,
+    max_bytes: int = MAX_ANSWER_BYTES,
     headers: Mapping[str, str] | None = None,
     params: Params | None = None,
     content: bytes | None = None,
 ) -> httpx.Response:
-    """Send one request and read its whole answer, at most `MAX_ANSWER_BYTES`, within `seconds`.
+    """Send one request and read its whole answer, at most `max_bytes`, within `seconds`.
 
     Raises TemporarilyUnavailableError otherwise: whether the request took effect is then unknown.
     """
@@ -70,7 +71,7 @@ async def ask(
             asyncio.timeout(seconds),
             client.stream(method, url, headers=sent, params=params, content=content) as response,
         ):
-            body = _Body(who, response, MAX_ANSWER_BYTES)
+            body = _Body(who, response, max_bytes)
             async for part in response.aiter_bytes():
                 body.add(part)
             return body.whole()

@@ -1,7 +1,7 @@
 """Kept connections to one registry, for threads: an exchange is limited in time and size as a
 whole.
 
-Behind a proxy of the environment, and with a test's transport, httpx makes the exchange.
+With a proxy set in the environment, or a test transport, httpx makes the exchange.
 """
 
 import os
@@ -61,7 +61,7 @@ class Connections:
         """One exchange, within `seconds` from connecting to the last byte."""
         ends = time.monotonic() + seconds
         with answering_sockets(self._who):
-            target = self._target or self._read_target()
+            self._target = target = self._target or Target.of(*self._given)
             request = target.post(PATHS[batch], content, key)
             connection = self._kept() or _connect(target, self._tls, ends)
             reader = AnswerReader(self._who, max_bytes)
@@ -75,7 +75,7 @@ class Connections:
             except BaseException:
                 connection.close()
                 raise
-            # Not if `close` was called meanwhile, or if another answer follows.
+            # Keep it unless the server ends it, `close` was called, or more bytes followed.
             if reader.is_reusable and idle is self._idle and len(idle) < MAX_IDLE:
                 idle.append((connection, time.monotonic()))
             else:
@@ -91,10 +91,6 @@ class Connections:
     def __del__(self) -> None:
         # Python warns of each socket that is left to it.
         self.close()
-
-    def _read_target(self) -> Target:
-        self._target = Target.of(*self._given)
-        return self._target
 
     def _kept(self) -> socket.socket | None:
         """An open connection that nothing was received on; the newest one, so that others age."""

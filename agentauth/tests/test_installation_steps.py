@@ -12,7 +12,7 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from agentauth.installation_steps import list_missing_steps
-from audit.db.role_rights import grant_serving_role
+from audit.db.role_granting import grant_serving_role
 from audit.models import QueueEntry
 from audit.new_ids import made_at
 from audit.services import seal_audit

@@ -1,8 +1,8 @@
 """Web Push (RFC 8030): a message to one browser, through the push service of its maker.
 
-The push service learns when a message is sent, its length and its urgency, but not its content. It
-accepts messages for a subscription only from the holder of the key that the browser subscribed with
-(VAPID, RFC 8292).
+The push service learns when a message is sent, its length, urgency and time to live, and by its
+topic which messages are about the same subject, but not its content. It accepts messages for a
+subscription only from the holder of the key that the browser subscribed with (VAPID, RFC 8292).
 """
 
 import json
@@ -33,7 +33,10 @@ from approvals.notifications.push_encryption import (
     point_of,
 )
 
-# Error codes of `posting.send` for a subscription that no longer exists (RFC 8030 section 7.3).
+What = Notification.What
+
+# Texts of the NotAcceptedError of `posting.send` for a subscription that no longer exists (RFC 8030
+# section 7.3).
 GONE_ERRORS: Final = frozenset({"http_404", "http_410"})
 _SCALAR_BYTES: Final = 32
 _LABEL: Final = b"agentauth/push-key/v1"
@@ -47,7 +50,6 @@ _WIDE_BYTES: Final = 48
 _TOKEN_LIFE: Final = timedelta(hours=1)
 # A topic has at most 32 characters of base64url: 24 bytes.
 _TOPIC_BYTES: Final = 24
-What = Notification.What
 # Sent with `Urgency: high`, which wakes a sleeping device.
 _URGENT: Final = {What.REQUEST, What.REQUEST_ENDS, What.CONFIRMATION, What.RECOVERY_BEGUN}
 
@@ -58,7 +60,7 @@ class Subscription:
 
     endpoint: str = field(repr=False)
     keys: BrowserKeys
-    # Ours, which the browser subscribed with; the push service accepts messages from no other key.
+    # Our key pair that the browser subscribed with; the push service accepts no other.
     vapid_key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     def secret(self) -> bytes:
@@ -78,7 +80,7 @@ class Subscription:
 def parse_subscription(
     *, endpoint: str, p256dh: str, auth: str, application_server_key: str
 ) -> Subscription:
-    """Parse the form's fields. Raises InvalidRequestError naming the wrong field.
+    """Parse the form's fields. Raises InvalidRequestError that says what is wrong.
 
     `application_server_key` is the `applicationServerKey` that the page gave the browser.
     """
@@ -99,10 +101,13 @@ def application_server_key() -> str:
 
 
 def compose(row: Notification, *, now: datetime) -> Outgoing:
-    """The message for this row, encrypted now. Raises NotAcceptedError."""
+    """The message for this row, encrypted now.
+
+    Raises NotAcceptedError if the address or the stored secret is unusable.
+    """
     subscription = Subscription.from_secret(*open_channel(row.channel))
     url, vapid_key = subscription.endpoint, subscription.vapid_key
-    # The reminder of a request, or the same message sent again, replaces the earlier one: `tag`
+    # A later message about the same subject, such as a reminder, replaces the earlier one: `tag`
     # replaces it on the device; `Topic` replaces it while it is queued at the push service.
     # Hashed: the push service sees the topic and must not learn the id of the grant or payment.
     topic = b64u_encode(sha256(row.subject.bytes)[:_TOPIC_BYTES])

@@ -428,7 +428,7 @@ def _lines(case: Case, terms: Terms, text: str) -> list[Line]:
     permission_lines = sentences.permissions(
         service, terms.capabilities, terms.envelope, case.words
     )
-    places = iter(terms.places or range(len(permission_lines)))
+    places = iter(terms.offered_indexes or range(len(permission_lines)))
     remaining = iter(permission_lines)
     next_line = next(remaining, None)
     lines = []

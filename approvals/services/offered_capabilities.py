@@ -30,12 +30,12 @@ class Offer:
     lost: tuple[LostPermission, ...]
 
 
-def whole(grant: Grant) -> tuple[Capability, ...]:
+def asked_capabilities(grant: Grant) -> tuple[Capability, ...]:
     """The capabilities requested; for a grant that is signed again, those it had."""
     return parse_capabilities(grant.capabilities or grant.requested_capabilities)
 
 
-def offer(grant: Grant) -> Offer:
+def current_offer(grant: Grant) -> Offer:
     """Each permission if it is still covered, else what is left of it, else nothing.
 
     What is left narrows both the request and what covers it now, so a signature over it only
@@ -45,7 +45,7 @@ def offer(grant: Grant) -> Offer:
     allowed = [parse_allow_entry(entry) for entry in grant.service_provider.allowed]
     offered: list[Capability] = []
     lost: list[LostPermission] = []
-    for each in whole(grant):
+    for each in asked_capabilities(grant):
         by_manifest = narrows([each], manifest)
         if by_manifest and narrows([each], allowed):
             offered.append(each)

@@ -1,9 +1,10 @@
 """Resuming: the party that suspended something signs that it lifts exactly this suspension."""
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from django.db.models import Q, QuerySet
 
@@ -34,6 +35,13 @@ from verifier.services.confirmation_lifecycle import end_unused
 KIND = "resume"
 Row = Agent | Grant | Human | ServiceProvider
 Party = Literal["owner", "administrator"]
+# The kinds of rows that can be resumed.
+ROWS: Final[Mapping[str, QuerySet[Any]]] = {
+    "agent": Agent.objects.select_related("human"),
+    "grant": Grant.objects.select_related("agent__human", "service_provider"),
+    "human": Human.objects.all(),
+    "service_provider": ServiceProvider.objects.all(),
+}
 # Ceremonies that may have begun before the suspension and must not finish after it.
 _DECIDED_BY = (
     Challenge.Purpose.APPROVAL,
@@ -76,13 +84,7 @@ def find_row(
     """
     if party == "administrator":
         check_permission(human, permission or permission_to_resume(kind))
-    rows: dict[str, Any] = {
-        "agent": Agent.objects.select_related("human"),
-        "grant": Grant.objects.select_related("agent__human", "service_provider"),
-        "human": Human.objects.all(),
-        "service_provider": ServiceProvider.objects.all(),
-    }
-    row: Row | None = rows[kind].filter(pk=row_id).first() if kind in rows else None
+    row: Row | None = ROWS[kind].filter(pk=row_id).first() if kind in ROWS else None
     if row is None or not (party == "administrator" or _is_owner(row, human)):
         raise NotFoundError
     return row

@@ -4,7 +4,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from django.contrib.sessions.models import Session
 from django.db import transaction
@@ -19,9 +18,6 @@ from audit.services import Actor, record
 from registry.models import Human
 from verifier.models import PresenceLease
 
-# The newest sessions that are listed. Each ends 12 hours after its sign-in.
-LISTED: Final = 50
-
 
 @dataclass(frozen=True, slots=True)
 class ListedSession:
@@ -34,7 +30,7 @@ class ListedSession:
 
 def sessions_of(human: Human, *, session_key: str, now: datetime) -> list[ListedSession]:
     """The human's active sessions, the current one (`session_key`) first, then the newest."""
-    found = list(_living(human, now))
+    found = list(_active(human, now))
     found.sort(key=lambda each: each[0].session_key != session_key)
     return [ListedSession(row.pk, row.session_key == session_key, facts) for row, facts in found]
 
@@ -53,8 +49,9 @@ def end_session(
             raise NotFoundError
         if row.session_key == session_key:
             raise InvalidRequestError("This is the session you are using. Use “Sign out” instead.")
-        if row.pk not in {living.pk for living, _facts in _living(human, now)}:
+        if row.pk not in {active.pk for active, _facts in _active(human, now)}:
             raise InvalidStateError("This session has already ended.")
+        # A lease's `session_id` is the stored key of the session, not the id of its row.
         if PresenceLease.objects.filter(human=human, session_id=row.session_key).exists():
             end_presence(human=human, actor=actor, now=now)
         record(
@@ -74,16 +71,18 @@ def forget_sessions_of(human: Human) -> None:
 
 
 def ended_sessions() -> QuerySet[HumanSession]:
-    """Rows whose session is gone."""
+    """Rows whose session has been deleted, for the expiry job to delete."""
     return HumanSession.objects.filter(~Exists(Session.objects.filter(pk=OuterRef("session_key"))))
 
 
-def _living(human: Human, now: datetime) -> Iterator[tuple[HumanSession, SessionFacts]]:
-    """Rows and facts of the LISTED newest sessions that have neither expired nor been ended."""
+def _active(human: Human, now: datetime) -> Iterator[tuple[HumanSession, SessionFacts]]:
+    """Rows and facts of the sessions that have neither expired nor been ended, the newest first."""
     live = Session.objects.filter(pk=OuterRef("session_key"), expire_date__gt=now)
-    rows = list(HumanSession.objects.filter(Exists(live), human=human).order_by("-pk")[:LISTED])
+    rows = list(HumanSession.objects.filter(Exists(live), human=human).order_by("-pk"))
     sessions = Session.objects.in_bulk([row.session_key for row in rows])
-    # All sessions of an earlier epoch have ended; their rows stay until they expire.
+    # The hash holds the person's `session_epoch`. Signing out everywhere else, or a change of what
+    # the person may do, raises it: earlier sessions have ended, but their rows stay until they
+    # expire.
     valid = {human.get_session_auth_hash(), *human.get_session_auth_fallback_hash()}
     for row in rows:
         session = sessions.get(row.session_key)

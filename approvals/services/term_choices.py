@@ -12,7 +12,7 @@ from agentauth.protocol.capability import Capability, narrows
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 from approvals import sentences
-from approvals.services.offered_capabilities import offer, whole
+from approvals.services.offered_capabilities import asked_capabilities, current_offer
 from approvals.services.term_fields import (
     Fields,
     InvalidChoicesError,
@@ -31,7 +31,8 @@ _NAMES = re.compile(
 )
 _OF_PERMISSION = frozenset({"amount", "resource", "only", "limit"})
 _NO_LIMITS = frozenset({"permission", "unit", "reason"})
-# Every field of 32 permissions with a few constraints each; the page posts only what was changed.
+# Enough for 32 permissions with a few constraints each. The page posts the changed fields, the
+# life, and every permission that is on.
 _MAX_CHOICES = 512
 _UNREADABLE = (
     "`choices` must name fields of the approval page, each with a text of at most 500 characters."
@@ -45,8 +46,8 @@ class Terms:
     capabilities: tuple[Capability, ...]
     envelope: Envelope
     valid_until: datetime
-    # Of each capability its place among those offered; empty if these are all of them.
-    places: tuple[int, ...] = field(default=(), compare=False)
+    # For each capability its index in the offered terms; empty if all offered ones are chosen.
+    offered_indexes: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def dangerous(self) -> tuple[Capability, ...]:
@@ -55,9 +56,12 @@ class Terms:
 
 
 def asked_terms(grant: Grant, now: datetime) -> Terms:
-    """What the agent requests; for a grant that is signed again, what it had."""
+    """What the agent requests; for a grant that is signed again, its capabilities and limits.
+
+    A renewal starts the requested life again.
+    """
     return Terms(
-        capabilities=whole(grant),
+        capabilities=asked_capabilities(grant),
         envelope=parse_envelope(
             grant.requested_envelope if grant.envelope is None else grant.envelope
         ),
@@ -66,19 +70,17 @@ def asked_terms(grant: Grant, now: datetime) -> Terms:
 
 
 def offered_terms(grant: Grant, now: datetime) -> Terms:
-    """What may be approved of it: what manifest and allow-list cover now, possibly nothing."""
-    return replace(asked_terms(grant, now), capabilities=offer(grant).capabilities)
+    """The part of `asked_terms` that manifest and allow-list cover now, possibly nothing."""
+    return replace(asked_terms(grant, now), capabilities=current_offer(grant).capabilities)
 
 
-def whole_days(until: datetime, now: datetime, unit: timedelta = DAY) -> int:
-    """Days (or hours) that "Valid for" shows: rounded up, so that not changing it keeps the whole
-    life.
-    """
+def round_up_life(until: datetime, now: datetime, unit: timedelta = DAY) -> int:
+    """The remaining life in `unit`, at least 1: rounded up, so an unchanged field keeps it all."""
     return max(1, -((now - until) // unit))
 
 
 def currency_of(terms: Terms) -> str | None:
-    """The one currency of a grant, if it moves money at all."""
+    """The grant's currency; None if it moves no money."""
     return next((each.max_amount.currency for each in terms.capabilities if each.max_amount), None)
 
 
@@ -100,20 +102,20 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
     unreadable terms.
     """
     asked, fields = offered_terms(grant, now), Fields(choices)
-    places = tuple(
-        place for place in range(len(asked.capabilities)) if f"permission.{place}" in choices
+    indexes = tuple(
+        index for index in range(len(asked.capabilities)) if f"permission.{index}" in choices
     )
-    if not places:
+    if not indexes:
         raise InvalidRequestError("Leave at least one permission on, or deny the request.")
     terms = Terms(
         capabilities=tuple(
-            narrow_capability(fields, place, asked.capabilities[place]) for place in places
+            narrow_capability(fields, index, asked.capabilities[index]) for index in indexes
         ),
         envelope=narrow_envelope(fields, asked.envelope, currency_of(asked), zone),
-        valid_until=_end(fields, asked.valid_until, now, after=_end_before(grant, now)),
-        places=places,
+        valid_until=_end(fields, asked.valid_until, now, after=_current_end(grant, now)),
+        offered_indexes=indexes,
     )
-    _refuse_others(fields, places)
+    _refuse_others(fields, indexes)
     if fields.wrong:
         raise InvalidChoicesError(fields.wrong)
     # Each field was checked; what is signed is checked as a whole too.
@@ -124,38 +126,38 @@ def chosen_terms(grant: Grant, choices: Mapping[str, str], *, zone: str, now: da
     return terms
 
 
-def _end_before(grant: Grant, now: datetime) -> datetime | None:
-    """When the grant ends now, if it is to be renewed."""
+def _current_end(grant: Grant, now: datetime) -> datetime | None:
+    """The grant's current end if it waits for a renewal, else None."""
     return grant.valid_until if grant.waits_for_renewal(now) else None
 
 
-def _refuse_others(fields: Fields, places: tuple[int, ...]) -> None:
-    """A limit that no term has would seem to be chosen and mean nothing.
+def _refuse_others(fields: Fields, indexes: tuple[int, ...]) -> None:
+    """Report fields that match no term: the person would believe that a limit was set.
 
-    The fields of a permission that is off mean nothing either, and the page says that it is off.
+    Fields of a permission that is off are ignored, because the page shows that it is off.
     """
     for name in fields.choices:
-        of, _dot, rest = name.partition(".")
-        off = of in _OF_PERMISSION and int(rest.partition(".")[0]) not in places
-        if name not in fields.known and of not in _NO_LIMITS and not off:
+        kind, _dot, rest = name.partition(".")
+        off = kind in _OF_PERMISSION and int(rest.partition(".")[0]) not in indexes
+        if name not in fields.known and kind not in _NO_LIMITS and not off:
             fields.wrong[name] = _("The request has no such limit. Reload the page.")
 
 
 def changes(asked: Terms, chosen: Terms, *, at: str, now: datetime) -> list[str]:
     """What the human changed at the service named `at`: sentences with old and new value."""
-    places = chosen.places or tuple(range(len(chosen.capabilities)))
-    kept = dict(zip(places, chosen.capabilities, strict=True))
+    indexes = chosen.offered_indexes or range(len(chosen.capabilities))
+    kept = dict(zip(indexes, chosen.capabilities, strict=True))
     lines: list[str] = []
-    for place, each in enumerate(asked.capabilities):
-        mine = kept.get(place)
+    for index, each in enumerate(asked.capabilities):
+        mine = kept.get(index)
         if mine is None:
             lines.append(_("Off: %(what)s") % {"what": sentences.permission(each, at)})
         else:
             lines += _permission_changes(each, mine)
     lines += _limit_changes(asked.envelope, chosen.envelope)
-    before, after = whole_days(asked.valid_until, now), whole_days(chosen.valid_until, now)
+    before, after = round_up_life(asked.valid_until, now), round_up_life(chosen.valid_until, now)
     if chosen.valid_until != asked.valid_until and before == after:
-        before, after = (whole_days(each.valid_until, now, HOUR) for each in (asked, chosen))
+        before, after = (round_up_life(each.valid_until, now, HOUR) for each in (asked, chosen))
         lines.append(_arrow(_("Valid for, in hours"), before, after))
     elif after != before:
         lines.append(_arrow(_("Valid for, in days"), before, after))
@@ -217,7 +219,7 @@ def _end(fields: Fields, latest: datetime, now: datetime, *, after: datetime | N
     except InvalidRequestError as error:
         fields.wrong["days"] = refusal_text(error)
         return latest
-    if count > whole_days(latest, now, unit):
+    if count > round_up_life(latest, now, unit):
         fields.wrong["days"] = _("This can only be shorter than what the agent asked for.")
         return latest
     end = min(latest, (now + count * unit).replace(microsecond=0))

@@ -36,7 +36,7 @@ def close() -> int:
     if connection.vendor == "postgresql":
         gc.collect()
     return close_history(
-        operator="alice", actor=TESTER, now=timezone.now(), wait=lambda _seconds: None
+        operator="alice", actor=TESTER, clock=timezone.now, wait=lambda _seconds: None
     )
 
 

@@ -19,7 +19,7 @@ from approvals.tests.cast import Person
 from audit.archive import segment_writing
 from audit.archive.archive_verification import prove_archive
 from audit.checkpoints.signing import checkpoint_log
-from audit.db.role_rights import grant_serving_role
+from audit.db.role_granting import grant_serving_role
 from audit.log.sequencer import sequence_until_empty
 from audit.services import seal_audit
 from audit.stores.store_factory import store_at

@@ -71,8 +71,9 @@ def test_a_list_that_can_resume_nothing_asks_for_no_signature(grant: Grant, admi
     assert "You sign each" in admin.get(path).content.decode()
 
 
-def test_a_list_of_an_unknown_kind_is_not_found(admin: Person) -> None:
-    assert admin.get("/resume/planet/").status_code == 404
+@pytest.mark.parametrize("kind", ["planet", "key", "key_certificate", "invitation"])
+def test_a_list_of_a_kind_that_is_not_resumed_is_not_found(admin: Person, kind: str) -> None:
+    assert admin.get(f"/resume/{kind}/").status_code == 404
 
 
 @pytest.mark.parametrize(("state", "said"), [("active", "now"), ("suspended", "once it is active")])

@@ -93,6 +93,27 @@ def test_the_session_in_use_and_an_ended_one_are_refused(alice: Person) -> None:
     assert not Event.objects.filter(kind="approvals.human.signed_out").exists()
 
 
+def test_every_session_is_listed_exported_and_can_be_ended(alice: Person, now: datetime) -> None:
+    oldest = elsewhere(alice)
+    alice.sign_in()
+    alice_key = key_of(alice)
+    session = Session.objects.get(pk=key_of(oldest))
+    for number in range(60):
+        Session.objects.create(
+            session_key=f"newer-{number}",
+            session_data=session.session_data,
+            expire_date=session.expire_date,
+        )
+        HumanSession.objects.create(session_key=f"newer-{number}", human=alice.human)
+    listed = sessions_of(alice.human, session_key=alice_key, now=now)
+    assert (len(listed), listed[0].is_this) == (62, True)
+    file = alice.press("/settings/data")
+    text = b"".join(file.streaming_content).decode()
+    assert text.count('"signed_in_at"') == 62
+    assert end(alice, oldest).status_code == 302
+    assert oldest.get("/settings/").status_code == 302
+
+
 @pytest.mark.parametrize("where", ["there", "here"])
 def test_presence_ends_with_the_session_in_which_it_began(
     alice: Person, now: datetime, where: str

@@ -16,7 +16,7 @@ from approvals.services.term_choices import (
     changes,
     chosen_terms,
     read_choices,
-    whole_days,
+    round_up_life,
 )
 from approvals.tests.cast import READ_CALENDAR, Person
 from registry.models import Grant, ServiceProvider
@@ -54,7 +54,7 @@ def test_each_changed_term_is_shown_with_both_values() -> None:
     assert told(capabilities=(Capability.read("calendar"), lower)) == [
         "Maximum amount: €100.00 → €40.00"
     ]
-    assert told(capabilities=(PAY,), places=(1,)) == ["Off: read “calendar” at “Acme”"]
+    assert told(capabilities=(PAY,), offered_indexes=(1,)) == ["Off: read “calendar” at “Acme”"]
     [budget] = ASKED.envelope.budgets
     tighter = replace(
         ASKED.envelope,
@@ -74,7 +74,7 @@ def test_each_changed_term_is_shown_with_both_values() -> None:
 
 def test_days_are_rounded_up_and_at_least_one() -> None:
     for until, days in ((-1, 1), (1, 1), (86_400, 1), (86_401, 2)):
-        assert whole_days(NOW + timedelta(seconds=until), NOW) == days
+        assert round_up_life(NOW + timedelta(seconds=until), NOW) == days
 
 
 def test_up_to_512_known_choices_of_500_characters_are_read() -> None:

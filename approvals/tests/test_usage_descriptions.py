@@ -91,7 +91,7 @@ def test_pages_show_a_period_before_in_no_budget_of_its_own_zone(
     revoked(first)
     again = asked(agent, service_provider, budgets=[DAY])
     assert before(alice, again)[0] == FOUND % ENDED
-    [line, _uses] = load_usage(agent.agent()).under(Grant.objects.get(pk=first.pk), now)
+    [line, _uses] = load_usage(agent.agent()).of_ended(Grant.objects.get(pk=first.pk), now)
     assert line.startswith("Today €340.00 was spent under this grant.")
 
 

@@ -106,7 +106,7 @@ def page(request: HttpRequest, agent_id: uuid.UUID) -> HttpResponse:
                 "lines": describe_grant(grant, words_of(catalogues.get(grant.service_provider_id))),
                 "permits": describe_permissions(grant),
                 "use": used.bars(grant, now),
-                "before": used.before(
+                "before": used.of_others(
                     grant, parse_envelope(grant.envelope or {}), human.time_zone, now
                 ),
             }

@@ -1,6 +1,7 @@
 """The approval page, the requests of its script and the receipt.
 
-The script asks for: review, second step, statement, decision.
+The script posts: review, review of a denial, second step, statement (it gets the passkey's
+options), decision.
 """
 
 import uuid
@@ -26,7 +27,7 @@ from approvals.services.decidable_requests import (
     find_open_case,
 )
 from approvals.services.differences_since_signing import describe_differences
-from approvals.services.offered_capabilities import offer
+from approvals.services.offered_capabilities import current_offer
 from approvals.services.passkey_signature_flow import receipt_of
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.services.term_choices import Terms, offered_terms, read_choices
@@ -57,6 +58,7 @@ from registry.models import Grant, Human
 from registry.services.grant_renewal import renewal_refusal
 
 WORDS = {"approve": gettext_lazy("Approved"), "deny": gettext_lazy("Denied")}
+# An agent younger than a day is marked as new.
 NEW_AGENT_SECONDS = 86_400
 
 
@@ -67,7 +69,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     case = find_case(grant_id, human, now)
     grant = case.grant
     status = grant_status(grant, now)
-    anew, renews = grant.waits_for_signature(now), grant.waits_for_renewal(now)
+    signs_again, renews = grant.waits_for_signature(now), grant.waits_for_renewal(now)
     context: dict[str, Any] = {
         "grant": grant,
         "agent": grant.agent,
@@ -75,7 +77,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "is_mine": case.is_mine,
         "decides": case.decider is not None,
     }
-    if status != Grant.Status.PENDING and not anew and not renews:
+    if status != Grant.Status.PENDING and not signs_again and not renews:
         receipt = receipt_of("approval", str(grant.pk))
         lines = describe_grant(grant, case.words)
         context |= {"status": status, "receipt": receipt, "lines": lines}
@@ -91,19 +93,21 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     context |= {
         "routed": case.who(),
         "drawn": asked.drawn,
-        # Others decide: the owner reads the terms and signs none of them.
-        "statement": [
-            (each.text, _given(each, permissions)) for each in asked.lines if case.decider
-        ],
+        # Empty if this person may not decide: they read `terms` and sign nothing.
+        "statement": [(each.text, _granted_permission(each, permissions)) for each in asked.lines]
+        if case.decider
+        else [],
         "terms": [each.text for each in asked.lines],
-        "anew": anew,
+        "signs_again": signs_again,
         "renews": renews,
         "asked_at": grant.asked_at(now),
         "open_until": grant.open_until(now),
-        "differences": describe_differences(grant, offer(grant).lost, viewer=human) if anew else [],
+        "differences": describe_differences(grant, current_offer(grant).lost, viewer=human)
+        if signs_again
+        else [],
         "lost": describe_lost(grant),
         "permissions": permissions,
-        "before": used.before(grant, terms.envelope, human.time_zone, now),
+        "before": used.of_others(grant, terms.envelope, human.time_zone, now),
         "use": used.bars(grant, now) if renews else [],
         "limits": limit_fields(terms, now),
         "hours": hour_fields(terms.envelope, human.time_zone),
@@ -120,15 +124,15 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     return render(request, "approval.html", context)
 
 
-def _given(
+def _granted_permission(
     line: grant_decisions.Line, permissions: Sequence[PermissionFields]
 ) -> PermissionFields | None:
-    """The permission that a line of the statement gives, if it gives one."""
+    """The permission that a line of the statement grants, if it grants one."""
     return None if line.place is None else permissions[line.place]
 
 
 def _kept_as(grant: Grant, terms: Terms) -> str:
-    """The name under which the browser keeps what was typed: of these terms and no others."""
+    """The session storage key for typed values: another version or other terms have another key."""
     offered = [each.to_json() for each in terms.capabilities]
     shown = sha256(canonical_json([offered, terms.envelope.to_json()])).hex()
     return f"{grant.pk} {grant.version} {shown[:16]}"
@@ -138,8 +142,8 @@ def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, An
     """What a decided grant has used, and what else its limits count."""
     used = load_usage(grant.agent)
     if status not in {Grant.Status.APPROVED, Grant.Status.SUSPENDED}:
-        return {"before": used.under(grant, now)}
-    before = used.before(grant, parse_envelope(grant.envelope or {}), human.time_zone, now)
+        return {"before": used.of_ended(grant, now)}
+    before = used.of_others(grant, parse_envelope(grant.envelope or {}), human.time_zone, now)
     return {"use": used.bars(grant, now), "before": before}
 
 
@@ -225,7 +229,10 @@ def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 
 
 def _case(grant_id: uuid.UUID, human: Human, body: dict[str, object], now: datetime) -> Case:
-    """The request of a page whose script asks, with the page's token in `body`."""
+    """The case for a script's request. `body["drawn"]` is its page's token.
+
+    Raises as `find_open_case`.
+    """
     drawn = body.get("drawn")
     return find_open_case(grant_id, human, now, drawn=drawn if isinstance(drawn, str) else None)
 

@@ -12,7 +12,7 @@ from agentauth.protocol.capability import Capability, parse_capabilities
 from agentauth.protocol.catalogue import NO_CATALOGUE, Catalogue
 from approvals import sentences
 from approvals.catalogue_words import in_brief
-from approvals.services.offered_capabilities import offer
+from approvals.services.offered_capabilities import current_offer
 from registry.models import Agent, Grant
 from registry.services.catalogues import Published, words_of
 
@@ -77,7 +77,7 @@ def describe_lost(grant: Grant) -> list[dict[str, str]]:
             if each.by_manifest
             else _("The service no longer allows it."),
         }
-        for each in offer(grant).lost
+        for each in current_offer(grant).lost
     ]
 
 

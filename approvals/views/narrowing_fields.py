@@ -13,7 +13,7 @@ from agentauth.protocol.capability import Capability
 from agentauth.protocol.constraint import Constraint
 from approvals import sentences
 from approvals.quotation_marks import quoted
-from approvals.services.term_choices import Terms, currency_of, whole_days
+from approvals.services.term_choices import Terms, currency_of, round_up_life
 from approvals.services.term_fields import MIDNIGHT, week_of
 from approvals.views.grant_descriptions import describe_kind, said_of
 from registry.services.catalogues import Published, words_of
@@ -138,7 +138,7 @@ def limit_fields(terms: Terms, now: datetime) -> list[NarrowingField]:
             "days",
             _("Valid for"),
             "life",
-            value=str(whole_days(terms.valid_until, now)),
+            value=str(round_up_life(terms.valid_until, now)),
         ),
     ]
 

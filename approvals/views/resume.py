@@ -37,7 +37,7 @@ def index(request: HttpRequest, kind: str) -> HttpResponse:
     """The rows chosen in a list, each with a link to its page: each takes a signature."""
     human, now, rows = human_of(request), timezone.now(), []
     check_permission(human, resuming.permission_to_resume(kind))
-    if kind not in LISTS:
+    if kind not in resuming.ROWS:
         raise NotFoundError
     for row_id in chosen_ids(request):
         row, refusal = resuming.find_row(kind, row_id, human=human, party="administrator"), ""

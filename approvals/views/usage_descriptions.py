@@ -53,7 +53,7 @@ class GrantUsage:
             )
         return bars
 
-    def before(self, grant: Grant, envelope: Envelope, zone: str, now: datetime) -> list[str]:
+    def of_others(self, grant: Grant, envelope: Envelope, zone: str, now: datetime) -> list[str]:
         """What the agent's other grants at the service mean for these limits.
 
         Sentences on what the limits already count and what they do not count. `zone` is the
@@ -76,7 +76,7 @@ class GrantUsage:
             lines += self._uncounted_sentences(envelope, in_force, _under_others, zone, now)
         return lines + self._uses(envelope, ended, zone) + _at_once(envelope, in_force)
 
-    def under(self, grant: Grant, now: datetime) -> list[str]:
+    def of_ended(self, grant: Grant, now: datetime) -> list[str]:
         """Of an ended grant: its spending in periods that still run, and how often it was used."""
         row = self.rows.get(grant.pk)
         if row is None:

@@ -24,7 +24,7 @@ from audit.archive.scratch import scratch
 from audit.archive.segment_building import leaves, prove, stage, tiles_at
 from audit.archive.segment_reading import noted_manifest, prove_segment, read_manifest
 from audit.checkpoints.anchors import anchor_of
-from audit.checkpoints.copy_locations import ContradictedError, check_place
+from audit.checkpoints.copy_locations import ContradictedError, check_store_unchanged
 from audit.checkpoints.log_breaks import log_store
 from audit.checkpoints.signing import MOST_BETWEEN
 from audit.fault_injection import fault_point
@@ -66,7 +66,7 @@ def archive_due(*, now: datetime) -> Range | None:
     if package_error():
         return None
     # A segment in another store than those before it would belong to no archive.
-    check_place()
+    check_store_unchanged()
     return archive_audit(now=now, store=store)
 
 

@@ -18,7 +18,7 @@ from audit.archive.parallel_calls import ParallelCalls
 from audit.archive.scratch import scratch
 from audit.checkpoints.copy_locations import (
     MOVED,
-    check_place,
+    check_store_unchanged,
     key_of,
     name_of,
     store_left_behind,
@@ -84,7 +84,7 @@ def move_store(*, source: str | None, actor: Actor, now: datetime) -> Mapping[st
         moved = {"from": former, "to": store_name(), "objects": objects, "lost": source is None}
         _note_copies(now)
         record(kind=kinds.STORE_MOVED, actor=actor, at=now, data=moved)
-    check_place()
+    check_store_unchanged()
     return moved
 
 

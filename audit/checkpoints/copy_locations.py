@@ -61,7 +61,7 @@ def store_left_behind() -> str:
     return newest.store if newest is not None and newest.store != store_name() else ""
 
 
-def check_place() -> None:
+def check_store_unchanged() -> None:
     """Check that AUDIT_STORE has the copies and the log has not left it. Raises StoreChangedError.
 
     Another store or prefix does not hold what was signed, so a database that was set back could

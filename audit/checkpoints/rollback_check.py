@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 
 from django.conf import settings
 
-from audit.checkpoints.copy_locations import ContradictedError, check_place
+from audit.checkpoints.copy_locations import ContradictedError, check_store_unchanged
 from audit.checkpoints.log_breaks import check_records, current_break, known_names, log_store
 from audit.checkpoints.signing import check_outside, check_signed, newest_checkpoint
 from audit.models import Head, Leaf
@@ -66,7 +66,7 @@ def check_history(mark: Mark | None) -> None:
     if mark is not None:  # 2
         check_mark(mark)
     store = log_store()
-    check_place()
+    check_store_unchanged()
     if store is None:
         return
     check_records(store_at(settings.AUDIT_STORE))  # 3

@@ -20,7 +20,7 @@ from audit.checkpoints.anchors import anchor_of, any_anchor_of
 from audit.checkpoints.copy_locations import (
     PREFIX,
     ContradictedError,
-    check_place,
+    check_store_unchanged,
     key_of,
     size_of,
     store_name,
@@ -90,7 +90,7 @@ def checkpoint_log(*, now: datetime, at_once: bool = False) -> int | None:
     # 1. Check that the tree still matches what was signed, here and in the external store.
     if newest is not None:
         check_signed(newest, head)
-    check_place()
+    check_store_unchanged()
     if store is not None:
         check_outside(store, newest)
     # 2. Copy the previous checkpoint, in case a crash came before its copy.
@@ -237,7 +237,7 @@ def _copy(store: Store, checkpoint: Checkpoint, now: datetime) -> None:
     store.put_once(key_of(checkpoint.size), checkpoint.note.encode())
     # If the log left this store since the last check, the new store may lack this copy: do not
     # record it.
-    check_place()
+    check_store_unchanged()
     fault_point("checkpoint.before_copied")
     CheckpointCopy.objects.get_or_create(
         checkpoint=checkpoint, store=store_name(), defaults={"at": now}

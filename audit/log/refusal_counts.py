@@ -87,12 +87,12 @@ def count_refusal(*, route: str, error: str, at: datetime, count: int = 1) -> bo
     return False
 
 
-def summarise_refusals(*, now: datetime) -> Iterator[Flood]:
-    """Delete the counters of past minutes and yield each that suppressed anything, once.
+def summarise_refusals(*, before: datetime) -> Iterator[Flood]:
+    """Delete the counters of minutes that began before this; yield those that suppressed anything.
 
     Needs a transaction that also records what is yielded.
     """
-    for row in RefusalCount.objects.filter(minute__lt=now.replace(second=0, microsecond=0)):
+    for row in RefusalCount.objects.filter(minute__lt=before):
         # Compare and delete: only one of two processes deletes the row, and a late count keeps it.
         deleted, _ = RefusalCount.objects.filter(pk=row.pk, count=row.count).delete()
         if deleted and row.count > RECORDED_PER_MINUTE:

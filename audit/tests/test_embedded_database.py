@@ -5,23 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from audit.db import partition_creation, partition_dropping, role_rights
+from audit.db import partition_creation, partition_dropping, role_granting, role_rights
 from audit.db.partition_creation import create_partitions
 from audit.db.partition_dropping import DroppingError, droppable_months
-from audit.db.role_rights import (
-    RoleError,
-    beyond_verifier,
-    grant_serving_role,
-    grant_verifier_role,
-    may_read_log,
-    missing_rights,
-)
+from audit.db.role_granting import RoleError, grant_serving_role, grant_verifier_role
+from audit.db.role_rights import beyond_verifier, may_read_log, missing_rights
 
 
 @pytest.fixture(autouse=True)
 def _sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that can run no statement."""
-    for module in (partition_dropping, partition_creation, role_rights):
+    for module in (partition_dropping, partition_creation, role_granting, role_rights):
         monkeypatch.setattr(module, "connection", SimpleNamespace(vendor="sqlite"))
 
 

@@ -116,11 +116,11 @@ def test_a_refusal_counted_while_summarising_is_not_lost() -> None:
     """It was refused before the end of the minute and counted later, so its row stays."""
     for route in ROUTES:
         _refuse(RECORDED_PER_MINUTE + OVER, route=route)
-    floods = summarise_refusals(now=MINUTE + timedelta(minutes=1))
+    floods = summarise_refusals(before=MINUTE + timedelta(minutes=1))
     first = next(floods)
     _refuse(1, route=next(route for route in ROUTES if route != first.route))
     assert list(floods) == []
-    (late,) = summarise_refusals(now=MINUTE + timedelta(minutes=1))
+    (late,) = summarise_refusals(before=MINUTE + timedelta(minutes=1))
     assert (first.count, late.count) == (OVER, OVER + 1)
 
 

@@ -14,14 +14,8 @@ from django.core.management import CommandError, call_command
 from django.db import Error, IntegrityError, connection, transaction
 
 from audit import kinds
-from audit.db.role_rights import (
-    RoleError,
-    beyond_verifier,
-    grant_serving_role,
-    grant_verifier_role,
-    is_verifier_role,
-    missing_rights,
-)
+from audit.db.role_granting import RoleError, grant_serving_role, grant_verifier_role
+from audit.db.role_rights import beyond_verifier, is_verifier_role, missing_rights
 from audit.log.erasure import erase_openings
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Event, Leaf, Opening

@@ -84,7 +84,7 @@ class OwnAgentView(NativeView):
     """`GET` and `DELETE /v1/agents/me`: any agent that is not revoked may read or revoke itself."""
 
     def get(self, request: Request) -> Response:
-        self.query()
+        self.refuse_query()
         return Response(render_agent(self.agent, self.now))
 
     def delete(self, request: Request) -> Response:

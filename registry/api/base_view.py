@@ -75,6 +75,10 @@ class NativeView(APIView):
         """The query parameters: each at most once, and only these names."""
         return query_parameters.query(self.request, *names)
 
+    def refuse_query(self) -> None:
+        """Raise InvalidRequestError if there is any query parameter."""
+        self.query()
+
     def list_page(
         self, newest_first: QuerySet[Any], render: Callable[[Any], dict[str, Any]]
     ) -> Response:

@@ -30,7 +30,7 @@ class CatalogueView(NativeView):
 
     def get(self, request: Request) -> Response:
         # Refuse all query parameters.
-        self.query()
+        self.refuse_query()
         states, found = CatalogueVersion.Status, dict[str, Any](approved=None, proposed=None)
         rows = CatalogueVersion.objects.filter(service_provider=self.provider)
         for row in rows.filter(status__in=list(found)):
@@ -38,7 +38,7 @@ class CatalogueView(NativeView):
         return Response(found)
 
     def post(self, request: Request) -> Response:
-        self.query()
+        self.refuse_query()
         body = self.body(required=["catalogue"])
         last = latest_of(self.provider)
         row = propose_catalogue(

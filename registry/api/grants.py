@@ -15,9 +15,9 @@ from registry.api.grant_rendering import render_grant, render_request, storable_
 from registry.api.long_poll import MAX_WAIT_SECONDS, until_decided
 from registry.models import Grant
 from registry.services.grant_requests import (
-    DEFAULT_SECONDS,
-    MAX_SECONDS,
-    MIN_SECONDS,
+    DEFAULT_LIFE_SECONDS,
+    MAX_LIFE_SECONDS,
+    MIN_LIFE_SECONDS,
     GrantRequest,
     request_grant,
     withdraw_grant,
@@ -56,10 +56,10 @@ class GrantsView(NativeView):
             capabilities=parse_capabilities(body["capabilities"]),
             envelope=parse_envelope(body.get("envelope", {})),
             seconds=integer(
-                body.get("lifetime_seconds", DEFAULT_SECONDS),
+                body.get("lifetime_seconds", DEFAULT_LIFE_SECONDS),
                 "lifetime_seconds",
-                minimum=MIN_SECONDS,
-                maximum=MAX_SECONDS,
+                minimum=MIN_LIFE_SECONDS,
+                maximum=MAX_LIFE_SECONDS,
             ),
             reason=text(body.get("reason", ""), "reason", minimum=0, maximum=MAX_REASON_CHARACTERS),
         )

@@ -12,7 +12,7 @@ class ServiceProviderView(NativeView):
 
     def get(self, request: Request, reference: str) -> Response:
         # Refuse all query parameters.
-        self.query()
+        self.refuse_query()
         found = find_service_provider(reference)
         return Response(
             {

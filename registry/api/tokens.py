@@ -123,7 +123,7 @@ class RevokeTokenView(NativeView):
 
     def post(self, request: Request) -> Response:
         # A token in a URL would end up in the logs of every proxy on the way.
-        self.query()
+        self.refuse_query()
         revoke_presented_token(
             untrusted_token=presented_token(request),
             caller=caller_of(request),

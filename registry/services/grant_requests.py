@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -28,9 +29,10 @@ from registry.models.grants import PENDING_LIFE
 from registry.services.grants import end_grant, expire_grant
 from registry.services.token_size import check_token_fits
 
-DEFAULT_SECONDS = 30 * 24 * 3600
-MAX_SECONDS = 90 * 24 * 3600
-MIN_SECONDS = 60
+# The life of a grant; the default is for a request that names none.
+DEFAULT_LIFE_SECONDS = 30 * 24 * 3600
+MAX_LIFE_SECONDS = 90 * 24 * 3600
+MIN_LIFE_SECONDS = 60
 MAX_PENDING_PER_AGENT = 5
 MAX_PENDING_PER_HUMAN = 20
 MAX_PENDING_UNCLAIMED = 1
@@ -68,13 +70,14 @@ def request_grant(
 ) -> tuple[Grant, bool]:
     """The pending grant of this request, and whether it is new (docs/protocol.md section 6).
 
-    1. Lock the agent's row, so that its requests are judged one after the other: of identical ones
-       in parallel, the later find the first; different ones stop exactly at the limit.
+    1. Lock the agent's row, which serialises its requests: parallel identical ones return one
+       grant, and parallel different ones cannot exceed a limit.
     2. The agent may ask.
     3. Manifest, allow-list, one currency, and the size of the future token.
     4. An identical pending request is returned instead.
     5. Cooldown after denials.
-    6. Limits on pending requests and on requests within the hour; a human's, with the human locked.
+    6. Limits on pending requests and on requests within the hour: the agent's, then its human's,
+       with the human's row locked.
 
     Raises InvalidClientError, AgentInactiveError (2), InvalidScopeError, InvalidRequestError,
     GrantTooLargeError (3), CooldownActiveError (5), TooManyPendingGrantsError, RateLimitedError
@@ -87,7 +90,7 @@ def request_grant(
         if same := _identical(agent, asked, actor, now):  # 4
             return same, False
         _check_cooldown(agent, asked.service_provider, now)  # 5
-        _check_amounts(agent, now)  # 6
+        _check_request_limits(agent, now)  # 6
         grant = Grant.objects.create(
             agent=agent,
             service_provider=asked.service_provider,
@@ -127,7 +130,7 @@ def _check_may_ask(agent: Agent, now: datetime) -> None:
 
 
 def _beyond(asked: Sequence[Capability], limits: Iterable[Capability]) -> str:
-    """The first capability that goes beyond all `limits`, as text; empty if none does."""
+    """The first capability that none of `limits` covers, as text; empty if all are covered."""
     wide = tuple(limits)
     return next(
         (
@@ -151,14 +154,16 @@ def _check_terms(agent: Agent, asked: GrantRequest) -> None:
 
 
 def _identical(agent: Agent, asked: GrantRequest, actor: Actor, now: datetime) -> Grant | None:
-    """The pending request with the same terms. One past its hour is expired and not returned."""
+    """The pending request with the same terms, or None; one past its hour is ended here."""
     grant = (
         agent.grants.select_related("agent", "service_provider")
         .filter(status=Grant.Status.PENDING, request_digest=asked.digest())
         .first()
     )
     if grant is not None and grant.status_at(now) == Grant.Status.EXPIRED:
-        expire_grant(grant=grant, actor=actor, now=now)
+        # Not if the job that expires grants was first.
+        with suppress(InvalidStateError):
+            expire_grant(grant=grant, actor=actor, now=now)
         return None
     return grant
 
@@ -171,23 +176,27 @@ def _check_cooldown(agent: Agent, service_provider: ServiceProvider, now: dateti
     if last_yes is not None:
         denied = denied.filter(decided_at__gt=last_yes.decided_at)
     recent = list(denied.values_list("decided_at", flat=True)[: len(COOLDOWNS)])
+    # Never None after this filter, but the column may be.
     if not recent or recent[0] is None:
         return
     left = recent[0] + COOLDOWNS[len(recent) - 1] - now
     if left > timedelta(0):
         raise CooldownActiveError(
-            "A human said no a short while ago. Wait before asking this service provider again.",
+            "A human denied a recent request at this service provider. Ask again in `retry_after` "
+            "seconds.",
             retry_after=int(left.total_seconds()) + 1,
         )
 
 
-def _check_amounts(agent: Agent, now: datetime) -> None:
+def _check_request_limits(agent: Agent, now: datetime) -> None:
     limit = MAX_PENDING_PER_AGENT if agent.human_id else MAX_PENDING_UNCLAIMED
-    if Grant.objects.waiting(now).filter(agent=agent).count() >= limit:
-        raise _too_many(
-            Grant.objects.waiting(now).filter(agent=agent).order_by("expires_at").first(), now
+    own = Grant.objects.waiting(now).filter(agent=agent)
+    if own.count() >= limit:
+        raise TooManyPendingGrantsError(
+            "Too many requests of this agent are waiting for a decision. Withdraw one or wait.",
+            retry_after=_seconds_to_next_end(own, now),
         )
-    _check_hour(Grant.objects.filter(agent=agent), MAX_ASKED_BY_AGENT, now)
+    _check_hour("This agent", Grant.objects.filter(agent=agent), MAX_ASKED_BY_AGENT, now)
     if agent.human_id is None:
         return
     # Agents of one human ask in parallel too, so their common limit needs a common lock. Lock
@@ -195,22 +204,22 @@ def _check_amounts(agent: Agent, now: datetime) -> None:
     Human.objects.select_for_update(no_key=True).get(pk=agent.human_id)
     waiting = Grant.objects.waiting(now).filter(agent__human_id=agent.human_id)
     if waiting.count() >= MAX_PENDING_PER_HUMAN:
-        raise _too_many(waiting.order_by("expires_at").first(), now)
+        raise _too_many_for_owner(waiting, now)
     # Requests of revoked agents do not count, so that a human can stop a flood by revoking the
     # agents behind it.
     alive = Grant.objects.filter(agent__human_id=agent.human_id).exclude(
         agent__status=Agent.Status.REVOKED
     )
-    _check_hour(alive, MAX_ASKED_BY_HUMAN, now)
+    _check_hour("All agents of this agent's owner together", alive, MAX_ASKED_BY_HUMAN, now)
 
 
-def _check_hour(grants: QuerySet[Grant], limit: int, now: datetime) -> None:
+def _check_hour(who: str, grants: QuerySet[Grant], limit: int, now: datetime) -> None:
     asked = grants.filter(created_at__gt=now - PENDING_LIFE).order_by("-created_at")
     latest = list(asked.values_list("created_at", flat=True)[:limit])
     if len(latest) == limit:
         left = latest[-1] + PENDING_LIFE - now
         raise RateLimitedError(
-            f"At most {limit} grants may be asked for in an hour. Wait, then ask less often.",
+            f"{who} may ask for at most {limit} grants in an hour. Wait, then ask less often.",
             retry_after=int(left.total_seconds()) + 1,
         )
 
@@ -225,20 +234,27 @@ def check_claim_fits(*, agent: Agent, human: Human, now: datetime) -> None:
     brings = waiting.filter(agent=agent).count()
     theirs = waiting.filter(agent__human=human).exclude(agent=agent)
     if brings and theirs.count() + brings > MAX_PENDING_PER_HUMAN:
-        raise _too_many(theirs.order_by("expires_at").first(), now)
+        raise _too_many_for_owner(theirs, now)
 
 
-def _too_many(next_to_end: Grant | None, now: datetime) -> TooManyPendingGrantsError:
-    left = int((next_to_end.expires_at - now).total_seconds()) + 1 if next_to_end else 1
+def _too_many_for_owner(waiting: QuerySet[Grant], now: datetime) -> TooManyPendingGrantsError:
+    # The owner reads this too, while claiming an agent: a person decides, but cannot withdraw.
     return TooManyPendingGrantsError(
-        "Too many requests are waiting for a decision. Withdraw one or wait.", retry_after=left
+        "Too many requests are waiting for this agent's owner. The owner must decide some first.",
+        retry_after=_seconds_to_next_end(waiting, now),
     )
 
 
-def withdraw_grant(*, grant: Grant, actor: Actor, now: datetime, reason: str | None = None) -> None:
-    """Withdraw a pending request; again changes nothing. `reason`: why, unless the agent asked.
+def _seconds_to_next_end(waiting: QuerySet[Grant], now: datetime) -> int:
+    first = waiting.order_by("expires_at").first()
+    return int((first.expires_at - now).total_seconds()) + 1 if first else 1
 
-    Raises InvalidStateError if it was decided or has ended.
+
+def withdraw_grant(*, grant: Grant, actor: Actor, now: datetime, reason: str | None = None) -> None:
+    """Withdraw a pending request; a withdrawn one stays as it is.
+
+    `reason` is recorded if someone other than the agent withdraws it. Raises InvalidStateError if
+    it was decided, has ended, or changed since it was read.
     """
     if grant.status == Grant.Status.WITHDRAWN:
         return

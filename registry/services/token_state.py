@@ -1,4 +1,7 @@
-"""What a token may do now: one query over the token and every row behind it, read at each use."""
+"""What a token may do now: one query over the token and every row behind it.
+
+Verifier processes cache the result (`verifier.services.cached_token`).
+"""
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +18,7 @@ from audit.new_ids import id_text
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.services.approval_receipt_check import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
 
-# (time, reason): from when on a token is refused, and why. Time None: refused at any time.
+# Pairs (time, reason): the token is refused for `reason` from `time` on. None: it is refused now.
 Ends = tuple[tuple[datetime | None, str], ...]
 
 
@@ -26,6 +29,7 @@ class TokenState:
     token: Token
     grant: Grant
     agent: Agent
+    # None if the agent is unclaimed, or its row's seal is invalid.
     human: Human | None
     service_provider: ServiceProvider
     # Key of the receipt that covers the grant's terms (`approval_receipt_check`), or None.
@@ -37,7 +41,7 @@ class TokenState:
 
     @property
     def ends(self) -> Ends:
-        """What `refusal_at` checks, up to the first reason that holds at any time.
+        """When and why the token stops working, up to the first reason that holds already.
 
         The order is that of docs/protocol.md section 8: the token itself, then its grant, agent and
         human. A suspended or revoked service provider cannot authenticate; if its state changes
@@ -68,8 +72,8 @@ class TokenState:
     def is_of(self, claims: TokenClaims, service_provider_id: uuid.UUID) -> bool:
         """Whether these are the rows of a token with these claims at this service provider.
 
-        The signature already binds the claims. A mismatch would mean that rows were exchanged: then
-        the token's state is unknown.
+        The signature already binds the claims, so a mismatch means that someone exchanged rows:
+        then the token's state is unknown.
         """
         return (
             id_text(self.grant.id) == claims.grant_id
@@ -91,15 +95,16 @@ def token_state(jti: str) -> TokenState:
 
     Raises InvalidTokenError(reason="unknown") if no such token was ever issued here.
     """
-    for state in _states(_OF_ONE.ask(jti)):
-        return state
-    raise InvalidTokenError("This token was not issued here.", reason="unknown")
+    states = _states(_OF_ONE.ask(jti))
+    if not states:
+        raise InvalidTokenError("This token was not issued here.", reason="unknown")
+    return states[0]
 
 
 def token_states(jtis: Collection[str]) -> dict[str, TokenState]:
     """`token_state` of many tokens in one query, by `jti`; those never issued here are left out.
 
-    The claims are not read, because callers keep many states in memory.
+    The claims of the tokens are not read, because callers keep many states in memory.
     """
     return read_states(ask_states(jtis).answer())
 
@@ -160,10 +165,10 @@ def _states(rows: Sequence[tuple[Any, ...]]) -> list[TokenState]:
     ]
 
 
-def _state(rows: Sequence[Any], receipt_kid: str | None, *, is_sealed: bool) -> TokenState:
-    token, grant, agent, human, service_provider = rows
+def _state(row: Sequence[Any], receipt_kid: str | None, *, is_sealed: bool) -> TokenState:
+    token, grant, agent, human, service_provider = row
     if not is_sealed:
-        # The event of the refusal must not name an owner whom an attacker wrote.
+        # An attacker may have written the owner: do not record the refusal under that person.
         human = None
     token.grant = grant
     grant.agent = agent

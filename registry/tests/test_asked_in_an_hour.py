@@ -28,7 +28,7 @@ def test_an_agent_asks_sixty_times_in_an_hour_whatever_it_withdraws(
 ) -> None:
     ask_and_withdraw(agent, service_provider, 1, now - timedelta(minutes=59))
     ask_and_withdraw(agent, service_provider, 59, now)
-    with pytest.raises(RateLimitedError) as caught:
+    with pytest.raises(RateLimitedError, match="This agent may ask for at most 60 ") as caught:
         pending(agent, service_provider, now=now)
     assert caught.value.fields["retry_after"] == 61
     # Another agent has its own hour.
@@ -46,7 +46,7 @@ def test_all_agents_of_a_human_ask_three_hundred_times_in_an_hour(
     agents = [enrolled(alice, now=now) for _ in range(6)]
     for each in agents[:5]:
         ask_and_withdraw(each, service_provider, 60, now)
-    with pytest.raises(RateLimitedError):
+    with pytest.raises(RateLimitedError, match="All agents of this agent's owner"):
         pending(agents[5], service_provider, now=now)
     pending(enrolled(bob, now=now), service_provider, now=now)
     # A user who finds five flooding agents ends one, and the others go on.

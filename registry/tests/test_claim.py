@@ -164,7 +164,8 @@ def test_AP_29_a_claim_brings_no_request_beyond_the_humans_twenty(
     for number in range(20):
         path = [{"type": "read", "resource": f"calendar/{number}"}]
         pending(others[number // 5], service_provider, now=now, capabilities=path)
-    with pytest.raises(TooManyPendingGrantsError):
+    # A person decides, and cannot withdraw.
+    with pytest.raises(TooManyPendingGrantsError, match="must decide some first"):
         claim(stray, alice, now=now)
     _, code = create_enrolment_code(human=alice, actor=TESTER, now=now)
     assert_refused(stray.register(code), 429, "too_many_pending_grants")

@@ -18,7 +18,9 @@ from agentauth.protocol.errors import (
 from agentauth.protocol.jose import parse_compact
 from agentauth.protocol.token import MAX_SIGNING_INPUT
 from audit.models import Event
+from audit.services import SYSTEM, Actor
 from registry.models import Grant, Human, ServiceProvider
+from registry.services import grant_requests, grants
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.grant_requests import request_grant
 from registry.services.grants import deny_grant
@@ -87,6 +89,26 @@ def test_an_identical_pending_request_is_itself_whatever_its_reason(
     assert first.json() == second.json()
     assert Event.objects.filter(kind="registry.grant.requested").count() == 1
     assert agent.ask(service_provider, envelope={"max_uses": 1}).status_code == 201
+
+
+def test_OG_9_request_that_the_job_expires_meanwhile_makes_way(
+    agent: AgentClient,
+    service_provider: ServiceProvider,
+    now: datetime,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The job expires the old request between the read and the swap: the new one is made."""
+    old = pending(agent, service_provider, now=now - timedelta(hours=1))
+    expire = grants.expire_grant
+
+    def job_first(*, grant: Grant, actor: Actor, now: datetime) -> None:
+        expire(grant=Grant.objects.get(pk=grant.pk), actor=SYSTEM, now=now)
+        expire(grant=grant, actor=actor, now=now)
+
+    monkeypatch.setattr(grant_requests, "expire_grant", job_first)
+    new = pending(agent, service_provider, now=now)
+    assert new.pk != old.pk
+    assert Event.objects.get(kind="registry.grant.expired").actor_kind == "system"
 
 
 def test_order_of_capabilities_makes_no_other_request(
@@ -252,7 +274,8 @@ def test_AP_29_the_twenty_first_pending_request_of_a_human_is_refused(
         for number in range(5):
             pending(client, service_provider, now=now, capabilities=[calendar(number)])
     fifth = enrolled(alice, now=now)
-    with pytest.raises(TooManyPendingGrantsError):
+    # This agent has none that it could withdraw.
+    with pytest.raises(TooManyPendingGrantsError, match="waiting for this agent's owner"):
         pending(fifth, service_provider, now=now)
 
 

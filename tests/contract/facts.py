@@ -145,8 +145,11 @@ FACTS: Final = [
     f"at most {untrusted_text.MAX_DESCRIPTION} characters under the same rules",
     f"one agent, {minutes(enrolment_codes.LIFE)} minutes, made for a human",
     # 6
-    f'"lifetime_seconds": {grant_requests.MIN_SECONDS} to {grant_requests.MAX_SECONDS}?}}',
-    f"The life is {grant_requests.DEFAULT_SECONDS // 86_400} days if not named",
+    (
+        f'"lifetime_seconds": {grant_requests.MIN_LIFE_SECONDS} to '
+        f"{grant_requests.MAX_LIFE_SECONDS}?}}"
+    ),
+    f"The life is {grant_requests.DEFAULT_LIFE_SECONDS // 86_400} days if not named",
     (
         f"{grant_requests.MAX_PENDING_PER_AGENT} waiting per agent, "
         f"{grant_requests.MAX_PENDING_PER_HUMAN} per human"

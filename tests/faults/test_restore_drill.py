@@ -223,7 +223,7 @@ def test_SA_13_after_a_closing_only_what_was_not_used_is_released(place: Restore
     assert paid.json().get("valid") is True, paid.text
     running = place.command("close_log", "--yes", "--operator", "alice")
     assert running.returncode == 1
-    assert "other connections" in running.stderr
+    assert "Other connections" in running.stderr
     for server in (*place.servers.values(), *place.jobs):
         server.stop()
     assert "Closed after" in place.as_printed("close", OPERATOR="alice")

@@ -29,6 +29,8 @@ from verifier.models import Home
 
 logger = logging.getLogger(__name__)
 
+# Why `closing_before_restore` holds the database.
+CLOSED: Final = "An operator closed it before a restore."
 # The name of this check in readiness.
 CHECK: Final = "history"
 # Seconds between comparisons, so that an unavailable store or Redis is not retried at every read.
@@ -58,11 +60,16 @@ def hold_of(row: Home) -> Halt | None:
     """Why this database is held until an operator continues; None if it is not held."""
     if row.held_at is None:
         return None
+    if row.held_because == CLOSED:
+        said = "The registry was closed and will be restored from a backup."
+        next_step = "put the backup in place"
+    else:
+        said = "The registry was restored from a backup."
+        next_step = f"run `{settings.COMMAND} continue_after_restore`"
     return Halt(
-        "The registry was restored from a backup. It answers again once an operator has "
-        "decided how to continue.",
+        f"{said} It answers again once an operator has decided how to continue.",
         f"held since {row.held_at:%Y-%m-%d %H:%M:%S} UTC: {row.held_because} Read docs/restore.md,"
-        f" then run `{settings.COMMAND} continue_after_restore`",
+        f" then {next_step}",
         check=CHECK,
     )
 

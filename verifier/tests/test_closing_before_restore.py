@@ -2,24 +2,26 @@
 
 import contextlib
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
+import time_machine
 from django.db import connection, transaction
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from agentauth.protocol.errors import InvalidStateError
+from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from audit import kinds
+from audit.log.refusal_counts import RECORDED_PER_MINUTE
 from audit.models import Checkpoint, Event, Head, Leaf, Segment
-from audit.services import record
+from audit.services import Actor, record, record_refusal
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
 from verifier.models import Home
 from verifier.services import closing_before_restore, rollback_detection
-from verifier.services.closing_before_restore import BECAUSE, close_history
+from verifier.services.closing_before_restore import close_history
 from verifier.services.replay_epochs import read_or_create_row
 
 
@@ -32,7 +34,7 @@ def outside(db: None, settings: Settings, tmp_path: Path, now: datetime) -> Path
 
 def close(waits: list[float] | None = None) -> int:
     waited = [] if waits is None else waits
-    return close_history(operator="alice", actor=TESTER, now=timezone.now(), wait=waited.append)
+    return close_history(operator="alice", actor=TESTER, clock=timezone.now, wait=waited.append)
 
 
 def test_SA_13_closing_is_the_last_event_and_is_stored_outside(outside: Path) -> None:
@@ -43,10 +45,17 @@ def test_SA_13_closing_is_the_last_event_and_is_stored_outside(outside: Path) ->
     assert Head.objects.get().size == Checkpoint.objects.latest("size").size == size
     assert Segment.objects.latest("first").end == size
     assert (outside / f"checkpoints/{size:020d}").exists()
-    assert Home.objects.get().held_because == BECAUSE
-    assert rollback_detection.halt(read_or_create_row()[0]) is not None
+    assert Home.objects.get().held_because == rollback_detection.CLOSED
     # Verifiers that still run keep their leases until then.
     assert waits == [6]
+
+
+def test_SA_13_a_closed_database_does_not_say_that_it_was_restored(outside: Path) -> None:
+    close()
+    halt = rollback_detection.halt(read_or_create_row()[0])
+    assert halt is not None
+    assert halt.told.startswith("The registry was closed and will be restored from a backup.")
+    assert halt.reason.endswith("Read docs/restore.md, then put the backup in place")
 
 
 def test_SA_13_closing_again_makes_a_new_end(outside: Path) -> None:
@@ -92,9 +101,32 @@ def test_SA_13_nothing_is_closed_while_another_is_connected(outside: Path, *, la
 
         if not late:
             connects()
-        with pytest.raises(InvalidStateError, match="1 other connections"):
-            close_history(operator="alice", actor=TESTER, now=timezone.now(), wait=connects)
+        with pytest.raises(InvalidStateError, match="Other connections to the database: 1"):
+            close_history(operator="alice", actor=TESTER, clock=timezone.now, wait=connects)
     assert not Event.objects.filter(kind=kinds.HISTORY_CLOSED, data__ended=True).exists()
+
+
+def test_SA_13_suppressed_refusals_of_the_last_minute_are_in_the_log(outside: Path) -> None:
+    for _ in range(RECORDED_PER_MINUTE + 5):
+        record_refusal(
+            kind=kinds.REQUEST_REFUSED,
+            actor=Actor("anonymous", ""),
+            at=timezone.now(),
+            error=InvalidRequestError("No."),
+            route="POST v1/agents",
+        )
+    size = close()
+    summary = Event.objects.get(kind=kinds.REFUSALS_SUPPRESSED)
+    assert summary.data["count"] == 5
+    assert Leaf.objects.get(event_id=summary.pk).leaf_index == size - 2
+
+
+def test_SA_13_the_end_carries_the_time_after_the_wait(outside: Path, now: datetime) -> None:
+    with time_machine.travel(now, tick=False) as clock:
+        close_history(operator="alice", actor=TESTER, clock=timezone.now, wait=clock.shift)
+    begun, ended = Event.objects.filter(kind=kinds.HISTORY_CLOSED).order_by("id")
+    assert (begun.at, ended.at) == (now, now + timedelta(seconds=6))
+    assert Checkpoint.objects.latest("size").at == ended.at
 
 
 def test_SA_13_a_decision_that_waits_is_before_the_closing(

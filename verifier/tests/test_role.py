@@ -15,7 +15,7 @@ from django.db import Error, connection, transaction
 from django.utils import timezone
 
 from audit import kinds
-from audit.db.role_rights import RoleError, grant_verifier_role
+from audit.db.role_granting import RoleError, grant_verifier_role
 from audit.models import Event
 from audit.services import SYSTEM
 from audit.tests.tampering import execute

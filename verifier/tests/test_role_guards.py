@@ -11,7 +11,7 @@ from django.core.management import call_command
 from django.db import Error, connection, transaction
 
 from audit import kinds
-from audit.db.role_rights import grant_serving_role, grant_verifier_role
+from audit.db.role_granting import grant_serving_role, grant_verifier_role
 from audit.new_ids import new_id
 from audit.tests.tampering import execute
 from kms.models import EndedSeal

@@ -7,7 +7,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from audit import kinds
-from audit.db.role_rights import grant_verifier_role
+from audit.db.role_granting import grant_verifier_role
 from audit.services import SYSTEM, record
 from audit.tests.months import months as months  # noqa: PLC0414 — a fixture
 from audit.tests.months import months_on, place_of, set_clock

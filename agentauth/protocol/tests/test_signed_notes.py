@@ -359,7 +359,7 @@ def test_no_note_is_written_that_would_be_read_otherwise() -> None:
     for name in ("two\n— lines", "a b", ""):
         with pytest.raises(NoteError):
             format_note(TEXT, [Signature(name, b"1234", b"value")])
-    with pytest.raises(NoteError, match="a line of its own"):
+    with pytest.raises(NoteError, match="cannot be read back"):
         format_note(TEXT, [Signature("a", b"12345", b"value")])
 
 

@@ -9,7 +9,7 @@ import re
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -216,6 +216,38 @@ def test_an_answer_of_verify_is_read_up_to_its_own_limit(serve: Serve) -> None:
     client = VerifierClient(serve(endless).url, "id", "secret", timeout=60)
     with client, pytest.raises(UnknownOutcomeError, match="sent more than 1,048,576 bytes"):
         client.verify(**ASK)
+
+
+class Endless(httpx.AsyncByteStream, httpx.SyncByteStream):
+    """A body of 4 MiB that counts the bytes that were read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for _ in range(64):
+            self.read += 65_536
+            yield bytes(65_536)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self:
+            yield part
+
+
+@pytest.mark.usefixtures("clock", "both")
+def test_through_a_transport_verify_reads_no_more_than_its_limit() -> None:
+    sent: list[Endless] = []
+
+    def answers(_request: httpx.Request) -> httpx.Response:
+        sent.append(Endless())
+        return httpx.Response(200, stream=sent[-1])
+
+    transport = httpx.MockTransport(answers)
+    client = VerifierClient(URL, "id", "secret", timeout=60, transport=transport)
+    with client, pytest.raises(UnknownOutcomeError, match="sent more than 1,048,576 bytes"):
+        client.verify(**ASK)
+    # The part that exceeds the limit is the last one read.
+    assert {each.read for each in sent} == {1_048_576 + 65_536}
 
 
 # ---- a service provider's answer

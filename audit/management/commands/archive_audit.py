@@ -6,7 +6,7 @@ from typing import Any
 from django.utils import timezone
 
 from audit.archive.segment_writing import archive_audit
-from audit.checkpoints.copy_locations import check_place
+from audit.checkpoints.copy_locations import check_store_unchanged
 from audit.management.audit_store import the_store
 from audit.management.base_commands import JsonCommand
 
@@ -16,7 +16,7 @@ class Command(JsonCommand):
 
     def act(self, **options: Any) -> Mapping[str, Any]:
         store, ranges = the_store(), []
-        check_place()
+        check_store_unchanged()
         while found := archive_audit(now=timezone.now(), store=store):
             ranges.append(found)
         return {

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from audit.db.role_rights import RoleError, grant_serving_role, temporary_left
+from audit.db.role_granting import RoleError, grant_serving_role, temporary_left
 from audit.management.base_commands import JsonCommand
 
 

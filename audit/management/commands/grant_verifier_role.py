@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from audit.db.role_rights import RoleError, grant_verifier_role, temporary_left
+from audit.db.role_granting import RoleError, grant_verifier_role, temporary_left
 from audit.management.base_commands import JsonCommand
 
 

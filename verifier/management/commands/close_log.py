@@ -38,7 +38,7 @@ class Command(JsonCommand):
             raise CommandError(
                 "Nothing was changed, because the answer was not yes. Answer yes, or pass --yes."
             )
-        return {"size": close_history(operator=operator, actor=OPERATOR, now=timezone.now())}
+        return {"size": close_history(operator=operator, actor=OPERATOR, clock=timezone.now)}
 
     def lines(self, result: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
         yield (
