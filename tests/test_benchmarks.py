@@ -160,6 +160,23 @@ def test_KM_3_fake_key_service_refuses_calls_above_its_rate() -> None:
     assert service.counts == {"token signed": 6, "token refused": 4}
 
 
+def test_fake_key_service_signs_in_the_first_second_of_its_clock() -> None:
+    service, name = KeyService(1, lambda: 0.5), "agentauth-token-0197"
+    service.answer("POST", f"/v1/transit/keys/{name}", b'{"type": "ed25519"}')
+    asked = json.dumps({"input": base64.b64encode(b"a token").decode()}).encode()
+    path = f"/v1/transit/sign/{name}"
+    assert [service.answer("POST", path, asked)[0] for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"input": 1}', b'{"input": "a"}'])
+@pytest.mark.parametrize("operation", ["keys", "sign"])
+def test_fake_key_service_answers_a_body_it_cannot_read(operation: str, body: bytes) -> None:
+    service, name = KeyService(0), "agentauth-token-0197"
+    service.answer("POST", f"/v1/transit/keys/{name}", b'{"type": "ed25519"}')
+    status, answer = service.answer("POST", f"/v1/transit/{operation}/{name}", body)
+    assert (status, answer) == (400, {"errors": ["the body is not the JSON of this call"]})
+
+
 def test_answers_are_counted_by_status_key_and_time() -> None:
     answers, signer = Answers(), LocalSigner(PrivateKey.generate())
     body = json.dumps({"access_token": sign_token({"iss": "a"}, signer), "grant_id": "g"}).encode()
