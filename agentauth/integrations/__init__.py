@@ -6,6 +6,6 @@
 - `django`, `drf`, `asgi`, `starlette`, `fastapi` and `flask` protect the routes of a project. Each
   imports its framework, so import only the one you use.
 - `forward_auth` answers a reverse proxy that asks before it passes a request on.
-- For agents: `agent_tool` makes a call to an API a tool for a model, and `langchain`, `autogen` and
-  `openai_agents` make it a tool of theirs.
+- For agents: `agent_tool` makes a call to an API a tool for a model, whose result `tool_results`
+  writes; `langchain`, `autogen` and `openai_agents` make it a tool of theirs.
 """
