@@ -25,6 +25,8 @@ from agentauth.sdk.verifier import Allowed, VerifierClient
 
 ENDPOINT = f"{AUDIENCE}/mcp"
 CONFIRM = f"{URL}/confirmations/c-1/"
+# Arguments of the tool add_event.
+EVENT = {"name": "work", "title": "stand-up"}
 GRANTED = [
     Capability.read("calendar/work"),
     Capability.write("calendar/work", constraints={"title": {"max_length": 20}}),
