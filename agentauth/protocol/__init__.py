@@ -4,8 +4,8 @@
   `url_normalization`, `identifiers`, `untrusted_text`; `errors` lists every refusal,
   `fast_dataclass` is for speed alone.
 - An agent: `agent_manifest` (what it may ever ask for), `dpop` (its proofs), `key_change`.
-- What is granted: `capability` with `money` and `constraint`; `behavioural_envelope` with
-  `hours_and_periods` and `usage_counters`.
+- What is granted: `capability` with `money` and `constraint`, compared by `capability_comparison`;
+  `behavioural_envelope` with `hours_and_periods` and `usage_counters`.
 - What a person signs: `passkey_statements` with `statement_fields`, `resume_statement` and
   `grant_release_statement`; `approval_receipt` proves it later. `catalogue` has the service's words
   in it.
