@@ -267,7 +267,7 @@ def test_json_and_related_names_on_the_page_of_a_row_hide_nothing(
     page = admin.get(row_page(reading))
     assert "\u202e" not in page.content.decode().split("<h1>")[1]
     (shown,) = [fact.text for fact in page.context["facts"] if fact.is_long and "note" in fact.text]
-    assert r'"note": "é \u{202e}\u{2028} a\nb \\u{202e}"' in shown.splitlines()[4]
+    assert r'"note": "é \u{202e}\u{2028} a\nb \\u{202e}"' in shown
     assert any(r"Ann\u{202e}gpj" in each.text for each in page.context["related"])
 
 
