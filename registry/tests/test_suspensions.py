@@ -138,9 +138,7 @@ def test_no_renewal_lifts_the_suspension_of_an_expired_agent(
     assert agent.replace(later=6).json()["status"] == "active"
 
 
-def test_event_names_the_owner_who_claimed_the_agent_after_the_caller_read_it(
-    alice: Human, now: datetime
-) -> None:
+def test_event_names_the_owner_who_claimed_the_agent_meanwhile(alice: Human, now: datetime) -> None:
     for act, kind in (
         (partial(suspend_agent, by_admin=True), kinds.AGENT_SUSPENDED),
         (revoke_agent, kinds.AGENT_REVOKED),
@@ -153,7 +151,7 @@ def test_event_names_the_owner_who_claimed_the_agent_after_the_caller_read_it(
         assert Event.objects.get(kind=kind).human_id == alice.pk
 
 
-def test_message_of_a_refused_suspension_says_which_agents_can_be_suspended(
+def test_refused_suspension_says_which_agents_can_be_suspended(
     agent: AgentClient, now: datetime
 ) -> None:
     row = agent.agent()

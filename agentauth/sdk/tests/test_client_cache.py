@@ -48,7 +48,7 @@ async def callers(cache: Cache[str], registry: Registry) -> list[str | BaseExcep
     return await asyncio.gather(*calls, return_exceptions=True)
 
 
-def test_in_an_outage_concurrent_callers_share_one_request_and_the_old_value() -> None:
+def test_in_an_outage_concurrent_callers_share_a_request_and_the_old_value() -> None:
     async def outage() -> None:
         registry = Registry(None)
         assert await callers(await cache_with(STALE), registry) == ["old"] * 5
