@@ -180,7 +180,7 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
         "verifier.services.rollback_detection.HISTORY_COMPARISON.holds", lambda _row: True
     )
     SILENCE.record_answer()
-    monkeypatch.setattr(host_clock_check.CLOCK, "_told", False)
+    monkeypatch.setattr(host_clock_check.CLOCK, "_is_recorded", False)
     # Each refusal is an event, even of many within a second. Tests of floods use the real limits.
     monkeypatch.setattr("verifier.credential_checks._UNRECOGNISED", Batches(seconds=0))
     monkeypatch.setattr("registry.services.barred_keys._FLOODS", Batches(seconds=0))

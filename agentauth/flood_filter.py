@@ -29,12 +29,13 @@ from django.utils.http import http_date
 
 from agentauth.flood_credentials import Call, jkt_of, pair_of, read_call, verifies
 from agentauth.http_errors import STATUSES, body_of, count_stranger, headers_of, record_strangers
-from agentauth.middleware import REGISTRATION, SecurityHeadersMiddleware
+from agentauth.middleware import REGISTRATION
 from agentauth.observability import metrics
 from agentauth.protocol.errors import (
     RateLimitedError,
     TemporarilyUnavailableError,
 )
+from agentauth.security_headers import SecurityHeadersMiddleware
 from agentauth.urlconf_endpoints import endpoints
 from audit.new_ids import new_id_text
 from registry import rate_limits

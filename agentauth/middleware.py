@@ -1,4 +1,7 @@
-"""Middleware: request id, host, plain form, rate limits, same origin, headers, language, zone."""
+"""Middleware: request id, host, plain form, rate limits, same origin, language, time zone.
+
+The headers of every answer are in `security_headers.py`.
+"""
 
 import re
 import zoneinfo
@@ -17,7 +20,6 @@ from django.http import (
 )
 from django.http.response import HttpResponseBase
 from django.utils import timezone, translation
-from django.utils.cache import patch_vary_headers
 
 from agentauth.http_errors import RequestTooLargeError, domain_error, error_response
 from agentauth.observability.logging_config import request_id
@@ -40,46 +42,11 @@ from verifier.services.host_clock_check import CLOCK
 
 Handler = Callable[[HttpRequest], HttpResponseBase]
 
-CONTENT_SECURITY_POLICY = "; ".join(
-    [
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "font-src 'self'",
-        "connect-src 'self'",
-        "manifest-src 'self'",
-        # Pushes (static/push-worker.js).
-        "worker-src 'self'",
-        "form-action 'self'",
-        "base-uri 'none'",
-        "frame-ancestors 'none'",
-    ]
-)
-*STANDING_HEADERS, NO_STORE = [
-    (name.lower(), (name, value))
-    for name, value in [
-        ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Referrer-Policy", "no-referrer"),
-        ("Cross-Origin-Opener-Policy", "same-origin"),
-        ("Cross-Origin-Resource-Policy", "same-origin"),
-        (
-            "Permissions-Policy",
-            (
-                "publickey-credentials-get=(self), publickey-credentials-create=(self), "
-                "camera=(), microphone=(), geolocation=()"
-            ),
-        ),
-        ("Cache-Control", "no-store"),
-    ]
-]
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._~-]*")
 # The largest body anywhere, a batch of verify requests; all other views accept less and check that.
 MAX_BODY_BYTES = 1024 * 1024
 MAX_LENGTH_DIGITS = 20
-BAD_REQUEST = 400
 # The longest wait for a thread: short enough that a refused client can retry in its own time limit.
 MOST_WAIT_SECONDS = 2.0
 # Never limited: an orchestrator would restart a process that is merely busy.
@@ -122,28 +89,6 @@ class ServerNonceMiddleware:
         response = self.get_response(request)
         if nonce := getattr(request, "dpop_nonce", None):
             response["DPoP-Nonce"] = nonce
-        return response
-
-
-class SecurityHeadersMiddleware:
-    """Headers on every answer, errors included. Answers to people and agents are not stored."""
-
-    def __init__(self, get_response: Handler) -> None:
-        self.get_response = get_response
-        self.static = settings.STATIC_URL
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        response = self.get_response(request)
-        # Straight into Django's own store: our constant headers need no validation for each answer.
-        kept = response.headers._store  # noqa: SLF001 — the public way validates
-        for name, header in STANDING_HEADERS:
-            kept.setdefault(name, header)
-        if not (request.path.startswith(self.static) and response.status_code < BAD_REQUEST):
-            kept.setdefault(*NO_STORE)
-            patch_vary_headers(response, ["Cookie"])
-        # Set here, since inner middleware may be bypassed. Without it the body is sent in chunks.
-        if isinstance(response, HttpResponse):
-            kept.setdefault("content-length", ("Content-Length", str(len(response.content))))
         return response
 
 

@@ -82,7 +82,7 @@ MIDDLEWARE = [
     "agentauth.middleware.RequestIdMiddleware",
     "agentauth.observability.request_observation.ObservingMiddleware",
     "agentauth.middleware.ServerNonceMiddleware",
-    "agentauth.middleware.SecurityHeadersMiddleware",
+    "agentauth.security_headers.SecurityHeadersMiddleware",
     "agentauth.middleware.OverloadMiddleware",
     "agentauth.proxies.ForwardedMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",

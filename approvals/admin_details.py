@@ -1,6 +1,7 @@
 """The control room's page of one row: facts, actions, related rows and events."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -32,20 +33,22 @@ from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.roles import Permission
 
 EVENTS_SHOWN: Final = 20
+SECRETS_SHOWN: Final = 20
 # A fact with more characters is shown folded.
 _SHORT: Final = 120
-# Actions that cannot be undone.
+# Actions that a row's page shows last, in red: they end the row for good. `deny` is not one: the
+# agent can make its request again.
 _ENDS: Final = {"revoke", "disable", "delete", "forget"}
 
 
 class Link(NamedTuple):
-    """A related row or list. Without an address it is a fact."""
+    """A related row or list; plain text if `url` is empty."""
 
     label: str
     text: str
     url: str = ""
-    # Whose rows the address shows: readers who may not read them see the text alone.
-    of: type[Model] | None = None
+    # The model whose rows `url` shows. For a reader without permission, the link becomes text.
+    model: type[Model] | None = None
 
 
 class Fact(NamedTuple):
@@ -66,14 +69,14 @@ class Button(NamedTuple):
 
     @property
     def is_end(self) -> bool:
-        """Whether the action cannot be undone."""
+        """Whether the page shows it last, in red."""
         return self.action in _ENDS
 
 
-_Offered = Callable[[Any, datetime], bool]
+_IsOffered = Callable[[Any, datetime], bool]
 # Every action of the site: its name on a row's page, and the rows for which it is offered. The
-# service itself refuses it for other rows.
-ACTIONS: Final[dict[tuple[type[Model], str], tuple[Any, _Offered]]] = {
+# service decides again: for other rows it refuses or changes nothing.
+ACTIONS: Final[dict[tuple[type[Model], str], tuple[Any, _IsOffered]]] = {
     (Agent, "suspend"): (
         gettext_lazy("Suspend agent"),
         lambda row, now: (
@@ -146,7 +149,7 @@ ACTIONS: Final[dict[tuple[type[Model], str], tuple[Any, _Offered]]] = {
     ),
     (Notification, "send_again"): (
         gettext_lazy("Send again"),
-        lambda row, _now: row.state == Notification.State.DEAD,
+        lambda row, now: row.state == Notification.State.DEAD and row.expires_at > now,
     ),
 }
 
@@ -164,23 +167,23 @@ def list_page(model: type[Model], **filters: Any) -> str:
     return f"{address}?{urlencode(filters)}" if filters else address
 
 
-def _to(label: str, row: Model | None) -> list[Link]:
-    return [] if row is None else [Link(label, str(row), row_page(row), type(row))]
+def _link_to(label: str, row: Model | None) -> list[Link]:
+    return [] if row is None else [Link(label, legible(str(row)), row_page(row), type(row))]
 
 
 def _of_agent(row: Agent) -> list[Link]:
     return [
-        *_to(_("Owner"), row.human),
+        *_link_to(_("Owner"), row.human),
         Link(_("Grants"), _("Requests and grants"), list_page(Grant, agent__id__exact=row.pk)),
     ]
 
 
 def _of_grant(row: Grant) -> list[Link]:
     return [
-        *_to(_("Agent"), row.agent),
-        *_to(_("Owner"), row.agent.human),
-        *_to(_("Service provider"), row.service_provider),
-        *_to(_("Decided by"), row.human),
+        *_link_to(_("Agent"), row.agent),
+        *_link_to(_("Owner"), row.agent.human),
+        *_link_to(_("Service provider"), row.service_provider),
+        *_link_to(_("Decided by"), row.human),
     ]
 
 
@@ -217,10 +220,10 @@ def _of_key(row: Key) -> list[Link]:
 def _of_event(row: Event) -> list[Link]:
     # Rows may be gone; events outlive them.
     return [
-        *_to(_("Agent"), Agent.objects.filter(pk=row.agent_id or NO_ONE).first()),
-        *_to(_("Grant"), Grant.objects.filter(pk=row.grant_id or NO_ONE).first()),
-        *_to(_("Human"), Human.objects.filter(pk=row.human_id or NO_ONE).first()),
-        *_to(
+        *_link_to(_("Agent"), Agent.objects.filter(pk=row.agent_id or NO_ONE).first()),
+        *_link_to(_("Grant"), Grant.objects.filter(pk=row.grant_id or NO_ONE).first()),
+        *_link_to(_("Human"), Human.objects.filter(pk=row.human_id or NO_ONE).first()),
+        *_link_to(
             _("Service provider"),
             ServiceProvider.objects.filter(pk=row.service_provider_id or NO_ONE).first(),
         ),
@@ -233,14 +236,14 @@ _RELATED: Final[dict[type[Model], Callable[[Any], list[Link]]]] = {
     Human: _of_human,
     ServiceProvider: _of_provider,
     Key: _of_key,
-    KeyCertificate: lambda row: _to(_("Issued by"), row.issuer),
+    KeyCertificate: lambda row: _link_to(_("Issued by"), row.issuer),
     Event: _of_event,
-    SetupCode: lambda row: _to(_("Became"), row.human),
-    Notification: lambda row: _to(_("Human"), row.channel.human),
+    SetupCode: lambda row: _link_to(_("Human"), row.human),
+    Notification: lambda row: _link_to(_("Human"), row.channel.human),
 }
 
 
-_ABOUT: Final[dict[type[Model], Callable[[Any], QuerySet[Event]]]] = {
+_EVENTS_OF: Final[dict[type[Model], Callable[[Any], QuerySet[Event]]]] = {
     Agent: lambda row: newest_events("agent_id", row.pk),
     Grant: lambda row: newest_events("grant_id", row.pk),
     Human: lambda row: newest_events("human_id", row.pk),
@@ -250,7 +253,7 @@ _ABOUT: Final[dict[type[Model], Callable[[Any], QuerySet[Event]]]] = {
 
 
 def _pages_of(row: Model) -> list[Button]:
-    """Actions that need a page of their own, all of them an owner's."""
+    """Pages for acts on the row, for owners only."""
     if isinstance(row, Human) and row.status != Human.Status.DELETED:
         return [Button(_("Change role"), url=reverse("admin:change_role", args=[row.pk]))]
     if not isinstance(row, ServiceProvider) or row.status == ServiceProvider.Status.REVOKED:
@@ -290,13 +293,13 @@ class DetailPages(_ModelAdmin):
     ) -> Any:
         """Django's view with what this page adds; it refuses unknown rows and every POST."""
         row = self.get_object(request, object_id) if object_id else None
-        more = {} if row is None or request.method == "POST" else self._about(request, row)
+        more = {} if row is None or request.method == "POST" else self._page_context(request, row)
         return super().changeform_view(request, object_id, form_url, more | (extra_context or {}))
 
-    def _about(self, request: HttpRequest, row: Any) -> dict[str, Any]:
-        about = _ABOUT.get(type(row))
-        events = None if about is None else list(about(row)[:EVENTS_SHOWN])
-        words: Sequence[Event] = [row] if isinstance(row, Event) else []
+    def _page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        events_of = _EVENTS_OF.get(type(row))
+        events = None if events_of is None else list(events_of(row)[:EVENTS_SHOWN])
+        described: Sequence[Event] = [row] if isinstance(row, Event) else []
         return {
             "title": legible(_title(row)),
             "facts": [
@@ -308,10 +311,10 @@ class DetailPages(_ModelAdmin):
             "related": [_readable(request, each) for each in _RELATED[type(row)](row)]
             if type(row) in _RELATED
             else [],
-            "secrets": list(row.secrets.order_by("-created_at", "-pk")[:EVENTS_SHOWN])
+            "secrets": list(row.secrets.order_by("-created_at", "-pk")[:SECRETS_SHOWN])
             if isinstance(row, ServiceProvider)
             else None,
-            "said": describe_events(words),
+            "sentences": describe_events(described),
             "lines": None if events is None else describe_events(events),
             "all_events": list_page(Event, q=_searched(row)),
         }
@@ -320,13 +323,12 @@ class DetailPages(_ModelAdmin):
         now, me = timezone.now(), human_of(request)
         is_owner = Permission.OWN in me.permissions
         found = _pages_of(row) if is_owner and row.pk != me.pk else []
-        # Only an owner stops an administrator.
-        is_theirs = is_owner or not (isinstance(row, Human) and row.named_role)
-        for action in self.get_actions(request) if is_theirs else ():
+        # Only an owner may act on an administrator.
+        may_act = is_owner or not (isinstance(row, Human) and row.named_role)
+        for action in self.get_actions(request) if may_act else ():
             label, offered = ACTIONS[type(row), action]
             if offered(row, now):
                 found.append(Button(label, action))
-        # Actions that cannot be undone come last.
         return sorted(found, key=lambda button: button.is_end)
 
     def response_action(  # type: ignore[override]  # the stubs have a parameter of Django 6
@@ -350,7 +352,7 @@ def _title(row: Model) -> str:
 
 def _readable(request: HttpRequest, link: Link) -> Link:
     """The link, without its address for a reader whose role may not open it."""
-    if link.of is None or may_read(request, link.of):
+    if link.model is None or may_read(request, link.model):
         return link
     return link._replace(url="")
 
@@ -371,10 +373,17 @@ def _fact(model_admin: Any, request: HttpRequest, row: Model, name: str) -> Fact
     if isinstance(value, datetime):
         return Fact(label, exact(value))
     if isinstance(value, (dict, list)):
-        return Fact(label, json.dumps(value, indent=2, ensure_ascii=False), is_long=True)
+        return Fact(label, _legible_json(value), is_long=True)
     choices = dict(field.flatchoices) if field is not None and field.flatchoices else {}
     text = legible(str(choices.get(value, value)))
     return Fact(label, text, is_long=len(text) > _SHORT)
+
+
+def _legible_json(value: Any) -> str:
+    """Indented JSON, in which characters that are not displayed as themselves are escaped."""
+    written = json.dumps(value, indent=2, ensure_ascii=False)
+    # Without the line ends and the backslashes, which JSON escapes itself.
+    return re.sub(r"[^\\\n]+", lambda found: legible(found[0]), written)
 
 
 def _searched(row: Model) -> str:

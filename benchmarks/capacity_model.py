@@ -1,6 +1,7 @@
 """The tables of docs/capacity.md: `python -m benchmarks.capacity_model`, with your prices.
 
-`--write` renews the page at the default prices, which are examples and not anyone's offer.
+`--write` rewrites the page's tables at the default prices, which are examples and not anyone's
+offer.
 """
 
 import argparse
@@ -34,33 +35,37 @@ from benchmarks.capacity_costs import (
 PAGE: Final = Path(__file__).parent.parent / "docs/capacity.md"
 RATES: Final = (1_000, 10_000, 100_000)
 AGENTS: Final = 1_000_000
-# A token is renewed once it has expired.
-TOKEN_SECONDS: Final = 900
-SMALL: Final = 100
+# A client renews a token of 900 s when 60 s are left (agentauth/sdk/client_cache.py).
+RENEWAL_SECONDS: Final = 840
+ONE_DECIMAL_BELOW: Final = 100
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    options = {price.name: "--" + price.name.replace("_", "-") for price in fields(Prices)}
     for price in fields(Prices):
-        name = "--" + price.name.replace("_", "-")
-        parser.add_argument(name, type=float, default=price.default)
-    parser.add_argument("--write", action="store_true", help="renew the tables of docs/capacity.md")
+        parser.add_argument(options[price.name], type=float, default=price.default)
+    parser.add_argument(
+        "--write", action="store_true", help="rewrite the tables of docs/capacity.md"
+    )
     given = vars(parser.parse_args())
     if given.pop("write"):
-        PAGE.write_text(renewed(PAGE.read_text()))
+        if changed := [options[name] for name in given if given[name] != getattr(Prices(), name)]:
+            parser.error(f"--write uses the default prices: leave out {', '.join(changed)}")
+        PAGE.write_text(with_new_tables(PAGE.read_text()))
         return
     for name, table in TABLES.items():
         print(f"{name}\n\n{table(Prices(**given))}\n")
 
 
-def renewed(page: str) -> str:
-    """The page with its tables as they are now. Raises KeyError for a table that is not known."""
+def with_new_tables(page: str) -> str:
+    """The page with its tables recomputed. Raises KeyError for an unknown table name."""
     pattern = r"(<!-- table: ([a-z ]+) -->\n).*?(<!-- end -->)"
 
-    def table(found: re.Match[str]) -> str:
+    def render(found: re.Match[str]) -> str:
         return f"{found[1]}\n{TABLES[found[2]](Prices())}\n\n{found[3]}"
 
-    return re.sub(pattern, table, page, flags=re.DOTALL)
+    return re.sub(pattern, render, page, flags=re.DOTALL)
 
 
 def _markdown(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
@@ -94,8 +99,8 @@ ACTS: Final = {
 
 def acts_table(prices: Prices) -> str:
     """What each act takes."""
-    head = ("one of", "CPU µs: verifier or web", "PostgreSQL", "Redis", "jobs", "events",
-            "database bytes", "WAL bytes", "archive bytes", "a million cost")  # fmt: skip
+    head = ("act", "CPU µs: verifier or web", "PostgreSQL", "Redis", "jobs", "events",
+            "database bytes", "WAL bytes", "archive bytes", "cost of a million")  # fmt: skip
 
     def rows() -> Iterator[Sequence[str]]:
         for name, title in ACTS.items():
@@ -103,34 +108,33 @@ def acts_table(prices: Prices) -> str:
             server = cpu.get("server", cpu.get("web"))
             used = (server, cpu.get("postgres"), cpu.get("redis"), cpu.get("jobs"))
             cells = ["-" if each is None else f"{each:,.0f}" for each in used]
-            told = act(name)
+            measured = act(name)
             cost = f"{act_cost(name, prices):,.2f}" if cpu else "-"
             yield (
-                title, *cells, f"{told['events']:.2f}", f"{table_bytes(name):,.0f}",
-                f"{told['wal_bytes']:,.0f}", f"{archive_bytes(name):,.0f}", cost,
+                title, *cells, f"{measured['events']:.2f}", f"{table_bytes(name):,.0f}",
+                f"{measured['wal_bytes']:,.0f}", f"{archive_bytes(name):,.0f}", cost,
             )  # fmt: skip
-        told = act("verification")
+        measured = act("verification")
         spent = spent_us("verification")
         yield (
-            "of a verification, its event", "-", f"{spent['postgres']:,.0f}", "-",
+            "the audit event of a verification alone", "-", f"{spent['postgres']:,.0f}", "-",
             f"{spent['jobs']:,.0f}", "1.00", f"{table_bytes('verification'):,.0f}",
-            f"{told['wal_bytes']:,.0f}", f"{archive_bytes('verification'):,.0f}", "-",
+            f"{measured['wal_bytes']:,.0f}", f"{archive_bytes('verification'):,.0f}", "-",
         )  # fmt: skip
 
     return _markdown(head, rows())
 
 
-def places_table(_prices: Prices) -> str:
+def bytes_table(_prices: Prices) -> str:
     """Database bytes by table."""
-    names = ("verification", "payment", "token", "approval", "agent_by_services")
     tables = sorted(
-        {table for name in names for table in act(name)["table_bytes"]},
+        {table for name in ACTS for table in act(name)["table_bytes"]},
         key=lambda table: (-act("agent_by_services")["table_bytes"].get(table, 0), table),
     )
     return _markdown(
-        ("table", *(ACTS[name] for name in names)),
+        ("table", *ACTS.values()),
         (
-            (f"`{table}`", *(f"{act(name)['table_bytes'].get(table, 0):,.0f}" for name in names))
+            (f"`{table}`", *(f"{act(name)['table_bytes'].get(table, 0):,.0f}" for name in ACTS))
             for table in tables
         ),
     )
@@ -138,14 +142,14 @@ def places_table(_prices: Prices) -> str:
 
 def cell(number: float) -> str:
     """A figure, with one digit after the point if it is small."""
-    return f"{number:,.1f}" if number < SMALL else f"{number:,.0f}"
+    return f"{number:,.1f}" if number < ONE_DECIMAL_BELOW else f"{number:,.0f}"
 
 
 def memory_table(_prices: Prices) -> str:
     """Memory of each group of processes, shared pages counted once."""
     idle, after = footprint()["memory_bytes_idle"], footprint()["memory_bytes_after"]
     return _markdown(
-        ("processes", "MB at the start", "MB after all acts", "how many then", "the largest, MB"),
+        ("processes", "MB at the start", "MB after all acts", "number", "largest, MB"),
         (
             (
                 name, f"{sum(idle[name]) / 1e6:,.0f}", f"{sum(after[name]) / 1e6:,.0f}",
@@ -157,7 +161,7 @@ def memory_table(_prices: Prices) -> str:
 
 
 def growth_table(_prices: Prices) -> str:
-    """Bytes of one more agent with its grant and receipt, as there are more of them."""
+    """Bytes per agent with its grant and receipt, by how many agents exist."""
     first, copies = act("agent_by_services"), footprint()["copies"]
     steps = [(first["number"], first["table_bytes"])]
     steps += [(each["count"], each["table_bytes"]) for each in copies]
@@ -189,7 +193,7 @@ def rates_table(_prices: Prices) -> str:
          lambda rate: cell(rate * DAY * archive_bytes("verification") / 1e9)),
         ("Redis: MB of spent proofs",
          lambda rate: cell(rate * proofs["proof_seconds"] * proofs["bytes_per_proof"] / 1e6)),
-        ("Redis: MB of events for each minute that the jobs are away",
+        ("Redis: MB of events for each minute that `jobs` is down",
          lambda rate: cell(rate * 60 * proofs["bytes_per_waiting_event"] / 1e6)),
     ]  # fmt: skip
     head = ("verifications a second, all day", *(f"{rate:,}" for rate in RATES))
@@ -200,7 +204,7 @@ def bottleneck_table(_prices: Prices) -> str:
     """The share of each single unit that each rate takes, the smallest ceiling first."""
     found = sorted(resources(), key=lambda each: each.verifications)
     return _markdown(
-        ("one unit", "it does/s", "measured by", *(f"at {rate:,}/s" for rate in RATES),
+        ("one unit", "limit/s", "measured by", *(f"at {rate:,}/s" for rate in RATES),
          "what removes it"),
         (
             (
@@ -214,9 +218,10 @@ def bottleneck_table(_prices: Prices) -> str:
 
 def agents_table(_prices: Prices) -> str:
     """A million agents."""
-    renewing = AGENTS / TOKEN_SECONDS
+    renewing = AGENTS / RENEWAL_SECONDS
     token, approval = spent_us("token"), spent_us("approval")
-    held = published("token_bytes") * 1_000
+    # In kB.
+    token_bytes = published("token_bytes") * 1_000
     lines = [
         ("rows at rest, GB", f"{AGENTS * table_bytes('agent_by_services') / 1e9:,.1f}"),
         ("archive of their registration and approval, GB",
@@ -229,7 +234,8 @@ def agents_table(_prices: Prices) -> str:
         ("PostgreSQL cores for these", f"{renewing * token['postgres'] * MICRO / PLANNED:,.1f}"),
         ("database bytes of these tokens, GB a day",
          f"{renewing * DAY * table_bytes('token') / 1e9:,.0f}"),
-        ("memory of each verifier process for all their tokens, GB", f"{AGENTS * held / 1e9:,.1f}"),
+        ("memory of each verifier process for all their tokens, GB",
+         f"{AGENTS * token_bytes / 1e9:,.1f}"),
     ]  # fmt: skip
     return _markdown(("a million agents", "needs"), iter(lines))
 
@@ -255,7 +261,7 @@ def cost_table(prices: Prices) -> str:
 TABLES: Final[dict[str, Callable[[Prices], str]]] = {
     "model": model_table,
     "acts": acts_table,
-    "places": places_table,
+    "bytes by table": bytes_table,
     "growth": growth_table,
     "memory": memory_table,
     "rates": rates_table,

@@ -7,22 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
-from pytest_django.fixtures import Settings
 
 from agentauth.protocol.keys import Algorithm, LocalSigner, PrivateKey
 from agentauth.protocol.token import sign_token
 from agentauth.sdk.verifier import VerifierClient
 from benchmarks import postgresql_share, sdk_verifier, verify
 from benchmarks.driver_check import by_open_loop, difference
-from benchmarks.fake_key_service import KeyService
 from benchmarks.flood_requests import FLOODS, Target
-from benchmarks.issuance import Answers, key_service, signed
+from benchmarks.issuance import Answers, signed
 from benchmarks.load import Crowd, Question, Tally, parse_tally, requests_in, write_requests
 from benchmarks.measured_system import place
 from benchmarks.open_loop import open_loop, percentile
-from kms.backends import vault
 
 pytestmark = pytest.mark.flow
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,35 +125,6 @@ def test_percentiles_are_those_of_the_ordered_figures() -> None:
     assert percentile(figures, 50) == pytest.approx(501)
     assert percentile(figures, 99) == pytest.approx(991)
     assert percentile([], 99) == 0
-
-
-def test_KM_3_the_fake_key_service_is_one_to_the_registry_s_own_client(settings: Settings) -> None:
-    message = b"a token"
-    with key_service(0, 1) as (url, _):
-        settings.VAULT = {"ADDR": url, "TOKEN": "any"}
-        home = vault.VaultBackend()
-        key = home.open(home.create(place="", purpose="token", algorithm="EdDSA"))
-        key.public().verify(message, key.sign(message, "EdDSA"), alg="EdDSA")
-        counts = httpx.get(f"{url}/counts", timeout=30).json()
-        assert counts == {"token read": 1, "token signed": 1}
-
-
-def test_KM_3_fake_key_service_refuses_calls_above_its_rate() -> None:
-    now = 100.0
-    service = KeyService(3, lambda: now)
-    name = "agentauth-token-0197"
-    service.answer("POST", f"/v1/transit/keys/{name}", b'{"type": "ed25519"}')
-    asked = json.dumps({"input": base64.b64encode(b"a token").decode()}).encode()
-
-    def sign(times: int) -> list[int]:
-        return [service.answer("POST", f"/v1/transit/sign/{name}", asked)[0] for _ in range(times)]
-
-    assert sign(5) == [200, 200, 200, 429, 429]
-    now = 100.9
-    assert sign(1) == [429]
-    now = 101.0
-    assert sign(4) == [200, 200, 200, 429]
-    assert service.counts == {"token signed": 6, "token refused": 4}
 
 
 def test_answers_are_counted_by_status_key_and_time() -> None:

@@ -2,10 +2,13 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
+from agentauth.protocol.token import MAX_TOKEN_SECONDS
+from agentauth.sdk.client_cache import read_token
 from benchmarks import capacity_costs, capacity_model
 from benchmarks.capacity_simulation import TOGETHER, Costs, simulate
 from benchmarks.result_file import RESULTS
@@ -28,10 +31,31 @@ def test_model_reproduces_each_measured_point() -> None:
 
 def test_tables_of_the_page_are_what_the_model_computes() -> None:
     page = capacity_model.PAGE.read_text()
-    assert capacity_model.renewed(page) == page
+    assert capacity_model.with_new_tables(page) == page
     assert [page.count(f"<!-- table: {name} -->") for name in capacity_model.TABLES] == [1] * len(
         capacity_model.TABLES
     )
+
+
+def test_page_is_not_written_at_other_prices(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "capacity.md"
+    page.write_text("<!-- table: cost -->\n<!-- end -->")
+    monkeypatch.setattr(capacity_model, "PAGE", page)
+    monkeypatch.setattr(sys, "argv", ["capacity_model", "--write", "--vcpu-hour", "0.03"])
+    with pytest.raises(SystemExit):
+        capacity_model.main()
+    assert "--write uses the default prices: leave out --vcpu-hour" in capsys.readouterr().err
+    assert page.read_text() == "<!-- table: cost -->\n<!-- end -->"
+    monkeypatch.setattr(sys, "argv", ["capacity_model", "--write"])
+    capacity_model.main()
+    assert "| 1,000 |" in page.read_text()
+
+
+def test_agents_table_renews_tokens_as_often_as_the_sdk_does() -> None:
+    answer = {"access_token": "a", "expires_in": MAX_TOKEN_SECONDS}
+    assert read_token(answer, asked_at=0).renew_at == capacity_model.RENEWAL_SECONDS
 
 
 def test_each_published_figure_is_in_a_row_of_the_benchmarks() -> None:

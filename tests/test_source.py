@@ -352,7 +352,7 @@ def test_DJ_34_csrf_exempt_is_used_only_in_the_sdk() -> None:
     """DRF exempts the API's views; tests/flows/test_hardening.py checks they ignore cookies."""
     found = {str(path.relative_to(ROOT)) for path in SOURCES if "csrf_exempt" in path.read_text()}
     # The decorator that guards a service provider's own views by token and proof.
-    assert found == {"agentauth/integrations/django.py"}
+    assert found == {"agentauth/integrations/django_decorators.py"}
 
 
 def test_the_image_has_one_base_by_digest() -> None:

@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from typing import Final, Literal, NoReturn
 from urllib.parse import quote, urlencode
 
-import httpx
-
 from agentauth.protocol.behavioural_envelope import Envelope
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.encoding import MAX_BODY_BYTES, read_object
@@ -40,12 +38,12 @@ from agentauth.protocol.errors import (
 from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.decision_polling import Callback, tell
 from agentauth.sdk.errors import NoGrantError
-from agentauth.sdk.redacted_response import shown_content
 from agentauth.sdk.registry_answers import Confirmation, Grant
 from agentauth.sdk.registry_client import new_key
 
 from .incoming import Incoming
 from .requirement import ConfigurationError, Requirement
+from .tool_results import answer_line, failure_line, no_grant_line, result_line, timeout_line
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 # Their arguments are the query; those of the other methods are the JSON body.
@@ -168,7 +166,7 @@ class AgentTool:
         try:
             same = operation_key(arguments)
         except AgentAuthError as error:
-            return _failed(error)
+            return failure_line(error)
         operation = key or self._parked.pop(same, None) or new_key()
         shown: list[PersonNeeded] = []
 
@@ -181,12 +179,12 @@ class AgentTool:
             async with asyncio.timeout(self._wait_seconds):
                 result = await self._call(arguments, show_person, operation)
         except TimeoutError:
-            return _given_up(waits_for_person=bool(shown))
+            return timeout_line(waits_for_person=bool(shown))
         except TemporarilyUnavailableError as error:
-            return _failed(error)
+            return failure_line(error)
         except AgentAuthError as error:
             is_open = False
-            return _failed(error)
+            return failure_line(error)
         else:
             is_open = False
             return result
@@ -201,7 +199,7 @@ class AgentTool:
         try:
             arguments = read_object(text.encode("utf-8", "surrogatepass"))
         except EncodingError as error:
-            return _failed(error)
+            return failure_line(error)
         return await self.run(arguments, show, key=key)
 
     async def needs_person(self) -> PersonNeeded | None:
@@ -270,8 +268,8 @@ class AgentTool:
                 on_step_up=show_confirmation,
             )
         except (NoGrantError, CooldownActiveError) as error:
-            return _no_grant(error)
-        return _answered(response)
+            return no_grant_line(error)
+        return answer_line(response)
 
     async def _obtain(self, show_grant: Callback[Grant]) -> None:
         """See that grants cover `asks_for`. Raises NoGrantError if a person said no."""
@@ -344,7 +342,7 @@ def operation_key(*parts: object) -> str:
 
 def declined() -> str:
     """The result for the model if the person does not want to decide now."""
-    return _line("denied", "The person did not open the link. Ask them before you try again.")
+    return result_line("denied", "The person did not open the link. Ask them before you try again.")
 
 
 def _canonical(value: object) -> bytes:
@@ -380,53 +378,3 @@ def _in_query(name: str, value: object) -> str:
     if not isinstance(value, str | int | float):
         raise InvalidRequestError(f"{name}: must be a text, a number or a boolean.")
     return str(value)
-
-
-def _line(status: str, note: str, **members: object) -> str:
-    shown = {name: value for name, value in members.items() if value is not None}
-    return json.dumps({"status": status, "note": note, **shown}, ensure_ascii=False)
-
-
-def _answered(response: httpx.Response) -> str:
-    shown, is_cut = shown_content(response)
-    note = f"The service answered {response.status_code}."
-    status = "answered"
-    if response.is_redirect:
-        status, note = "refused", "The service redirects. Redirects are not followed."
-    elif response.is_error:
-        status = "refused"
-    return _line(
-        status,
-        note,
-        http_status=response.status_code,
-        from_service=shown,
-        truncated=is_cut or None,
-    )
-
-
-def _no_grant(error: NoGrantError | CooldownActiveError) -> str:
-    if isinstance(error, CooldownActiveError) or error.reason in {"denied", "narrowed"}:
-        note = "A person said no to this. Use this tool again only if the person wants it."
-        return _line("denied", note, error=error.code, reason=error.reason, why=error.description)
-    return _failed(error)
-
-
-def _failed(error: AgentAuthError) -> str:
-    return _line(
-        "failed",
-        error.description,
-        error=error.code,
-        reason=error.reason,
-        violations=error.fields.get("violations"),
-    )
-
-
-def _given_up(*, waits_for_person: bool) -> str:
-    if waits_for_person:
-        note = "A person has the link and has not decided yet."
-    else:
-        note = "There was no answer in time. The call may have been done."
-    return _line(
-        "waiting_for_person" if waits_for_person else "failed",
-        f"{note} Use the tool again with the same arguments to continue the same operation.",
-    )

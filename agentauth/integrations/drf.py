@@ -34,7 +34,8 @@ from agentauth.protocol.errors import InvalidTokenError
 from agentauth.sdk.refusal_responses import answer_for
 from agentauth.sdk.verifier import Allowed
 
-from .django import checked_act, decision, protected, required_act, unprotected
+from .django import decision, protected, unprotected
+from .django_decorators import checked_act, required_act
 from .requirement import ConfigurationError, requires
 
 __all__ = [

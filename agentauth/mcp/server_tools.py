@@ -12,7 +12,8 @@ from typing import Any, Final
 import httpx
 
 from agentauth.protocol.behavioural_envelope import Envelope, parse_envelope
-from agentauth.protocol.capability import Action, Capability, narrows, parse_action
+from agentauth.protocol.capability import Action, Capability, parse_action
+from agentauth.protocol.capability_comparison import narrows
 from agentauth.protocol.errors import (
     AgentAuthError,
     CooldownActiveError,

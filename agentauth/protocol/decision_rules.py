@@ -20,7 +20,8 @@ from agentauth.protocol.behavioural_envelope import (
     limits_left,
     needs_confirmation,
 )
-from agentauth.protocol.capability import Action, Capability, Violation, choose
+from agentauth.protocol.capability import Action, Capability
+from agentauth.protocol.capability_comparison import Violation, choose
 from agentauth.protocol.fast_dataclass import per_call
 from agentauth.protocol.usage_counters import Limits
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from .encoding import b64u_encode
-from .passkey_statements import Signing, Statement, common_members, parse_statement
+from .passkey_statements import Statement, parse_statement
+from .statement_building import Signing, common_members
 
 
 def release_statement(

@@ -10,19 +10,18 @@ from .log_hashes import check_hash, node_hash
 # (height, index) → root of full subtree number `index` of 2**height leaves; height 0 is a leaf
 # hash.
 Subtree = Callable[[int, int], bytes]
-# From start to end, end excluded.
-Leaves = tuple[int, int]
+# A range of leaves: start and end, end excluded.
+LeafRange = tuple[int, int]
 _EMPTY_ROOT: Final = sha256(b"")
 
 
-def inclusion_nodes(index: int, size: int) -> list[Leaves]:
+def inclusion_nodes(index: int, size: int) -> list[LeafRange]:
     """The leaf ranges whose roots prove leaf `index` in the tree of `size` leaves, from the leaf
     upward (RFC 9162 section 2.1.3.1).
 
     Raises ChainError for a leaf outside the tree.
     """
-    if not 0 <= index < size:
-        raise ChainError("The leaf lies outside the tree.")
+    _check_leaf(index, size)
     path, start, end = [], 0, size
     while end - start > 1:
         split = _split(start, end)
@@ -35,15 +34,14 @@ def inclusion_nodes(index: int, size: int) -> list[Leaves]:
     return path[::-1]
 
 
-def consistency_nodes(first: int, second: int) -> list[Leaves]:
+def consistency_nodes(first: int, second: int) -> list[LeafRange]:
     """The leaf ranges whose roots prove that the tree of `second` leaves appends to that of `first`
-    (RFC 9162 section 2.1.4.1).
+    (RFC 9162 section 2.1.4.1), in the order of the RFC's path.
 
     Empty for two trees of one size. Raises ChainError if `first` is 0 or larger than `second`:
     `verify_consistency` refuses both.
     """
-    if not 0 < first <= second:
-        raise ChainError("The older tree must have at least 1 leaf, and no more than the newer.")
+    _check_sizes(first, second)
     path, start, end = [], 0, second
     while end != first:
         split = _split(start, end)
@@ -53,8 +51,8 @@ def consistency_nodes(first: int, second: int) -> list[Leaves]:
         else:
             path.append((start, split))
             start = split
-    # What remains is the newest part of the first tree that is a full subtree of both. If it is the
-    # whole first tree, the verifier has it already.
+    # The rest, (start, first), is the rightmost full subtree of the first tree, and in both trees.
+    # If it is the whole first tree, the verifier has its root already.
     if start:
         path.append((start, first))
     return path[::-1]
@@ -77,7 +75,7 @@ def full_subtrees(start: int, end: int) -> list[tuple[int, int]]:
     return parts
 
 
-def root(size: int, subtree: Subtree) -> bytes:
+def tree_root(size: int, subtree: Subtree) -> bytes:
     """The root of the first `size` leaves; SHA-256 of no bytes for size 0 (RFC 9162 section 2.1.1).
 
     32 bytes. Raises ChainError.
@@ -85,7 +83,7 @@ def root(size: int, subtree: Subtree) -> bytes:
     return range_root((0, size), subtree) if size else _EMPTY_ROOT
 
 
-def range_root(leaves: Leaves, subtree: Subtree) -> bytes:
+def range_root(leaves: LeafRange, subtree: Subtree) -> bytes:
     """The root of a range that `full_subtrees` accepts. 32 bytes. Raises ChainError."""
     *larger, smallest = (subtree(height, index) for height, index in full_subtrees(*leaves))
     node = smallest
@@ -123,8 +121,7 @@ def verify_inclusion(
 
     `path` goes from the leaf upward. Raises ChainError.
     """
-    if not 0 <= index < size:
-        raise ChainError("The leaf lies outside the tree.")
+    _check_leaf(index, size)
     node = check_hash(leaf)
     for sibling, on_left in _climb(index, size - 1, path):
         node = node_hash(sibling, node) if on_left else node_hash(node, sibling)
@@ -141,8 +138,7 @@ def verify_consistency(
     Equal sizes need equal roots and an empty path. An empty first tree is refused: it is consistent
     with every tree, so the proof would show nothing. Raises ChainError.
     """
-    if not 0 < first <= second:
-        raise ChainError("The older tree must have at least 1 leaf, and no more than the newer.")
+    _check_sizes(first, second)
     if first == second:
         if path or first_root != second_root:
             raise ChainError("For equal sizes, the roots must be equal and the proof empty.")
@@ -152,11 +148,13 @@ def verify_consistency(
     if not hashes:
         raise ChainError("The consistency proof is empty.")
     position, last = first - 1, second - 1
+    # At the levels where the first tree's last node is a right child, the proof has nothing: it
+    # starts at that tree's rightmost full subtree.
     while position & 1:
         position, last = position >> 1, last >> 1
     old = new = check_hash(hashes[0])
     for part, on_left in _climb(position, last, hashes[1:]):
-        # What lies to the left was in both trees; what lies to the right is only in the newer one.
+        # A left sibling belongs to both trees, a right sibling only to the newer one.
         if on_left:
             old, new = node_hash(part, old), node_hash(part, new)
         else:
@@ -165,12 +163,22 @@ def verify_consistency(
         raise ChainError("The consistency proof does not lead to both roots.")
 
 
-def _climb(position: int, last: int, path: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Yield each hash of a path from node `position` of a level that ends at `last`, and whether it
-    is the left sibling.
+def _check_leaf(index: int, size: int) -> None:
+    if not 0 <= index < size:
+        raise ChainError("The leaf lies outside the tree.")
 
-    The sizes determine the length of a proof; with a free length one proof could be read in two
-    ways. Raises ChainError if the path ends below the root or continues above it.
+
+def _check_sizes(first: int, second: int) -> None:
+    if not 0 < first <= second:
+        raise ChainError("The older tree must have at least 1 leaf, and no more than the newer.")
+
+
+def _climb(position: int, last: int, path: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Yield each hash of a path, and whether it is the left sibling.
+
+    `position` is the index of a node in its level, `last` the index of the level's last node. They
+    fix the length of a proof: a path that ends below the root or continues above it is refused.
+    Raises ChainError.
     """
     for sibling in path:
         if last == 0:
@@ -178,7 +186,7 @@ def _climb(position: int, last: int, path: Sequence[bytes]) -> Iterator[tuple[by
         on_left = bool(position & 1) or position == last
         yield check_hash(sibling), on_left
         if on_left:
-            # The last node of a level without a sibling rises until it has one.
+            # Without a right sibling, the last node moves up unchanged until it is a right child.
             while not position & 1 and position:
                 position, last = position >> 1, last >> 1
         position, last = position >> 1, last >> 1

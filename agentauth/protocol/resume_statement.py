@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .passkey_statements import Signing, Statement, common_members, parse_statement
+from .passkey_statements import Statement, parse_statement
+from .statement_building import Signing, common_members
 
 
 @dataclass(frozen=True, slots=True)

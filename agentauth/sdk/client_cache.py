@@ -3,28 +3,32 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Generic, TypeVar
-from weakref import WeakKeyDictionary
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 
 from .errors import RegistryError
 from .registry_answers import text
 
-# A token is renewed when a fifth of its life, at most 60 s, is left: it outlives a call in
-# progress.
-_MARGIN_SECONDS: Final = 60
-_MARGIN_SHARE: Final = 5
+# A token is renewed when a fifth of its lifetime is left, at most 60 s, so that it stays valid
+# during a call.
+_RENEW_BEFORE_SECONDS: Final = 60
+_LIFETIME_DIVISOR: Final = 5
 
-# Seconds. Grants and service providers change rarely; during an outage cached ones are used.
-LOOKED_UP_SECONDS: Final = 300
+# Seconds. Grants and service providers change rarely. While the registry is unavailable, older
+# ones are used without limit.
+LOOKUP_SECONDS: Final = 300
+
+# Seconds. After a failed renewal the cached value is used for so long before the next try, since
+# each try may take as long as a timeout and its retries.
+_RETRY_SECONDS: Final = 5
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept(Generic[T]):
+class CachedValue(Generic[T]):
     """A value, and the unix times at which to renew it and at which it ends."""
 
     value: T = field(repr=False)
@@ -32,69 +36,94 @@ class Kept(Generic[T]):
     expires_at: float
 
 
-def looked_up(value: T) -> Kept[T]:
-    """A value from the registry, as of now."""
-    return Kept(value, renew_at=time.time() + LOOKED_UP_SECONDS, expires_at=float("inf"))
+def cache_lookup(value: T) -> CachedValue[T]:
+    """A value that the registry has just answered."""
+    return CachedValue(value, renew_at=time.time() + LOOKUP_SECONDS, expires_at=float("inf"))
 
 
-def token_of(answer: Mapping[str, object], *, asked_at: float) -> Kept[str]:
-    """Read `POST /v1/tokens`. Raises RegistryError.
+def read_token(answer: Mapping[str, object], *, asked_at: float) -> CachedValue[str]:
+    """Read the answer to `POST /v1/tokens`. Raises RegistryError.
 
-    Life counts from `asked_at`, before the request: a slow answer must not extend a token's life.
+    Its lifetime counts from `asked_at`, before the request: a slow answer must not extend it.
     """
-    value, life = text(answer, "access_token"), answer.get("expires_in")
-    if not isinstance(life, int):
+    value, lifetime = text(answer, "access_token"), answer.get("expires_in")
+    if not isinstance(lifetime, int) or isinstance(lifetime, bool) or lifetime <= 0:
         raise RegistryError("The registry's answer has no usable expires_in.", status=200)
-    margin = min(_MARGIN_SECONDS, life / _MARGIN_SHARE)
-    return Kept(value, renew_at=asked_at + life - margin, expires_at=asked_at + life)
+    margin = min(_RENEW_BEFORE_SECONDS, lifetime / _LIFETIME_DIVISOR)
+    return CachedValue(value, renew_at=asked_at + lifetime - margin, expires_at=asked_at + lifetime)
 
 
 class Locks:
     """A lock per name and running event loop: one client may serve several loops in turn."""
 
     def __init__(self) -> None:
-        self._by_loop = WeakKeyDictionary[
-            asyncio.AbstractEventLoop, dict[tuple[str, ...], asyncio.Lock]
-        ]()
+        self._by_loop: dict[asyncio.AbstractEventLoop, dict[tuple[str, ...], asyncio.Lock]] = {}
 
     def of(self, *name: str) -> asyncio.Lock:
         """The lock of this name in the running loop."""
-        locks = self._by_loop.setdefault(asyncio.get_running_loop(), {})
-        return locks.setdefault(name, asyncio.Lock())
+        loop = asyncio.get_running_loop()
+        if loop not in self._by_loop:
+            # A lock that a task waited for refers to its loop: weak references would keep both.
+            open_loops = {
+                each: locks for each, locks in self._by_loop.items() if not each.is_closed()
+            }
+            self._by_loop = open_loops | {loop: {}}
+        return self._by_loop[loop].setdefault(name, asyncio.Lock())
 
 
 class Cache(Generic[T]):
-    """Values by a name of one or more parts, for one client. Never written to disk."""
+    """Values by a name of one or more parts. Never written to disk."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, ...], Kept[T]] = {}
+        self._cached: dict[tuple[str, ...], CachedValue[T]] = {}
+        # Names whose next answer may be cached: `forget` removes those of requests in flight.
+        self._may_cache: set[tuple[str, ...]] = set()
+        self._failures: dict[tuple[str, ...], TemporarilyUnavailableError] = {}
         self._locks = Locks()
 
-    async def get(self, name: tuple[str, ...], ask: Callable[[], Awaitable[Kept[T]]]) -> T:
-        """The cached value while it is fresh, else a new one. Raises what `ask` raises."""
-        # One lock per name: concurrent callers share one request.
+    async def get(self, name: tuple[str, ...], ask: Callable[[], Awaitable[CachedValue[T]]]) -> T:
+        """The cached value while it is fresh, else a new one. Raises what `ask` raises.
+
+        If `ask` raises TemporarilyUnavailableError, returns the cached value unless it has ended.
+        """
+        failure = self._failures.get(name)
+        # One lock per name: concurrent callers share one request, whether it succeeds or the
+        # registry is unavailable.
         async with self._locks.of(*name):
-            kept = self._kept.get(name)
-            if kept is None or kept.renew_at <= time.time():
-                try:
-                    fresh = await ask()
-                except TemporarilyUnavailableError:
-                    # Renewal is early, so the old value bridges a short outage.
-                    if kept is None or kept.expires_at <= time.time():
-                        raise
-                    return kept.value
-                self._kept[name] = kept = fresh
-            return kept.value
+            cached = self._cached.get(name)
+            if cached is not None and time.time() < cached.renew_at:
+                return cached.value
+            if self._failures.get(name) is not failure:
+                raise self._failures[name]
+            self._may_cache.add(name)
+            try:
+                fresh = await ask()
+            except TemporarilyUnavailableError as error:
+                # Looked up again: it may have been dropped during the request.
+                cached, now = self._cached.get(name), time.time()
+                if cached is None or cached.expires_at <= now:
+                    self._failures[name] = error
+                    raise
+                renew_at = min(now + _RETRY_SECONDS, cached.expires_at)
+                self._cached[name] = replace(cached, renew_at=renew_at)
+                return cached.value
+            if name in self._may_cache:
+                self._cached[name] = fresh
+            return fresh.value
 
     def drop(self, value: T) -> bool:
-        """Drop this value if it is cached; True if it was."""
-        names = [name for name, kept in self._kept.items() if kept.value == value]
+        """Drop this value under every name; True if any had it."""
+        names = [name for name, cached in self._cached.items() if cached.value == value]
         for name in names:
-            del self._kept[name]
+            del self._cached[name]
         return bool(names)
 
-    def forget(self, *first: str) -> None:
-        """Drop the values whose names begin with these parts; without parts, all."""
-        self._kept = {
-            name: kept for name, kept in self._kept.items() if name[: len(first)] != first
-        }
+    def forget(self, *prefix: str) -> None:
+        """Drop the values whose names begin with these parts; without parts, all.
+
+        The answer to a request in flight is not cached either.
+        """
+        for name in [*self._cached, *self._may_cache]:
+            if name[: len(prefix)] == prefix:
+                self._cached.pop(name, None)
+                self._may_cache.discard(name)

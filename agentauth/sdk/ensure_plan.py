@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from agentauth.protocol.behavioural_envelope import Envelope, narrows_envelope
-from agentauth.protocol.capability import Capability, narrows
+from agentauth.protocol.capability import Capability
+from agentauth.protocol.capability_comparison import narrows
 from agentauth.protocol.encoding import parse_timestamp
 from agentauth.protocol.errors import AgentAuthError, CooldownActiveError
 

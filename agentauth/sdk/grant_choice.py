@@ -5,14 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from agentauth.protocol.behavioural_envelope import Envelope, parse_envelope
-from agentauth.protocol.capability import (
-    Action,
-    Capability,
-    Violation,
-    choose,
-    narrows,
-    parse_capability,
-)
+from agentauth.protocol.capability import Action, Capability, parse_capability
+from agentauth.protocol.capability_comparison import Violation, choose, narrows
 from agentauth.protocol.encoding import canonical_json, parse_timestamp
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 

@@ -18,7 +18,7 @@ from agentauth.protocol.errors import (
 )
 
 from .agent_lifecycle import AgentLife
-from .client_cache import Cache, Kept, Locks, looked_up, token_of
+from .client_cache import Cache, CachedValue, Locks, cache_lookup, read_token
 from .ensure_plan import Plan, held, plan, with_time
 from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError
 from .grant_choice import choose_grant, find_same, is_usable, waits_for_human
@@ -259,8 +259,8 @@ class AgentGrants:
         """A service provider's audience and allow-list, cached for five minutes."""
         path = f"/v1/service-providers/{path_segment(service)}"
 
-        async def ask() -> Kept[ServiceProvider]:
-            return looked_up(ServiceProvider.of(await self._life.get(path)))
+        async def ask() -> CachedValue[ServiceProvider]:
+            return cache_lookup(ServiceProvider.of(await self._life.get(path)))
 
         return await self._providers.get((service,), ask)
 
@@ -287,9 +287,11 @@ class AgentGrants:
     async def _grants_at(self, provider: ServiceProvider) -> list[Grant]:
         return [grant for grant in await self.list_all() if grant.service_provider == provider.id]
 
-    def _look_up(self, provider: ServiceProvider) -> Callable[[], Awaitable[Kept[list[Grant]]]]:
-        async def ask() -> Kept[list[Grant]]:
-            return looked_up(await self._grants_at(provider))
+    def _look_up(
+        self, provider: ServiceProvider
+    ) -> Callable[[], Awaitable[CachedValue[list[Grant]]]]:
+        async def ask() -> CachedValue[list[Grant]]:
+            return cache_lookup(await self._grants_at(provider))
 
         return ask
 
@@ -304,7 +306,7 @@ class AgentGrants:
         provider = await self.service_provider(service)
         look_up, asked = self._look_up(provider), False
 
-        async def ask() -> Kept[list[Grant]]:
+        async def ask() -> CachedValue[list[Grant]]:
             nonlocal asked
             asked = True
             return await look_up()
@@ -327,7 +329,7 @@ class AgentGrants:
         """The token of one grant, cached and renewed before it expires."""
         return await self._tokens.get((service, grant_id), lambda: self._issue(grant_id))
 
-    async def _issue(self, grant_id: str) -> Kept[str]:
+    async def _issue(self, grant_id: str) -> CachedValue[str]:
         asked_at = time.time()
         try:
             answer = await self._life.post("/v1/tokens", {"grant_id": grant_id})
@@ -336,7 +338,7 @@ class AgentGrants:
             if waits_for_human(current):
                 raise await self.pending(current) from None
             raise
-        return token_of(answer, asked_at=asked_at)
+        return read_token(answer, asked_at=asked_at)
 
     async def use(
         self, service: str, action: Action | None, *, paced: bool = False

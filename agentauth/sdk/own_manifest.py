@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from agentauth.protocol.agent_manifest import VerifiedManifest, sign_manifest, verify_manifest
-from agentauth.protocol.capability import Capability, narrows
+from agentauth.protocol.capability import Capability
+from agentauth.protocol.capability_comparison import narrows
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.errors import ManifestError
 from agentauth.protocol.jose import parse_compact

@@ -1,4 +1,6 @@
-"""Webhooks in the formats of Slack and Microsoft Teams. The address is their only secret."""
+"""Composes webhooks for Slack and Microsoft Teams. They are not signed: the address is the only
+secret.
+"""
 
 import json
 from collections.abc import Callable
@@ -16,19 +18,24 @@ Kind = NotificationChannel.Kind
 
 
 def compose(row: Notification, *, now: datetime) -> Outgoing:
-    """The message for this row. Raises NotAcceptedError."""
-    url, _nothing = open_channel(row.channel)
+    """The message for this row.
+
+    Raises NotAcceptedError if the address is not allowed or the channel cannot be decrypted.
+    """
+    # There is no key, but decrypting shows that the row's human and address were not changed.
+    url, _no_key = open_channel(row.channel)
+    # For `_("Open")`: `sentence_of` sets the language itself.
     with translation.override(row.channel.human.written_to_in):
         content = FORMATS[row.channel.kind](sentence_of(row), link_of(row))
     headers = {"Content-Type": "application/json", "User-Agent": "AgentAuth"}
     return Outgoing(url, headers, json.dumps(content).encode())
 
 
-def slack(text: str, link: str) -> dict[str, Any]:
+def slack_message(text: str, link: str) -> dict[str, Any]:
     """An incoming webhook of Slack.
 
-    Slack interprets `<…>` as a link or a mention, so its three special characters are escaped. It
-    fetches no preview of the link.
+    Slack interprets `<…>` as a link or a mention, so its three special characters are escaped. The
+    two flags stop it from fetching a preview of the link.
     """
     return {
         "text": f"{_slack_text(text)}\n<{_slack_text(link)}>",
@@ -37,7 +44,7 @@ def slack(text: str, link: str) -> dict[str, Any]:
     }
 
 
-def teams(text: str, link: str) -> dict[str, Any]:
+def teams_message(text: str, link: str) -> dict[str, Any]:
     """The trigger "When a Teams webhook request is received" of a workflow: an Adaptive Card.
 
     The text is a TextRun, in which Teams reads no Markdown, unlike in a TextBlock.
@@ -62,6 +69,6 @@ def _slack_text(text: str) -> str:
 
 
 FORMATS: Final[dict[str, Callable[[str, str], dict[str, Any]]]] = {
-    Kind.SLACK: slack,
-    Kind.TEAMS: teams,
+    Kind.SLACK: slack_message,
+    Kind.TEAMS: teams_message,
 }

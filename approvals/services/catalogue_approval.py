@@ -12,7 +12,7 @@ from agentauth.protocol.capability import Capability
 from agentauth.protocol.catalogue import ArgumentWords, Catalogue
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
 from agentauth.protocol.money import Money
-from agentauth.protocol.passkey_statements import catalogue_statement
+from agentauth.protocol.statement_building import catalogue_statement
 from approvals import catalogue_consent_texts, sentences
 from approvals.catalogue_words import argument_name, measured
 from approvals.models import Challenge, Receipt

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.db import transaction
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
-from agentauth.protocol.passkey_statements import break_statement
+from agentauth.protocol.statement_building import break_statement
 from approvals import consent_texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony

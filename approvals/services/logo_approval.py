@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.utils.translation import gettext as _
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
-from agentauth.protocol.passkey_statements import logo_statement
+from agentauth.protocol.statement_building import logo_statement
 from approvals.consent_texts import service_line
 from approvals.models import Challenge, Receipt
 from approvals.quotation_marks import quoted

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from agentauth.protocol.capability import (
     MAX_CAPABILITIES,
     Capability,
-    intersect,
-    narrows,
     parse_allow_entry,
     parse_capabilities,
 )
+from agentauth.protocol.capability_comparison import intersect, narrows
 from registry.models import Grant
 
 

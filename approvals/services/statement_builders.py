@@ -10,11 +10,11 @@ from django.utils.translation import get_language
 
 from agentauth.protocol.capability import parse_action
 from agentauth.protocol.catalogue import CatalogueRef
-from agentauth.protocol.passkey_statements import (
+from agentauth.protocol.passkey_statements import Statement
+from agentauth.protocol.statement_building import (
     AgentRef,
     ServiceProviderRef,
     Signing,
-    Statement,
     approval_statement,
     claim_statement,
     confirmation_statement,

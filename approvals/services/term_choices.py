@@ -8,7 +8,8 @@ from datetime import datetime, timedelta
 from django.utils.translation import gettext as _
 
 from agentauth.protocol.behavioural_envelope import Envelope, narrows_envelope, parse_envelope
-from agentauth.protocol.capability import Capability, narrows
+from agentauth.protocol.capability import Capability
+from agentauth.protocol.capability_comparison import narrows
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 from approvals import sentences

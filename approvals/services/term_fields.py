@@ -18,7 +18,8 @@ from agentauth.protocol.behavioural_envelope import (
     narrows_envelope,
     parse_envelope,
 )
-from agentauth.protocol.capability import Capability, is_resource, narrows, parse_capability
+from agentauth.protocol.capability import Capability, is_resource, parse_capability
+from agentauth.protocol.capability_comparison import narrows
 from agentauth.protocol.constraint import Constraint, Scalar
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.hours_and_periods import DAYS

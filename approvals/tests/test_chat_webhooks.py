@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from approvals.models import Notification, NotificationChannel
-from approvals.notifications.chat_webhooks import slack, teams
+from approvals.notifications.chat_webhooks import slack_message, teams_message
 from approvals.notifications.delivery import send_notifications
 from approvals.services.data_export import export_data
 from approvals.tests.cast import Person
@@ -62,7 +62,7 @@ def test_a_chat_room_gets_a_request_in_its_format(
 
 
 def test_slack_reads_a_hostile_text_as_text() -> None:
-    text = slack(HOSTILE, LINK)["text"]
+    text = slack_message(HOSTILE, LINK)["text"]
     words, _, link = text.rpartition("\n")
     assert link == f"<{LINK}>"
     # What Slack gives a meaning: a mention or a link is in angle brackets.
@@ -74,7 +74,7 @@ def test_slack_reads_a_hostile_text_as_text() -> None:
 
 def test_teams_reads_a_hostile_text_as_text() -> None:
     """A TextRun has no Markdown, so the whole text is in one, unchanged."""
-    [attachment] = json.loads(json.dumps(teams(HOSTILE, LINK)))["attachments"]
+    [attachment] = json.loads(json.dumps(teams_message(HOSTILE, LINK)))["attachments"]
     card = attachment["content"]
     assert card["body"] == [
         {"type": "RichTextBlock", "inlines": [{"type": "TextRun", "text": HOSTILE}]}

@@ -258,6 +258,30 @@ def test_names_on_the_page_of_a_row_hide_nothing(admin: Person, agent: AgentClie
     assert "<script>alert" not in page
 
 
+def test_json_and_related_names_on_the_page_of_a_row_hide_nothing(
+    admin: Person, reading: Grant
+) -> None:
+    Agent.objects.update(name="Ann\u202egpj")
+    terms = [{"type": "read", "resource": "calendar", "note": "é \u202e\u2028 a\nb \\u{202e}"}]
+    Grant.objects.update(requested_capabilities=terms)
+    page = admin.get(row_page(reading))
+    assert "\u202e" not in page.content.decode().split("<h1>")[1]
+    (shown,) = [fact.text for fact in page.context["facts"] if fact.is_long and "note" in fact.text]
+    assert r'"note": "é \u{202e}\u{2028} a\nb \\u{202e}"' in shown
+    assert any(r"Ann\u{202e}gpj" in each.text for each in page.context["related"])
+
+
+def test_expired_notification_has_no_button_to_send_it_again(admin: Person, alice: Person) -> None:
+    now = timezone.now()
+    by_mail(alice.human, now)
+    channel = NotificationChannel.objects.get(human=alice.human)
+    tell_channels([channel], what=Notification.What.PASSKEY_ADDED, now=now)
+    for expires_at, offered in ((now + timedelta(hours=1), ["send_again"]), (now, [])):
+        Notification.objects.update(state="dead", ended_at=now, expires_at=expires_at)
+        buttons = admin.get(row_page(Notification.objects.get())).context["buttons"]
+        assert [button.action for button in buttons] == offered
+
+
 # --- Lists ---------------------------------------------------------------------------------------
 
 

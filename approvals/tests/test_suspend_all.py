@@ -86,7 +86,7 @@ def test_it_suspends_what_the_single_button_would(
     for by_admin, by_owner in ((True, None), (True, True), (True, False), (False, None)):
         kept = {"suspended_by_admin": by_admin, "suspended_by_owner": by_owner}
         copies(mine, 1, status="suspended", **kept)
-    able = set(agents.suspendable(alice.human).values_list("pk", flat=True))
+    able = set(agents.suspendable_agents(alice.human).values_list("pk", flat=True))
     for row in Agent.objects.filter(human=alice.human):
         try:
             agents.suspend_agent(agent=row, actor=TESTER, now=now)
@@ -137,7 +137,7 @@ def test_a_thousand_agents_stop_within_a_pages_time(
 def test_one_transaction_locks_a_bounded_number_of_agents(
     alice: Person, agent: AgentClient, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.services.agents.AT_ONCE", 2)
+    monkeypatch.setattr("registry.services.agents.AGENTS_PER_TRANSACTION", 2)
     copies(agent.agent(), 4)
     taken: list[int] = []
     suspend_next = agents._suspend_next

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.behavioural_envelope import narrows_envelope, parse_envelope
-from agentauth.protocol.capability import narrows, parse_capabilities
+from agentauth.protocol.capability import parse_capabilities
+from agentauth.protocol.capability_comparison import narrows
 from approvals.models import Receipt
 from approvals.services.term_choices import Terms, chosen_terms, offered_terms
 from approvals.tests.cast import PAY, READ_CALENDAR, Person

@@ -68,7 +68,7 @@ def _dependent(own: Collection[uuid.UUID], now: datetime) -> list[str]:
 @require_sign_in
 def suspend_all_page(request: HttpRequest) -> HttpResponse:
     """Ask once before all of the person's agents are suspended."""
-    chosen = agents.suspendable(human_of(request))
+    chosen = agents.suspendable_agents(human_of(request))
     context = {
         "count": chosen.count(),
         "names": list(chosen.order_by("-pk").values_list("name", flat=True)[:_NAMED]),

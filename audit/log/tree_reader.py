@@ -20,7 +20,7 @@ TILE_WIDTH: Final = 1 << TILE_HEIGHT
 
 def root_at(size: int) -> bytes:
     """The root of the first `size` leaves, 32 bytes. Raises ChainError if the log is shorter."""
-    return merkle_proofs.root(size, _Reader().subtree)
+    return merkle_proofs.tree_root(size, _Reader().subtree)
 
 
 def tree_at(size: int) -> CompactTree:

@@ -15,8 +15,9 @@ from registry.models import Agent, Human
 from registry.services.agent_owners import own_agents
 from registry.services.grants import end_pending_grants, not_yours_to_resume
 
-# Agents that one transaction of `suspend_all_agents` locks: their decisions wait for its commit.
-AT_ONCE: Final = 200
+# Agents that one transaction of `suspend_all_agents` locks. Claims, manifest renewals, requests and
+# approvals of these agents wait for its commit; verification does not.
+AGENTS_PER_TRANSACTION: Final = 200
 
 
 def suspend_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = False) -> None:
@@ -28,13 +29,16 @@ def suspend_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool =
     """
     with transaction.atomic():
         held = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)
-        further = held.status == Agent.Status.SUSPENDED and not _holds(held, by_admin=by_admin)
+        by_other_only = held.status == Agent.Status.SUSPENDED and not _is_suspended_by(
+            held, admin=by_admin
+        )
         may_act = (
             held.status in {Agent.Status.ACTIVE, Agent.Status.EXPIRED} and held.human_id is not None
         )
-        if not (may_act or further):
+        if not (may_act or by_other_only):
             raise InvalidStateError(
-                "Only a claimed agent that is active or expired can be suspended."
+                "This agent cannot be suspended: it must be claimed, and active, expired or "
+                "suspended by the other party only."
             )
         Agent.objects.filter(pk=agent.pk).update(
             status=Agent.Status.SUSPENDED,
@@ -42,15 +46,15 @@ def suspend_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool =
             suspended_by_owner=held.owner_holds or not by_admin,
             suspensions=(held.suspensions or 0) + 1,
         )
-        _record(kinds.AGENT_SUSPENDED, agent, actor, now, by_admin=by_admin)
-    agent.refresh_from_db()
+        agent.refresh_from_db()
+        _publish_and_record(kinds.AGENT_SUSPENDED, agent, actor, now, by_admin=by_admin)
 
 
 def suspend_all_agents(*, human: Human, actor: Actor, now: datetime) -> int:
     """Suspend every agent that its owner could suspend; returns how many.
 
-    AT_ONCE in each transaction, with one event each. If one fails, those before it stay suspended,
-    and the same call continues with the rest.
+    Each transaction suspends at most AGENTS_PER_TRANSACTION agents and records one event for each.
+    If one fails, the earlier ones stay suspended; call again to continue.
     """
     suspended = 0
     while done := _suspend_next(human, actor, now):
@@ -58,28 +62,27 @@ def suspend_all_agents(*, human: Human, actor: Actor, now: datetime) -> int:
     return suspended
 
 
-def suspendable(human: Human) -> QuerySet[Agent]:
-    """The human's agents that `suspend_agent` would suspend for them."""
-    states = Agent.Status
-    only_by_admin = Q(status=states.SUSPENDED, suspended_by_admin=True) & ~Q(
+def suspendable_agents(human: Human) -> QuerySet[Agent]:
+    """The human's agents that `suspend_agent` would suspend for them: the same rule as a query."""
+    by_admin_only = Q(status=Agent.Status.SUSPENDED, suspended_by_admin=True) & ~Q(
         suspended_by_owner=True
     )
-    able = Q(status__in=[states.ACTIVE, states.EXPIRED]) | only_by_admin
+    able = Q(status__in=[Agent.Status.ACTIVE, Agent.Status.EXPIRED]) | by_admin_only
     return own_agents(human).filter(able)
 
 
 def _suspend_next(human: Human, actor: Actor, now: datetime) -> int:
     with transaction.atomic():
-        # In id order, as in every change of many agents, so that none deadlock.
-        rows = suspendable(human).order_by("id").select_for_update(no_key=True)
-        chosen = list(rows[:AT_ONCE])
+        # In id order, as everywhere that locks several agents, to avoid deadlocks.
+        rows = suspendable_agents(human).order_by("id").select_for_update(no_key=True)
+        chosen = list(rows[:AGENTS_PER_TRANSACTION])
         counted = Coalesce(F("suspensions"), Value(0)) + 1
-        # What an administrator suspended is already in this state: `suspended_by_admin` stays.
+        # An agent that an administrator suspended keeps `suspended_by_admin`.
         Agent.objects.filter(pk__in=[agent.pk for agent in chosen]).update(
             status=Agent.Status.SUSPENDED, suspended_by_owner=True, suspensions=counted
         )
         for agent in chosen:
-            _record(kinds.AGENT_SUSPENDED, agent, actor, now, by_admin=False)
+            _publish_and_record(kinds.AGENT_SUSPENDED, agent, actor, now, by_admin=False)
     return len(chosen)
 
 
@@ -87,16 +90,18 @@ def resume_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = 
     """Lift this party's suspension.
 
     The agent stays suspended if the other party suspends it too. Else it is active, or expired if
-    its manifest has ended. Approvals calls this with a verified signature over exactly this
-    suspension. Raises InvalidStateError if this party did not suspend it, GrantChangedError if it
-    was suspended or resumed since the caller read it.
+    its manifest has ended. The caller (approvals) has verified a signature over this suspension,
+    and `agent` is the row that was signed for. Raises InvalidStateError if this party did not
+    suspend it, GrantChangedError if it was suspended or resumed since the caller read it.
     """
     with transaction.atomic():
         held = Agent.objects.select_for_update(no_key=True).get(pk=agent.pk)
-        if not _holds(held, by_admin=by_admin):
+        if not _is_suspended_by(held, admin=by_admin):
             raise InvalidStateError(not_yours_to_resume(held))
-        stays = _holds(held, by_admin=not by_admin)
-        if held.suspensions != agent.suspensions or stays != _holds(agent, by_admin=not by_admin):
+        stays = _is_suspended_by(held, admin=not by_admin)
+        if held.suspensions != agent.suspensions or stays != _is_suspended_by(
+            agent, admin=not by_admin
+        ):
             raise GrantChangedError(
                 "This was suspended or resumed in the meantime. Reload the page."
             )
@@ -107,13 +112,13 @@ def resume_agent(*, agent: Agent, actor: Actor, now: datetime, by_admin: bool = 
             suspended_by_owner=stays and by_admin,
         )
         agent.refresh_from_db()
-        _record(
+        _publish_and_record(
             kinds.AGENT_RESUMED, agent, actor, now, by_admin=by_admin, status=agent.status_at(now)
         )
 
 
-def _holds(agent: Agent, *, by_admin: bool) -> bool:
-    return agent.admin_holds if by_admin else agent.owner_holds
+def _is_suspended_by(agent: Agent, *, admin: bool) -> bool:
+    return agent.admin_holds if admin else agent.owner_holds
 
 
 def revoke_agent(*, agent: Agent, actor: Actor, now: datetime) -> None:
@@ -124,12 +129,15 @@ def revoke_agent(*, agent: Agent, actor: Actor, now: datetime) -> None:
     """
     with transaction.atomic():
         living = Agent.objects.filter(pk=agent.pk).exclude(status=Agent.Status.REVOKED)
-        if living.update(status=Agent.Status.REVOKED):
-            _record(kinds.AGENT_REVOKED, agent, actor, now)
+        revoked = living.update(status=Agent.Status.REVOKED)
+        agent.refresh_from_db()
+        if revoked:
+            _publish_and_record(kinds.AGENT_REVOKED, agent, actor, now)
             end_pending_grants(agent=agent, actor=actor, now=now)
-    agent.refresh_from_db()
 
 
-def _record(kind: str, agent: Agent, actor: Actor, now: datetime, **data: object) -> None:
+def _publish_and_record(
+    kind: str, agent: Agent, actor: Actor, now: datetime, **data: object
+) -> None:
     publish_change(Subject.AGENT, agent.pk, now=now)
     record(kind=kind, actor=actor, at=now, agent_id=agent.id, human_id=agent.human_id, data=data)

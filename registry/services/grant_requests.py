@@ -10,7 +10,8 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from agentauth.protocol.behavioural_envelope import Envelope, single_currency
-from agentauth.protocol.capability import Capability, narrows, parse_allow_entry, parse_capabilities
+from agentauth.protocol.capability import Capability, parse_allow_entry, parse_capabilities
+from agentauth.protocol.capability_comparison import narrows
 from agentauth.protocol.encoding import canonical_json, timestamp
 from agentauth.protocol.errors import (
     AgentInactiveError,

@@ -9,7 +9,8 @@ from django.db import transaction
 from django.db.models import F, Q, QuerySet
 
 from agentauth.protocol.behavioural_envelope import Envelope, narrows_envelope, parse_envelope
-from agentauth.protocol.capability import Capability, narrows, parse_allow_entry, parse_capabilities
+from agentauth.protocol.capability import Capability, parse_allow_entry, parse_capabilities
+from agentauth.protocol.capability_comparison import narrows
 from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import (
     GrantChangedError,

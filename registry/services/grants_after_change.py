@@ -11,10 +11,10 @@ from datetime import datetime
 from agentauth.protocol.capability import (
     GRAVE_TYPES,
     Capability,
-    narrows,
     parse_allow_entry,
     parse_capabilities,
 )
+from agentauth.protocol.capability_comparison import narrows
 from agentauth.protocol.errors import InvalidStateError
 from audit.services import Actor
 from registry.models import Agent, Grant, ServiceProvider

@@ -1,6 +1,7 @@
 """Owner and administrator each lift only their own suspension, as they read it (SA-1, SA-2)."""
 
 from datetime import datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -13,7 +14,7 @@ from registry.services.expiry import expire_everything
 from registry.services.grants import resume_grant, suspend_grant
 from registry.services.humans import resume_human, suspend_human
 from registry.services.service_providers import resume_service_provider, suspend_service_provider
-from registry.tests.cast import TESTER, AgentClient, approved, assert_refused
+from registry.tests.cast import TESTER, AgentClient, approved, assert_refused, claim
 
 pytestmark = pytest.mark.django_db
 PARTIES = [False, True]
@@ -135,6 +136,29 @@ def test_no_renewal_lifts_the_suspension_of_an_expired_agent(
     assert Event.objects.get(kind=kinds.AGENT_RESUMED).data["status"] == "expired"
     assert agent.call("GET", "/v1/agents/me").json()["status"] == "expired"
     assert agent.replace(later=6).json()["status"] == "active"
+
+
+def test_event_names_the_owner_who_claimed_the_agent_meanwhile(alice: Human, now: datetime) -> None:
+    for act, kind in (
+        (partial(suspend_agent, by_admin=True), kinds.AGENT_SUSPENDED),
+        (revoke_agent, kinds.AGENT_REVOKED),
+    ):
+        client = AgentClient()
+        assert client.register().status_code == 201
+        read = client.agent()
+        claim(client, alice, now=now)
+        act(agent=read, actor=TESTER, now=now)
+        assert Event.objects.get(kind=kind).human_id == alice.pk
+
+
+def test_refused_suspension_says_which_agents_can_be_suspended(
+    agent: AgentClient, now: datetime
+) -> None:
+    row = agent.agent()
+    suspend_agent(agent=row, actor=TESTER, now=now)
+    with pytest.raises(InvalidStateError, match="suspended by the other party only"):
+        suspend_agent(agent=row, actor=TESTER, now=now)
+    suspend_agent(agent=row, actor=TESTER, now=now, by_admin=True)
 
 
 def test_expired_unclaimed_agent_cannot_be_suspended(agent: AgentClient, now: datetime) -> None:

@@ -16,11 +16,11 @@ from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.certificate import sign_certificate
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.encoding import b64u_decode, b64u_encode, sha256, timestamp
-from agentauth.protocol.passkey_statements import (
+from agentauth.protocol.passkey_statements import Statement
+from agentauth.protocol.statement_building import (
     AgentRef,
     ServiceProviderRef,
     Signing,
-    Statement,
     approval_statement,
 )
 from agentauth.protocol.token import build_claims, sign_token

@@ -28,7 +28,7 @@ from agentauth.protocol.log_hashes import (
     leaf_hash,
     link,
 )
-from agentauth.protocol.passkey_statements import (
+from agentauth.protocol.statement_building import (
     AgentRef,
     ServiceProviderRef,
     Signing,

@@ -78,7 +78,7 @@ def subtree(height: int, index: int) -> bytes:
 
 def log() -> dict[str, Any]:
     """What that log publishes."""
-    root = merkle_proofs.root(SIZE, subtree)
+    root = merkle_proofs.tree_root(SIZE, subtree)
     checkpoint = Checkpoint(ORIGIN, SIZE, root)
     seen = cosign_checkpoint(
         checkpoint, name="witness.example", signer=local("witness key"), at=NOW

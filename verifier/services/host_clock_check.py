@@ -1,4 +1,5 @@
-"""Refuses to act on a host whose clock differs from the database's, and records that once.
+"""Refuses to act while this host's clock is more than CLOCK_SKEW_SECONDS from the database's, and
+records that once.
 
 The answering host's clock decides when a token expires, in which day a budget counts and whether a
 passkey challenge is over. The read that renews the lease (`replay_cache_lease.py`) compares it with
@@ -28,48 +29,52 @@ def clock_problem() -> str:
 
     Raises django.db errors.
     """
-    earliest, told = timezone.now(), database_time.database_time()
-    off = told and replay_epochs.host_clock_error(told, earliest, timezone.now())
+    earliest, database_now = timezone.now(), database_time.database_time()
+    if database_now is None:
+        return ""
+    off = replay_epochs.host_clock_error(database_now, earliest, timezone.now())
     return f"{off.text[0].upper()}{off.text[1:]}." if off else ""
 
 
 class HostClock:
-    """Whether this host's clock is right, for all threads of the process."""
+    """Checks this host's clock, for all threads of the process."""
 
     def __init__(self) -> None:
-        self._told = False
-        self._telling = threading.Lock()
+        self._is_recorded = False
+        self._recording = threading.Lock()
 
     def check(self) -> None:
-        """Raise TemporarilyUnavailableError if this host's clock is off or cannot be compared.
+        """Raise TemporarilyUnavailableError if this host's clock is off, if the last comparison is
+        too old, or if the process may not act for the installation (`Lease.halt`).
 
-        Also if the process may not act for the installation. Raises django.db errors.
+        Raises django.db errors.
         """
         if halt := replay_cache_lease.LEASE.halt():
             raise TemporarilyUnavailableError(halt.told)
         off = replay_cache_lease.LEASE.clock_off()
-        self.tell(off)
+        self.record_wrong_clock(off)
         if off is not None:
             raise TemporarilyUnavailableError(replay_cache_lease.CLOCK_WRONG)
 
-    def tell(self, off: replay_epochs.ClockOff | None) -> None:
-        """Record a wrong clock, once until it is right again. Raises as `audit.services.record`.
+    def record_wrong_clock(self, off: replay_epochs.ClockOff | None) -> None:
+        """Log and record a wrong clock: one event until the clock is right again.
 
-        The event has the database's time, since this host's is wrong.
+        Raises what `audit.services.record` raises. The event has the database's time, since this
+        host's is wrong.
         """
         if off is None:
-            self._told = False
-        elif not self._told and self._telling.acquire(blocking=False):
+            self._is_recorded = False
+        elif not self._is_recorded and self._recording.acquire(blocking=False):
+            # While another thread records it, this one does not wait; it may just have finished.
             try:
-                if not self._told:
+                if not self._is_recorded:
                     logger.error("%s", off.text)
                     data = {"host": platform.node(), "seconds_ahead": off.seconds_ahead}
                     with transaction.atomic():
                         record(kind=kinds.CLOCK_OFF, actor=_ACTOR, at=off.database_now, data=data)
-                    self._told = True
+                    self._is_recorded = True
             finally:
-                self._telling.release()
+                self._recording.release()
 
 
-# One for the process.
 CLOCK = HostClock()

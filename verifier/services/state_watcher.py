@@ -157,6 +157,6 @@ def _renew_lease() -> tuple[float, str]:
     row, database_now = replay_epochs.read_or_create_row()
     passed = timezone.now() - before
     replay_cache_lease.LEASE.renew(row, database_now, began)
-    CLOCK.tell(replay_cache_lease.LEASE.clock_off())
+    CLOCK.record_wrong_clock(replay_cache_lease.LEASE.clock_off())
     # The database read its clock between the two; assume the middle.
     return (database_now - before - passed / 2).total_seconds(), row.history

@@ -32,7 +32,12 @@ from verifier.stores import (
 from verifier.stores.lua_scripts import MAX_STREAM, Code, Reply
 from verifier.stores.redis_keys import count_key, epoch_key, events_key, keys_of, proof_key
 from verifier.stores.stored_answers import AGAIN_US, mark_of
-from verifier.stores.stream_entry_encoding import format_fields, no_entry, yes_entry, yes_frame
+from verifier.stores.stream_entry_encoding import (
+    encode_entry,
+    format_fields,
+    no_entry,
+    shared_members,
+)
 from verifier.stores.stream_entry_macs import mac_of
 
 # How far (s) the clock of Redis may be from the time of a call; beyond it, the script does nothing.
@@ -91,7 +96,7 @@ def plan_light_decision(call: StoreCall, known: CachedToken | None) -> LightDeci
     """Steps 7 to 14 without the rate, which the script checks together with the proof."""
     verdict = _verdict(call, known)
     if isinstance(verdict, AllowTemplate):
-        event_id, entry = yes_entry(call, verdict.frame)
+        event_id, entry = encode_entry(call, verdict.frame)
         more = (mac_of(entry), event_id.encode(), b"", *verdict.fields)
         return LightDecision(
             _judge_call(call, known, b"yes", entry, more),
@@ -336,5 +341,5 @@ def _judge_from_memory(
         claims=call.claims,
         now_seconds=0,
     )
-    frame = yes_frame(call, known.human_id, outcome.capability)
+    frame = shared_members(call, known.human_id, outcome.capability)
     return AllowTemplate(call.claims, frame, format_fields(call), body)

@@ -1,7 +1,8 @@
-"""A decision's event on its way through Redis: base JSON, and the letter that the script adds.
+"""Encodes a decision's event for the Redis stream: its base JSON, the field `b` of the entry.
 
-`verifier.services.outbox_drain` moves it to the log, the same event as
-`verifier.stores.decision_audit_events` would write.
+The script judge.lua adds a letter, the field `o`: `a` or `v` for what the base JSON says, `r` for a
+replayed proof, `l` for a call above the rate limit. `verifier.services.outbox_drain` writes it to
+the log, as the event that `verifier.stores.decision_audit_events` would write.
 """
 
 import uuid
@@ -16,39 +17,39 @@ from audit.new_ids import id_text, new_id_text
 from verifier.stores import EarlyRefusal, StoreCall
 from verifier.stores.decision_audit_events import arguments_of, decision_data
 
-# The format of an entry whose action has arguments, in its field `f`. Release 4 reads only format
-# 1, in which no action has any: it would write them into the log in plain text.
+# The format, in the field `f`, of an entry whose event records arguments. Release 4 reads only
+# format 1, without arguments: it would write them into the log in plain text.
 WITH_ARGUMENTS: Final = 2
 
 
-def yes_frame(call: StoreCall, human_id: uuid.UUID | None, capability: Capability | None) -> bytes:
-    """The JSON members that all yeses to one token and action share."""
+def shared_members(
+    call: StoreCall, human_id: uuid.UUID | None, capability: Capability | None
+) -> bytes:
+    """The JSON members shared by all allowed calls with one token, action and dry_run.
+
+    Without the braces.
+    """
     body = _common(call, call.claims.agent_id, human_id)
     body["kind"] = "rehearsed" if call.dry_run else "allowed"
     body["capability"] = None if capability is None else capability.label
     return orjson.dumps(body)[1:-1]
 
 
-def yes_entry(call: StoreCall, frame: bytes) -> tuple[str, bytes]:
-    """The event of a yes, and its id.
-
-    If the script refuses, its letter alone turns it into a refusal.
-    """
-    return _entry(call, frame)
-
-
 def no_entry(
     call: StoreCall | EarlyRefusal, refuse: Refuse, human_id: uuid.UUID | None
 ) -> tuple[str, bytes]:
-    """The event of a refusal. Without `human_id` the drainer looks up the agent's owner."""
+    """The id and base JSON of a refusal.
+
+    Without `human_id`, `outbox_drain` looks up the agent's owner.
+    """
     agent_id = None if call.claims is None else call.claims.agent_id
     body = _common(call, agent_id, human_id)
     body |= {"kind": "denied", "error": refuse.error, "reason": refuse.reason or refuse.error}
-    return _entry(call, orjson.dumps(body)[1:-1])
+    return encode_entry(call, orjson.dumps(body)[1:-1])
 
 
 def format_fields(call: StoreCall | EarlyRefusal) -> tuple[bytes | int, ...]:
-    """The field of the entry that names its format, if that is not 1."""
+    """The name and value of the field `f`; none for format 1."""
     return (b"f", WITH_ARGUMENTS) if arguments_of(call) else ()
 
 
@@ -70,12 +71,16 @@ def _common(
     }
 
 
-def _entry(call: StoreCall | EarlyRefusal, frame: bytes) -> tuple[str, bytes]:
-    own = new_id_text()
+def encode_entry(call: StoreCall | EarlyRefusal, members: bytes) -> tuple[str, bytes]:
+    """The event's id, and its base JSON with these members.
+
+    If the script refuses an allowed call, its letter alone makes the event a refusal.
+    """
+    event_id = new_id_text()
     request_id = orjson.dumps(call.actor.request_id)
-    return own, b'{"id":"%b","at":%d,"rid":%b,%b}' % (
-        own.encode(),
+    return event_id, b'{"id":"%b","at":%d,"rid":%b,%b}' % (
+        event_id.encode(),
         microseconds(call.now),
         request_id,
-        frame,
+        members,
     )

@@ -316,7 +316,7 @@ def test_it_keeps_the_home(bound: None) -> None:
 
 def test_it_records_that_the_clock_of_its_host_is_off(bound: None) -> None:
     with _as_verifier():
-        HostClock().tell(ClockOff(seconds_ahead=60, database_now=timezone.now()))
+        HostClock().record_wrong_clock(ClockOff(seconds_ahead=60, database_now=timezone.now()))
     assert [each.kind for each in Event.objects.all()] == [kinds.CLOCK_OFF]
 
 

@@ -29,7 +29,12 @@ from verifier.stores import (
 )
 from verifier.stores.database_decisions import Outcome, decide_one
 from verifier.stores.stream_entry_decoding import UnreadableError, debits, event_of
-from verifier.stores.stream_entry_encoding import format_fields, no_entry, yes_entry, yes_frame
+from verifier.stores.stream_entry_encoding import (
+    encode_entry,
+    format_fields,
+    no_entry,
+    shared_members,
+)
 from verifier.stores.stream_entry_macs import mac_of
 from verifier.tests.scene import LOOK, READ, Scene, key, scene
 from verifier.tests.streams import decided, encoded
@@ -195,7 +200,7 @@ def test_the_event_equals_that_of_the_database_s_store(
     else:
         # A yes has read the state, so it always names its human.
         assert isinstance(call, StoreCall)
-        _, entry = yes_entry(call, yes_frame(call, human_id, found))
+        _, entry = encode_entry(call, shared_members(call, human_id, found))
     if call.claims is None:
         # Nothing would be kept of them, so they are not in Redis either.
         assert b"ACME" not in entry

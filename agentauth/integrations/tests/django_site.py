@@ -23,7 +23,7 @@ from django.views import View
 from django.views.decorators.cache import cache_page
 from django.views.decorators.http import condition
 
-from agentauth.integrations import django as guard
+from agentauth.integrations import django_decorators as guard
 from agentauth.integrations.django import decision, protected, unprotected
 from agentauth.integrations.tests.conformance import (
     AUDIENCE,

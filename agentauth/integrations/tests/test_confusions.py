@@ -18,7 +18,7 @@ from starlette.routing import Route
 from werkzeug.test import create_environ, run_wsgi_app
 
 from agentauth.integrations import asgi, drf, flask, starlette
-from agentauth.integrations import django as ours
+from agentauth.integrations import django_decorators as ours
 from agentauth.integrations.incoming import check_length
 from agentauth.integrations.provider_settings import Provider
 from agentauth.integrations.requirement import ConfigurationError, requires

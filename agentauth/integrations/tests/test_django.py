@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory, override_settings
 from django.urls import re_path
 
-from agentauth.integrations import django as guard
+from agentauth.integrations import django_decorators as guard
 from agentauth.integrations.django import AgentAuthMiddleware, decision, protected
 from agentauth.protocol.errors import (
     AgentAuthError,

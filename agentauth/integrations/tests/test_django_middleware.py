@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 
-from agentauth.integrations import django as guard
+from agentauth.integrations import django_decorators as guard
 from agentauth.integrations.django import decision, protected, unprotected
 from agentauth.integrations.tests.conformance import Integration, running
 from agentauth.integrations.tests.django_site import start

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from agentauth.integrations import fastapi as for_fastapi
 from agentauth.integrations import flask as for_flask
 from agentauth.integrations import starlette as for_starlette
-from agentauth.integrations.django import required_act
+from agentauth.integrations.django_decorators import required_act
 from agentauth.integrations.provider_settings import Provider
 from agentauth.integrations.requirement import ConfigurationError, requires
 from agentauth.sdk import Allowed

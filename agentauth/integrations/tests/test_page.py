@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from agentauth.integrations import django as guard
+from agentauth.integrations import django_decorators as guard
 from agentauth.integrations import fastapi, starlette
 from agentauth.integrations.asgi import Receive, Scope, Send
 from agentauth.integrations.fastapi import needs

@@ -7,7 +7,7 @@ import pytest
 from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 
-from agentauth.integrations import django as guard
+from agentauth.integrations import django_decorators as guard
 from agentauth.integrations.django import protected
 from agentauth.integrations.tests.test_django import SETTINGS, asking, body, served
 from agentauth.sdk import Action, VerifierClient

@@ -1,14 +1,24 @@
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
-from agentauth.sdk.tests.fake_registry import FakeRegistry
+from agentauth.mcp.tests.guarded import Site, Verify
+from agentauth.sdk.tests.fake_registry import FakeRegistry, grant, registered
 
 
 @pytest.fixture
 def registry() -> FakeRegistry:
     return FakeRegistry(now=int(time.time()))
+
+
+@pytest.fixture
+def site(registry: FakeRegistry, tmp_path: Path) -> Site:
+    """A protected server, and an agent that is registered and has a grant."""
+    registry.grants.append(grant())
+    registered(registry, tmp_path)
+    return Site(Verify(registry.now), registry, tmp_path)
 
 
 @pytest.fixture

@@ -18,13 +18,16 @@ from starlette.responses import Response
 from agentauth.mcp.protect import Protected, Verifier, decision
 from agentauth.mcp.rules import ToolAction
 from agentauth.mcp.signing import SigningTransport
-from agentauth.protocol.capability import Capability, choose, parse_action
+from agentauth.protocol.capability import Capability, parse_action
+from agentauth.protocol.capability_comparison import choose
 from agentauth.protocol.dpop import verify_proof
 from agentauth.sdk.tests.fake_registry import AUDIENCE, URL, FakeRegistry
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
 ENDPOINT = f"{AUDIENCE}/mcp"
 CONFIRM = f"{URL}/confirmations/c-1/"
+# Arguments of the tool add_event.
+EVENT = {"name": "work", "title": "stand-up"}
 GRANTED = [
     Capability.read("calendar/work"),
     Capability.write("calendar/work", constraints={"title": {"max_length": 20}}),

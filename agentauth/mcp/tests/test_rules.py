@@ -6,7 +6,8 @@ import pytest
 
 from agentauth.mcp.rules import ToolAction
 from agentauth.mcp.tool_schema import ToolSchema
-from agentauth.protocol.capability import Action, Capability, choose
+from agentauth.protocol.capability import Action, Capability
+from agentauth.protocol.capability_comparison import choose
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 

@@ -1,4 +1,4 @@
-"""The audit log: events for callers who may read them, proofs for everyone."""
+"""The audit log: events for callers who may read them, proofs without authentication."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,10 +11,11 @@ from audit.events_api import DEFAULT_LIMIT, MAX_LIMIT
 _LOG: Final[dict[str, Any]] = STORY["log"]
 _EVENT: Final[dict[str, Any]] = _LOG["event"] | {"openings": {"name": STORY["opening"]}}
 _TEXT, _BYTES = "text/plain", "application/octet-stream"
-_PROVED: Final = string("The event's id.", format="uuid", examples=[ID["event"]])
+_EVENT_ID: Final = string("The event's id.", format="uuid", examples=[ID["event"]])
 _TILE: Final = (
-    "Only tiles within the newest checkpoint exist, of any width; any other address is 404. The "
-    "content of a tile of a given width never changes. c2sp.org/tlog-tiles."
+    "A tile exists, with any width from 1 to 256, if the newest checkpoint covers it; otherwise "
+    "the answer is 404. The content of a tile of a given width never changes. Format: "
+    "c2sp.org/tlog-tiles."
 )
 OPERATIONS: Final[Mapping[str, Operation]] = {
     "GET /v1/audit/events": Operation(
@@ -32,13 +33,13 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         query={
             "agent": string("Only events of this agent.", format="uuid"),
             "human": string("Only events of this human.", format="uuid"),
-            "kind": string("Only events of this kind."),
+            "kind": string("Only events of this kind, such as kms.key.published."),
             "order": one_of(
                 ["asc", "desc"],
-                "Defaults to the order of the log. `desc` begins with the newest event and has "
-                "its own cursors.",
+                "Defaults to `asc`: events in the order of the log, then those without a number. "
+                "`desc` begins with the newest event and has its own cursors.",
             ),
-            "after": string("The cursor from the page before."),
+            "after": string("The `next` of the page before."),
             "limit": integer(f"Defaults to {DEFAULT_LIMIT}.", 1, MAX_LIMIT),
         },
         errors=["permission_denied"],
@@ -68,7 +69,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             "names another."
         ),
         query={
-            "event": _PROVED,
+            "event": _EVENT_ID,
             "tree_size": integer(
                 "Greater than the event's number, at most the size of the log.", 1
             ),
@@ -82,7 +83,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         answers={200: SuccessResponse("", "ConsistencyProof", _LOG["consistency"])},
         description="RFC 9162 section 2.1.4.",
         query={
-            "first": integer("The older size.", 1),
+            "first": integer("The older size, at most `second`.", 1),
             "second": integer("The newer size, at most that of the log.", 1),
         },
         required=["first", "second"],
@@ -97,7 +98,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
             "With the newest checkpoint and its cosignatures. Together with the event, its salt "
             "and the log's key, it proves the event offline. `Accept` is ignored."
         ),
-        query={"event": _PROVED},
+        query={"event": _EVENT_ID},
         required=["event"],
         errors=["not_found", "not_yet_logged"],
     ),

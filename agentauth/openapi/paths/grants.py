@@ -22,7 +22,7 @@ WAIT: Final = integer(
     "How many seconds to wait for a decision; fewer if the server is busy.", 0, MAX_WAIT_SECONDS
 )
 PAGE: Final = {
-    "after": string("The cursor from the page before."),
+    "after": string("The `next` of the page before."),
     "limit": integer(f"Defaults to {DEFAULT_PAGE}.", 1, MAX_PAGE),
 }
 _ACCEPTED: Final = {

@@ -24,12 +24,8 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from agentauth.protocol.passkey_statements import (
-    Statement,
-    claim_statement,
-    consent_sha256,
-    parse_statement,
-)
+from agentauth.protocol.passkey_statements import Statement, consent_sha256, parse_statement
+from agentauth.protocol.statement_building import claim_statement
 
 from .passkey import Passkey, cbor
 from .test_passkey_statements import ALL, CONSENT, SIGNING, approval

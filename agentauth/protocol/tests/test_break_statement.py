@@ -9,7 +9,8 @@ import pytest
 
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.passkey_statements import Statement, break_statement, parse_statement
+from agentauth.protocol.passkey_statements import Statement, parse_statement
+from agentauth.protocol.statement_building import break_statement
 from agentauth.protocol.tests.test_passkey_statements import SIGNING
 
 VKEY = "registry.example/log+0123abcd+AQID"

@@ -10,14 +10,13 @@ from agentauth.protocol.capability import (
     MAX_TRANSACT,
     Action,
     Capability,
-    Violation,
-    choose,
     parse_action,
     parse_allow_entry,
     parse_allow_list,
     parse_capabilities,
     parse_capability,
 )
+from agentauth.protocol.capability_comparison import Violation, choose
 from agentauth.protocol.constraint import Constraint
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import InvalidRequestError

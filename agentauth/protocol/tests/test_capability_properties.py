@@ -6,7 +6,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentauth.protocol.capability import Capability, choose, intersect, narrows, parse_capability
+from agentauth.protocol.capability import Capability, parse_capability
+from agentauth.protocol.capability_comparison import choose, intersect, narrows
 from agentauth.protocol.constraint import Constraint
 from agentauth.protocol.money import Money
 

@@ -7,11 +7,11 @@ import pytest
 
 from agentauth.protocol.catalogue import CatalogueRef
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.passkey_statements import (
+from agentauth.protocol.passkey_statements import parse_statement
+from agentauth.protocol.statement_building import (
     catalogue_statement,
     claim_statement,
     logo_statement,
-    parse_statement,
 )
 from agentauth.protocol.tests.test_passkey_statements import (
     PROVIDER,

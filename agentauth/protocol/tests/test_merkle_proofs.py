@@ -18,7 +18,7 @@ from agentauth.protocol.merkle_proofs import (
     prove_consistency,
     prove_inclusion,
     range_root,
-    root,
+    tree_root,
     verify_consistency,
     verify_inclusion,
 )
@@ -67,7 +67,7 @@ def grown() -> Iterator[tuple[int, bytes]]:
 
 def test_a_root_from_full_subtrees_is_that_of_the_growing_tree() -> None:
     for size, expected in grown():
-        assert root(size, storage(size)) == expected == mth(0, size)
+        assert tree_root(size, storage(size)) == expected == mth(0, size)
 
 
 @pytest.mark.parametrize("size", range(1, LARGEST + 1))
@@ -133,4 +133,4 @@ def test_consistency_proof_requires_an_older_and_a_newer_size(first: int, second
 
 def test_a_negative_size_has_no_root() -> None:
     with pytest.raises(ChainError):
-        root(-1, storage(8))
+        tree_root(-1, storage(8))

@@ -6,13 +6,8 @@ from typing import Any
 
 import pytest
 
-from agentauth.protocol.capability import (
-    Capability,
-    intersect,
-    narrows,
-    parse_allow_entry,
-    parse_capability,
-)
+from agentauth.protocol.capability import Capability, parse_allow_entry, parse_capability
+from agentauth.protocol.capability_comparison import intersect, narrows
 
 PAYMENT: dict[str, Any] = {
     "type": "transact",

@@ -14,16 +14,14 @@ from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
-from agentauth.protocol.passkey_statements import (
+from agentauth.protocol.passkey_statements import Statement, consent_sha256, parse_statement
+from agentauth.protocol.statement_building import (
     AgentRef,
     ServiceProviderRef,
     Signing,
-    Statement,
     approval_statement,
     claim_statement,
     confirmation_statement,
-    consent_sha256,
-    parse_statement,
 )
 
 ID = "0193a1b2-c3d4-7e5f-8a9b-0c1d2e3f40{:02x}"

@@ -7,12 +7,8 @@ from typing import Any
 import pytest
 
 from agentauth.protocol.errors import InvalidRequestError
-from agentauth.protocol.passkey_statements import (
-    AgentRef,
-    Signing,
-    claim_statement,
-    parse_statement,
-)
+from agentauth.protocol.passkey_statements import parse_statement
+from agentauth.protocol.statement_building import AgentRef, Signing, claim_statement
 from agentauth.protocol.statement_routing import check_routing, owner_id
 
 BOB, ALICE, OTHER = (f"00000000-0000-4000-8000-00000000000{each}" for each in (1, 2, 3))

@@ -14,7 +14,7 @@ from agentauth.protocol.errors import (
     ManifestError,
     TemporarilyUnavailableError,
 )
-from agentauth.sdk.client_cache import Cache, Kept
+from agentauth.sdk.client_cache import Cache, CachedValue
 from agentauth.sdk.errors import GrantPendingError, NoGrantError
 from agentauth.sdk.own_manifest import read_manifest
 from agentauth.sdk.tests.fake_registry import (
@@ -317,13 +317,15 @@ def test_old_token_bridges_an_outage_during_renewal_until_it_expires(
 
 
 def test_OG_12_callers_at_one_moment_share_one_issue() -> None:
-    issued: list[Kept[str]] = []
+    issued: list[CachedValue[str]] = []
 
-    async def issue() -> Kept[str]:
+    async def issue() -> CachedValue[str]:
         # Other tasks run while the registry works.
         await asyncio.sleep(0.01)
         issued.append(
-            Kept(f"token-{len(issued) + 1}", renew_at=time.time() + 60, expires_at=time.time() + 60)
+            CachedValue(
+                f"token-{len(issued) + 1}", renew_at=time.time() + 60, expires_at=time.time() + 60
+            )
         )
         return issued[-1]
 
@@ -338,9 +340,9 @@ def test_OG_12_callers_at_one_moment_share_one_issue() -> None:
 def test_callers_at_one_moment_share_it_in_one_event_loop_after_another() -> None:
     cache = Cache[str]()
 
-    async def ask() -> Kept[str]:
+    async def ask() -> CachedValue[str]:
         await asyncio.sleep(0.01)
-        return Kept("value", renew_at=0, expires_at=0)
+        return CachedValue("value", renew_at=0, expires_at=0)
 
     async def many() -> set[str]:
         return set(await asyncio.gather(*(cache.get((SP_ID,), ask) for _ in range(3))))

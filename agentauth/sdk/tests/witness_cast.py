@@ -12,7 +12,7 @@ from agentauth.protocol.checkpoint import Checkpoint, sign_checkpoint
 from agentauth.protocol.checkpoint_proofs import AddCheckpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.log_hashes import leaf_hash, node_hash
-from agentauth.protocol.merkle_proofs import prove_consistency, root
+from agentauth.protocol.merkle_proofs import prove_consistency, tree_root
 from agentauth.protocol.signed_notes import SignatureType, Verifier, parse_note, verify_signatures
 from agentauth.sdk.witness.rules import Witness
 from agentauth.sdk.witness.server import WitnessServer
@@ -21,7 +21,7 @@ from agentauth.sdk.witness.state import State
 ORIGIN = "log.example/v1/audit"
 NAME = "witness.example/w1"
 # The SHA-256 of nothing, in which the tests spell the empty tree's root.
-EMPTY = root(0, lambda *_: b"")
+EMPTY = tree_root(0, lambda *_: b"")
 
 
 class Log:
@@ -47,7 +47,7 @@ class Log:
         )
 
     def checkpoint(self, size: int) -> Checkpoint:
-        return Checkpoint(self.origin, size, root(size, self.subtree))
+        return Checkpoint(self.origin, size, tree_root(size, self.subtree))
 
     def note(self, size: int) -> str:
         return sign_checkpoint(self.checkpoint(size), signer=self.signer)
