@@ -133,7 +133,7 @@ def goes_on(place: RestoreStage, story: Story) -> None:
     options = story.admin.press_on(base, decision="continue").json()["publicKey"]
     kept = story.admin.post(f"{base}decide", {"credential": story.admin.device.assertion(options)})
     assert kept.status_code == 200, kept.text
-    assert list(place.store.glob("log-*/receipt.jws"))
+    assert list(place.store.glob("log-*/receipt-*.jws"))
     [fresh] = scenes(place.registry, [{"capabilities": [READ], "envelope": {}}])
     assert asks(place, fresh, token_of(fresh)).json()["valid"] is True
 
