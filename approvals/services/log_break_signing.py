@@ -71,7 +71,7 @@ def begin_signing(
     page = break_page(row, human)
     text = page.shown["text"]
     statement = break_statement(
-        signing(None, human, text, now),
+        signing(agent=None, human=human, consent_text=text, now=now),
         name=row.name,
         origin=origin(row.name),
         previous_origin=origin(row.previous),
