@@ -1,7 +1,7 @@
-"""Typed readers of environment variables, for the settings module only.
+"""Read and check environment variables, for the settings module only.
 
-Errors name the variable and never show its value. A bad value ends the process with one line: every
-process reads its settings first, and cannot run without them.
+A blank variable counts as unset. Errors name the variable and never show its value. A bad value
+ends the process with one line: every process reads its settings first, and cannot run without them.
 """
 
 import binascii
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from agentauth.protocol.encoding import b64u_decode
 from agentauth.protocol.errors import EncodingError
 
-# No library, shell or platform uses these prefixes, so an unknown variable here is a typing error.
+# No dependency of ours uses these prefixes, so an unknown variable with one is a typing error.
 _OURS: Final = (
     "AGENTAUTH_",
     "AUDIT_",
@@ -34,8 +34,9 @@ _OURS: Final = (
 _OF_SERVICES: Final = re.compile(
     r".*_(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT(?:_\d+_(?:TCP|UDP)(?:_.+)?)?)"
 )
-# Variables that the SDK, the tests and this module read, not the settings.
-_KNOWN: Final = {"AGENTAUTH_REGISTRY", "AGENTAUTH_SHARED", "AGENTAUTH_TESTING"}
+# Names that may be set. `env` adds each one that it reads. The SDK reads the first of these, the
+# tests the second, and the settings the third, but only in development.
+_known = {"AGENTAUTH_REGISTRY", "AGENTAUTH_SHARED", "AGENTAUTH_TESTING"}
 # OpenTelemetry's, by name; the last is the default.
 _SAMPLERS: Final = (
     "always_on",
@@ -53,13 +54,14 @@ _SUBJECT_KEY: Final = re.compile(r"([a-z0-9-]{1,16}):([A-Za-z0-9_-]+)")
 _LEGACY: Final = "legacy"
 
 
-def refuse(number: str, message: str) -> NoReturn:
+def refuse(code: str, message: str) -> NoReturn:
     """End the process with one line that says what is wrong, where, and what to do."""
-    raise SystemExit(f"agentauth.{number}: {message}")
+    raise SystemExit(f"agentauth.{code}: {message}")
 
 
 def commands(*, development: bool) -> tuple[str, str]:
-    """How to type a management command here, and one that needs the owner's password.
+    """How to type a management command here, and one that needs the database owner's
+    password.
 
     In production it is the command that docs/install.md and the image create. In development it is
     this Python: in a virtual environment plain `python` is often another one, or none.
@@ -72,13 +74,16 @@ def commands(*, development: bool) -> tuple[str, str]:
 
 
 def env(name: str, default: str = "") -> str:
-    """The value of one variable, without spaces around it."""
-    _KNOWN.add(name)
-    return os.environ.get(name, default).strip()
+    """The value of one variable, without spaces around it; `default` if unset or blank."""
+    _known.add(name)
+    return os.environ.get(name, "").strip() or default
 
 
 def secret(name: str) -> str:
-    """The value of the variable, or the content of the file named by `<name>_FILE`; else empty."""
+    """The value of the variable, or the content of the file that `<name>_FILE` names.
+
+    Empty if neither is set.
+    """
     path = env(f"{name}_FILE")
     value = env(name)
     if not path:
@@ -108,7 +113,7 @@ def _read(name: str, path: Path) -> str:
 
 
 def number(name: str, default: int, *, least: int, most: int) -> int:
-    """A whole number within limits."""
+    """An integer from `least` to `most`; `default` if unset or blank."""
     text = env(name)
     if not text:
         return default
@@ -135,8 +140,8 @@ def is_origin(url: str) -> bool:
 
 
 def choice(name: str, default: str, choices: Collection[str]) -> str:
-    """One of a few words."""
-    value = env(name) or default
+    """One of `choices`; `default` if unset or blank."""
+    value = env(name, default)
     if value not in choices:
         refuse("E023", f"{name} must be one of: {', '.join(choices)}.")
     return value
@@ -145,7 +150,8 @@ def choice(name: str, default: str, choices: Collection[str]) -> str:
 def mail(host: str, *, development: bool) -> dict[str, Any]:
     """Django's settings for mail, with `host`, the registry's own, in the default sender.
 
-    Without EMAIL_HOST development prints mail, and production has an empty EMAIL_BACKEND.
+    Without EMAIL_HOST, development prints mail; production has an empty EMAIL_BACKEND and sends
+    none.
     """
     server = env("EMAIL_HOST")
     tls = choice("EMAIL_TLS", "starttls", ("starttls", "implicit", "none"))
@@ -158,31 +164,35 @@ def mail(host: str, *, development: bool) -> dict[str, Any]:
         "EMAIL_HOST_PASSWORD": secret("EMAIL_HOST_PASSWORD"),
         "EMAIL_USE_TLS": tls == "starttls",
         "EMAIL_USE_SSL": tls == "implicit",
+        # Seconds for each answer of the mail server, so that a hanging one does not stop the jobs.
         "EMAIL_TIMEOUT": 10,
         "DEFAULT_FROM_EMAIL": env("EMAIL_FROM", f"agentauth@{host}"),
     }
 
 
 def traces() -> bool:
-    """Whether to export traces: OpenTelemetry's own variables say so, and where to.
+    """Whether to export traces, as OpenTelemetry's own variables say.
 
-    Its SDK reads them, and more, but would ignore a malformed one.
+    They are checked here because its SDK, which reads them and more, ignores a malformed one.
     """
-    named = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
-    endpoints = [value for name in named if (value := env(name))]
-    protocol = env("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or env("OTEL_EXPORTER_OTLP_PROTOCOL")
+    places = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+    protocols = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
+    endpoints = {name: value for name in places if (value := env(name))}
+    # The first one that is set counts.
+    protocol = next((name for name in protocols if env(name)), None)
     sampler, share = env("OTEL_TRACES_SAMPLER"), env("OTEL_TRACES_SAMPLER_ARG")
     disabled, exporter = env("OTEL_SDK_DISABLED"), env("OTEL_TRACES_EXPORTER")
     if not endpoints or disabled.lower() == "true" or exporter == "none":
         return False
-    if not all(map(_is_endpoint, endpoints)):
-        refuse(
-            "E028",
-            "OTEL_EXPORTER_OTLP_ENDPOINT must be a URL such as http://collector:4318, without a "
-            "password: put credentials into OTEL_EXPORTER_OTLP_HEADERS.",
-        )
-    if protocol not in {"", "http/protobuf"}:
-        refuse("E028", "OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf.")
+    for name, url in endpoints.items():
+        if not _is_endpoint(url):
+            refuse(
+                "E028",
+                f"{name} must be a URL such as http://collector:4318, without a password: put "
+                "credentials into OTEL_EXPORTER_OTLP_HEADERS.",
+            )
+    if protocol is not None and env(protocol) != "http/protobuf":
+        refuse("E028", f"{protocol} must be http/protobuf.")
     if sampler.lower() not in _SAMPLERS:
         refuse("E028", f"OTEL_TRACES_SAMPLER must be one of: {', '.join(filter(None, _SAMPLERS))}.")
     if share and not re.fullmatch(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?", share):
@@ -193,15 +203,18 @@ def traces() -> bool:
 def _is_endpoint(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        # Reading it raises ValueError if it is no port.
-        port = parts.port
+        # Reading the port raises ValueError if it is none.
+        host, port = parts.hostname, parts.port
     except ValueError:
         return False
-    return parts.scheme in {"http", "https"} and "@" not in url and port != 0
+    return parts.scheme in {"http", "https"} and bool(host) and "@" not in url and port != 0
 
 
 def section(prefix: str, *, secrets: Collection[str]) -> dict[str, str]:
-    """All variables with this prefix, by the rest of their names; `secrets` may come from files."""
+    """All variables with this prefix, by the rest of their names.
+
+    Those in `secrets` may come from files.
+    """
     names = {name.removeprefix(prefix) for name in os.environ if name.startswith(prefix)}
     return {name: env(prefix + name) for name in names} | {
         name: secret(prefix + name) for name in secrets
@@ -222,8 +235,9 @@ def secret_key(directory: Path, *, development: bool) -> str:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not path.exists():
         draft = directory / f".secret_key.{os.getpid()}"
+        # Before the secret is in it: the directory may be open to other users.
+        draft.touch(mode=0o600)
         draft.write_text(os.urandom(48).hex())
-        draft.chmod(0o600)
         # A hard link is atomic: if processes start at once, one creates the file and all read it.
         with contextlib.suppress(FileExistsError):
             os.link(draft, path)
@@ -232,10 +246,10 @@ def secret_key(directory: Path, *, development: bool) -> str:
 
 
 def subject_keys(server_secret: str, *, command: str) -> Mapping[str, bytes]:
-    """The versions of the subject key, the first for new pairs: lines of `version:key`, base64url.
+    """The subject keys by version, from lines of `version:key` (base64url).
 
-    `command`: how to type a management command. If none is set, the only version is `legacy`, the
-    key in use before subject keys existed.
+    The first is for new pairs. If none is set, the only version is `legacy`, the key in use before
+    subject keys existed. `command`: how to type a management command.
     """
     lines = secret("SUBJECT_KEY").split()
     keys: dict[str, bytes] = {}
@@ -259,7 +273,7 @@ def refuse_unknown() -> None:
     unknown = sorted(
         name
         for name in os.environ
-        if name.startswith(_OURS) and name not in _KNOWN and not _OF_SERVICES.fullmatch(name)
+        if name.startswith(_OURS) and name not in _known and not _OF_SERVICES.fullmatch(name)
     )
     if unknown:
         refuse(

@@ -1,5 +1,6 @@
 """The one settings file: typed readers of the environment; unsafe production stops (checks.py)."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 DEVELOPMENT_URL = "http://localhost:8000"
 PUBLIC_URL = env("PUBLIC_URL", DEVELOPMENT_URL).rstrip("/")
 _public = urlsplit(PUBLIC_URL)
-if not is_origin(PUBLIC_URL):
+# A blank one is refused too: production must not start as development because, for example, a
+# variable of a Compose file is empty.
+if not is_origin(PUBLIC_URL) or not os.environ.get("PUBLIC_URL", DEVELOPMENT_URL).strip():
     refuse("E001", "PUBLIC_URL must be an origin such as https://registry.example.com")
 DEVELOPMENT = _public.scheme == "http" and _public.hostname == "localhost"
 # How messages spell a management command; the second runs it as the database's owner.

@@ -91,6 +91,8 @@ async def request(
     timeout: float | None,  # noqa: ASYNC109 — the option --timeout
 ) -> Outcome:
     """A grant that covers the capabilities; otherwise, ask a person for what is missing."""
+    if timeout is not None and not wait:
+        raise UsageError("--timeout limits how long --wait waits: add --wait, or leave it out.")
     client = connection.client(name=name, enrolment_code=enrolment_code)
     grant = await client.ensure_grant(
         service_provider,

@@ -1,7 +1,6 @@
-"""Declare the commands and options of `agentauth` with Typer, and run one command."""
+"""Declare the commands and options of `agentauth` with Typer; `log_application` has the rest."""
 
-import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Final
@@ -11,11 +10,13 @@ from agentauth.sdk.bounded_http import MAX_ANSWER_BYTES
 from agentauth.sdk.key_store_choice import KeyStoreName
 from agentauth.sdk.stderr_output import print_stderr
 
-from . import agent_commands, auditor_commands, mcp_server, witness_commands
+from . import agent_commands, mcp_server
 from .agent_options import Connection
 from .doctor import doctor
-from .output import show, show_error, show_json
-from .result import INTERRUPTED, NEEDS_EXTRA, USAGE, Outcome, code_of
+from .log_application import Json, log_app
+from .output import show_error, show_json
+from .result import NEEDS_EXTRA, USAGE, code_of
+from .run_command import run_command
 
 try:
     import typer
@@ -31,7 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 RegistryUrl = Annotated[
     str,
     typer.Option("--registry", envvar="AGENTAUTH_REGISTRY", help="The registry's address."),
@@ -74,17 +74,8 @@ ActionText = Annotated[
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for the person's decision.")]
 Timeout = Annotated[
-    float | None, typer.Option(min=0, metavar="SECONDS", help="Stop waiting, with exit code 3.")
-]
-TrustedVkeys = Annotated[
-    Path, typer.Option("--trusted-keys", metavar="FILE", help="A file of C2SP vkeys, one per line.")
-]
-ProofFile = Annotated[Path | None, typer.Option(metavar="FILE")]
-WitnessKey = Annotated[
-    Path, typer.Option("--key", metavar="FILE", help="The witness's name and private key.")
-]
-WitnessState = Annotated[
-    Path, typer.Option("--state", metavar="FILE", help="The state of the witness (SQLite).")
+    float | None,
+    typer.Option(min=0, metavar="SECONDS", help="Stop after this long, with exit code 3."),
 ]
 
 
@@ -107,19 +98,6 @@ def run(arguments: Sequence[str]) -> int:
             print_stderr(f"error: {sentence}. See {path} --help.")
         return USAGE
     return code if isinstance(code, int) else 0
-
-
-def finish(command: Coroutine[None, None, Outcome], *, as_json: bool) -> int:
-    """Run the command, print its outcome or error, and return the exit code."""
-    try:
-        outcome = asyncio.run(command)
-    except AgentAuthError as error:
-        show_error(error, as_json=as_json)
-        return code_of(error)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    show(outcome, as_json=as_json)
-    return outcome.code
 
 
 def _show_version(asked: bool) -> None:  # noqa: FBT001 — Typer's callback
@@ -152,7 +130,9 @@ def keygen(
     as_json: Json = False,
 ) -> int:
     """Create a key and print its thumbprint."""
-    return finish(agent_commands.keygen(Connection(registry, key_file, key_store)), as_json=as_json)
+    return run_command(
+        agent_commands.keygen(Connection(registry, key_file, key_store)), as_json=as_json
+    )
 
 
 @app.command()
@@ -165,19 +145,22 @@ def register(
     capability: Capabilities = None,
     renew: Annotated[
         bool,
-        typer.Option("--renew", help="Declare these capabilities instead of the earlier ones."),
+        typer.Option(
+            "--renew",
+            help="Renew the manifest; with -c, declare these capabilities instead of the others.",
+        ),
     ] = False,
     as_json: Json = False,
 ) -> int:
-    """Register the agent at the registry, or show its claim link again."""
-    done = agent_commands.register(
+    """Register the agent at the registry, show its claim link again, or renew its manifest."""
+    command = agent_commands.register(
         Connection(registry, key_file, key_store),
         name=name,
         enrolment_code=enrolment_code,
         capabilities=capability or [],
         renew=renew,
     )
-    return finish(done, as_json=as_json)
+    return run_command(command, as_json=as_json)
 
 
 @app.command()
@@ -195,11 +178,16 @@ def request(
         bool, typer.Option("--ask-again", help="Ask even if the person denied this before.")
     ] = False,
     wait: Wait = False,
-    timeout: Timeout = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="SECONDS", help="With --wait: stop after this long, with exit code 3."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Ask a person for a grant, unless an existing grant already covers the request."""
-    done = agent_commands.request(
+    command = agent_commands.request(
         Connection(registry, key_file, key_store),
         service_provider,
         name=name,
@@ -211,7 +199,7 @@ def request(
         wait=wait,
         timeout=timeout,
     )
-    return finish(done, as_json=as_json)
+    return run_command(command, as_json=as_json)
 
 
 @app.command()
@@ -226,10 +214,10 @@ def wait(
     as_json: Json = False,
 ) -> int:
     """Wait for the decision about a grant."""
-    done = agent_commands.wait_for(
+    command = agent_commands.wait_for(
         Connection(registry, key_file, key_store), grant, timeout=timeout
     )
-    return finish(done, as_json=as_json)
+    return run_command(command, as_json=as_json)
 
 
 @app.command()
@@ -238,15 +226,15 @@ def token(
     registry: RegistryUrl = DEFAULT_REGISTRY,
     key_file: KeyFile = None,
     key_store: KeyStore = "file",
-    grant: Annotated[str | None, typer.Option(help="Use this grant and no other.")] = None,
+    grant: Annotated[str | None, typer.Option(help="Use the grant with this id.")] = None,
     action: ActionText = None,
     as_json: Json = False,
 ) -> int:
     """Print an access token. It is useless without the agent's key, but keep it private."""
-    done = agent_commands.token(
+    command = agent_commands.token(
         Connection(registry, key_file, key_store), service_provider, grant=grant, action=action
     )
-    return finish(done, as_json=as_json)
+    return run_command(command, as_json=as_json)
 
 
 @app.command()
@@ -272,7 +260,7 @@ def call(
     as_json: Json = False,
 ) -> int:
     """Call a service provider and print its answer."""
-    done = agent_commands.call(
+    command = agent_commands.call(
         Connection(registry, key_file, key_store),
         service_provider,
         method,
@@ -284,7 +272,7 @@ def call(
         wait=wait,
         timeout=timeout,
     )
-    return finish(done, as_json=as_json)
+    return run_command(command, as_json=as_json)
 
 
 @app.command()
@@ -298,7 +286,7 @@ def grants(
     as_json: Json = False,
 ) -> int:
     """List the agent's grants, oldest first."""
-    return finish(
+    return run_command(
         agent_commands.grants(Connection(registry, key_file, key_store), status=status),
         as_json=as_json,
     )
@@ -313,7 +301,7 @@ def revoke(
     as_json: Json = False,
 ) -> int:
     """End a grant permanently: revoke an approved one, withdraw a pending one."""
-    return finish(
+    return run_command(
         agent_commands.revoke(Connection(registry, key_file, key_store), grant), as_json=as_json
     )
 
@@ -330,8 +318,8 @@ def whoami(
     as_json: Json = False,
 ) -> int:
     """Show this agent's id and status."""
-    done = agent_commands.whoami(Connection(registry, key_file, key_store), offline=offline)
-    return finish(done, as_json=as_json)
+    command = agent_commands.whoami(Connection(registry, key_file, key_store), offline=offline)
+    return run_command(command, as_json=as_json)
 
 
 @app.command("doctor")
@@ -342,7 +330,7 @@ def diagnose(
     as_json: Json = False,
 ) -> int:
     """Check clock, address, reachability, key store, manifest and versions."""
-    return finish(doctor(Connection(registry, key_file, key_store)), as_json=as_json)
+    return run_command(doctor(Connection(registry, key_file, key_store)), as_json=as_json)
 
 
 @app.command("mcp")
@@ -370,7 +358,9 @@ def serve_mcp(
     qr_code: Annotated[
         bool, typer.Option("--qr-code", help="Also show links for a person as QR codes.")
     ] = False,
-    as_json: Json = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print an error as one JSON object.")
+    ] = False,
 ) -> int:
     """Let an MCP client use protected services as this agent."""
     try:
@@ -394,105 +384,6 @@ def serve_mcp(
     return 0
 
 
-# ---- an auditor
+# ---- an auditor and a witness
 
-
-@app.command()
-def verify_receipt(
-    file: Annotated[Path, typer.Argument(help="The receipt, a compact JWS.")],
-    trusted_keys: Annotated[Path, typer.Option(metavar="FILE", help="A JWK Set you trust.")],
-    issuer: Annotated[str | None, typer.Option(help="Also require this issuer.")] = None,
-    as_json: Json = False,
-) -> int:
-    """Check an approval receipt, without any server."""
-    done = auditor_commands.check_approval(file=file, trusted_keys=trusted_keys, issuer=issuer)
-    return finish(done, as_json=as_json)
-
-
-@app.command()
-def verify_log(
-    folder: Annotated[Path, typer.Argument(help="An export or an archive.")],
-    trusted_keys: TrustedVkeys,
-    old_checkpoint: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="A checkpoint kept from earlier; repeatable."),
-    ] = None,
-    accept_break: Annotated[
-        list[str] | None, typer.Option(metavar="BREAK", help="Accept this break of the log.")
-    ] = None,
-    as_json: Json = False,
-) -> int:
-    """Check an export or archive of the audit log, without any server."""
-    done = auditor_commands.check_log(
-        folder=folder,
-        trusted_keys=trusted_keys,
-        old_checkpoint=old_checkpoint or [],
-        accept_break=accept_break or [],
-    )
-    return finish(done, as_json=as_json)
-
-
-@app.command()
-def verify_proof(
-    trusted_keys: TrustedVkeys,
-    inclusion: ProofFile = None,
-    checkpoint: ProofFile = None,
-    bundle: ProofFile = None,
-    event: ProofFile = None,
-    consistency: ProofFile = None,
-    first: ProofFile = None,
-    second: ProofFile = None,
-    as_json: Json = False,
-) -> int:
-    """Check one proof from the audit log, without any server.
-
-    Give --inclusion with --checkpoint, --bundle with --event, or --consistency with --first and
-    --second.
-    """
-    done = auditor_commands.check_proof(
-        trusted_keys=trusted_keys,
-        inclusion=inclusion,
-        checkpoint=checkpoint,
-        bundle=bundle,
-        event=event,
-        consistency=consistency,
-        first=first,
-        second=second,
-    )
-    return finish(done, as_json=as_json)
-
-
-# ---- a witness
-
-
-@app.command()
-def witness_keygen(
-    name: Annotated[
-        str, typer.Argument(help="The name it signs under, such as witness.example.com/w1.")
-    ],
-    key: WitnessKey,
-    state: WitnessState,
-    as_json: Json = False,
-) -> int:
-    """Create a witness's key and empty state, and print its vkey."""
-    return finish(witness_commands.witness_keygen(name=name, key=key, state=state), as_json=as_json)
-
-
-@app.command()
-def witness(
-    key: WitnessKey,
-    state: WitnessState,
-    logs: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="The logs' vkeys, one per line, followed by the origin if it differs.",
-        ),
-    ],
-    port: Annotated[int, typer.Option(help="The port to listen on; 0: any free port.")],
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    as_json: Json = False,
-) -> int:
-    """Run a witness: cosign a log's checkpoint if the log has only grown since the last one."""
-    done = witness_commands.witness(key=key, state=state, logs=logs, host=host, port=port)
-    return finish(done, as_json=as_json)
+app.add_typer(log_app)

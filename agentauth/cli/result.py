@@ -12,8 +12,6 @@ REFUSED: Final = 1
 USAGE: Final = 2
 WAITING: Final = 3
 UNAVAILABLE: Final = 4
-# 128 + SIGINT, as shells have it.
-INTERRUPTED: Final = 130
 
 NEEDS_EXTRA: Final = "The command line needs further packages: pip install 'agentauth-sdk[cli]'"
 

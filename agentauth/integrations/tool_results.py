@@ -20,7 +20,7 @@ def answer_line(response: httpx.Response) -> str:
     shown, is_cut = shown_content(response)
     note = f"The service answered {response.status_code}."
     status = "answered"
-    if response.is_redirect:
+    if response.has_redirect_location:
         status, note = "refused", "The service redirects. Redirects are not followed."
     elif response.is_error:
         status = "refused"

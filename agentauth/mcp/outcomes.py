@@ -16,7 +16,8 @@ MAX_QUOTED: Final = 300
 class Waiting:
     """A person must decide at `url`: about a grant, or one transaction. `code` is the claim code.
 
-    `id` is None if only the person's presence is missing.
+    `id` is None if there is no such row: the person's presence is missing, or a confirmation that
+    the answer does not name.
     """
 
     kind: Literal["grant", "confirmation", "presence"]

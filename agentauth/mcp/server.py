@@ -131,7 +131,7 @@ def _add_tools(server: MCPServer[Any], access: Access, asking: Asking) -> None:
             lambda _key, waited: (
                 access.request(service, capabilities, limits, reason, ask_again=ask_again)
                 if waited is None
-                else access.decided(waited)
+                else access.report_decision(waited)
             ),
         )
 

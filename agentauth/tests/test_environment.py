@@ -114,6 +114,36 @@ def test_a_malformed_or_out_of_range_number_is_refused(
     assert number("A_NUMBER", 3, least=0, most=100) == 3
 
 
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_blank_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, blank: str) -> None:
+    for name in ("A_NAME", "A_NUMBER", "A_WORD", "EMAIL_FROM", "EMAIL_HOST"):
+        monkeypatch.setenv(name, blank)
+    assert environment.env("A_NAME", "default") == "default"
+    assert number("A_NUMBER", 3, least=0, most=9) == 3
+    assert choice("A_WORD", "a", ("a", "b")) == "a"
+    sender = environment.mail("r.example", development=True)["DEFAULT_FROM_EMAIL"]
+    assert sender == "agentauth@r.example"
+
+
+def test_the_secret_of_development_is_never_readable_by_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    modes: list[int] = []
+    write = Path.write_text
+
+    def watched(path: Path, text: str) -> int:
+        done = write(path, text)
+        modes.append(path.stat().st_mode & 0o777)
+        return done
+
+    monkeypatch.setattr(Path, "write_text", watched)
+    monkeypatch.delenv("SECRET_KEY", raising=False)
+    tmp_path.chmod(0o755)
+    made = environment.secret_key(tmp_path, development=True)
+    assert modes == [0o600]
+    assert made == (tmp_path / "secret_key").read_text()
+
+
 def test_a_word_that_is_none_of_the_choices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_WORD", VALUE)
     refused(lambda: choice("A_WORD", "a", ("a", "b")), "A_WORD", "a, b")
@@ -237,7 +267,7 @@ def test_no_two_settings_of_one_name() -> None:
         "KEY_BACKEND",
         "SUBJECT_KEY_FILE",
         "TRUSTED_PROXIES",
-    } <= environment._KNOWN
+    } <= environment._known
 
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
@@ -273,6 +303,10 @@ def test_traces_are_exported_if_opentelemetry_s_variables_say_so(
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://user:{VALUE}@collector:4318"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:none"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://:4318"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
         ("OTEL_TRACES_SAMPLER", VALUE),
         ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
@@ -284,4 +318,4 @@ def test_a_malformed_variable_of_opentelemetry_is_refused(
     """Its SDK would ignore it, and trace every request, or none."""
     for each, given in (ENDPOINT | {name: value}).items():
         monkeypatch.setenv(each, given)
-    assert refused(traces, name).startswith("agentauth.E028")
+    assert refused(traces, name).startswith(f"agentauth.E028: {name} ")

@@ -55,6 +55,7 @@ def check(tmp_path: Path, *arguments: str, **changes: str) -> subprocess.Complet
     [
         ({"PUBLIC_URL": "ftp://registry.example.com"}, "E001"),
         ({"PUBLIC_URL": "https://registry.example.com/path"}, "E001"),
+        ({"PUBLIC_URL": ""}, "E001"),
         ({"SECRET_KEY": ""}, "E002"),
         ({"PUBLIC_URL": "http://registry.example.com"}, "E003"),
         ({"PUBLIC_URL": "http://127.0.0.1:8000"}, "E003"),

@@ -26,7 +26,7 @@ from kms.models import Key, KeyCertificate
 from kms.services import refuse_to_disable
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
 from registry.refusal_texts import refusal_text
-from registry.services.humans import refuse_to_delete
+from registry.services.humans import check_deletable
 
 # Grants, agents or services named per row; the others are counted.
 _NAMED = 20
@@ -147,7 +147,7 @@ def describe_human(human: Human, now: datetime) -> Cascade:
         grants=held.total(),
         tokens=_tokens(Q(grant__agent__human=human), now),
         waiting=_waiting(Q(agent__human=human), now),
-        refusal=_refusal_of(lambda: refuse_to_delete(human)),
+        refusal=_refusal_of(lambda: check_deletable(human)),
     )
 
 

@@ -1,4 +1,4 @@
-"""Releasing grants after a restore: an administrator signs for those provably unused.
+"""Release grants after a restore: an owner signs for those that are proved unused.
 
 Unused means that neither the lost log nor this one has, since the backup, an event that could have
 used, ended or changed the grant, its agent, its human or its service provider
@@ -24,7 +24,7 @@ from approvals.services.challenges import Ceremony, begin, use_second_step
 from approvals.services.page_token import Page, check_drawn
 from approvals.services.passkey_signature_flow import accept_signature, ask_signature
 from approvals.services.statement_builders import signing
-from approvals.services.unused_grants import prove_end, read_present
+from approvals.services.unused_grants import prove_lost_log, read_present
 from audit import kinds
 from audit.checkpoints.anchors import Anchor
 from audit.models import LogBreak
@@ -36,7 +36,7 @@ from registry.services.grants import release_grant
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A suspended grant, and why it cannot be released; empty if it can."""
+    """A suspended grant and why it cannot be released. `refusal` is empty if it can."""
 
     grant: Grant
     refusal: str
@@ -44,7 +44,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Each suspended grant, releasable or not, and the checkpoint that ends the lost log.
+    """Each suspended grant, and the checkpoint that ends the lost log.
 
     If the checkpoint is None, `problem` says why.
     """
@@ -67,12 +67,12 @@ class Findings:
 def judge_suspended_grants(row: LogBreak, *, now: datetime) -> Findings:
     """Say for each grant that the restore suspended whether it may be released.
 
-    Reads what was lost and what happened since. Raises TemporarilyUnavailableError if the audit
-    store does not answer.
+    Reads the lost log from the audit store, and this database's log since the break. Raises
+    TemporarilyUnavailableError if the store does not answer.
     """
     grants = list(_suspended_grants())
     try:
-        anchor, lost = prove_end(row, now=now)
+        anchor, lost = prove_lost_log(row, now=now)
     except InvalidStateError as error:
         return Findings(
             [Finding(each, refusal_text(error)) for each in grants], None, refusal_text(error)
@@ -114,10 +114,11 @@ def take_second_step(
     actor: Actor,
     now: datetime,
 ) -> tuple[list[Grant], Page]:
-    """Record that the administrator chose these grants on the page and went on.
+    """Record that the owner chose these grants on the page and went on.
 
-    Valid for five minutes. Returns the grants and the page on which they are released. Raises
-    InvalidStateError, and what `check_drawn` raises.
+    Valid for CHALLENGE_LIFE. Returns the grants and the page on which they are released. Raises
+    InvalidStateError if one of them is not proved unused; TemporarilyUnavailableError if the audit
+    store does not answer; and what `check_drawn` raises.
     """
     anchor, grants = _provable(row, ids, now)
     # The page showed all of them; the chosen ones must look as they did.
@@ -135,19 +136,18 @@ def begin_release(
     """Make the statement that releases these grants and ask for its signature.
 
     Raises InvalidStateError if one of them is not proved unused; ConfirmationRequiredError if the
-    second step was not taken for exactly these; and what `check_drawn` raises.
+    second step was not taken for exactly these; TemporarilyUnavailableError if the audit store does
+    not answer; and what `check_drawn` raises.
     """
     anchor, grants = _provable(row, ids, now)
     page = release_page(row, grants, anchor.size)
     # Before the second step is used up: a page that has changed must not cost it.
     check_drawn(page, drawn)
     if not use_second_step(_second(row, human, session_key), _digest(grants), now=now):
-        raise ConfirmationRequiredError(
-            "Check these grants once more, then continue.", dangerous=[]
-        )
+        raise ConfirmationRequiredError("Check these grants once more, then continue.")
     text = page.shown["text"]
     statement = release_statement(
-        signing(None, human, text, now),
+        signing(agent=None, human=human, consent_text=text, now=now),
         name=row.name,
         size=anchor.size,
         root=anchor.root,
@@ -176,12 +176,12 @@ def finish_release(
     """Release the grants of the signed statement, all of them or none.
 
     Only this database's log is checked again: what was lost was proved for the statement and cannot
-    change. Raises InvalidAssertionError; InvalidStateError and GrantChangedError if one of them
-    changed since.
+    change. Raises what `accept_signature` raises: GrantChangedError if a grant changed since,
+    InvalidStateError if this log has an event against one.
     """
 
     def chosen(challenge: Challenge) -> list[Grant]:
-        # In id order, as everywhere, to avoid deadlocks.
+        # In id order: `release_grant` locks them one by one, and every caller locks in that order.
         return list(
             _suspended_grants().filter(
                 pk__in=[each["id"] for each in challenge.statement["grants"]]
@@ -191,8 +191,8 @@ def finish_release(
     def act(challenge: Challenge) -> None:
         body = challenge.statement
         proof = {"log": row.name, "proof_size": body["size"], "proof_root": body["root"]}
-        # Read before this database's log: a change after this line is in the log, or
-        # `release_grant` finds another version.
+        # Read the grants before the log: a later change is then in the log, or `release_grant`
+        # finds another version.
         grants = chosen(challenge)
         versions = {each["id"]: each["version"] for each in body["grants"]}
         present = read_present(row)
@@ -219,8 +219,8 @@ def _shown_facts(grant: Grant) -> list[Any]:
 
 def _suspended_grants() -> Any:
     cause = Grant.SuspensionCause.RESTORED
-    waiting = Grant.objects.filter(status=Grant.Status.SUSPENDED, suspension_cause=cause)
-    return waiting.select_related("agent__human", "service_provider").order_by("id")
+    suspended = Grant.objects.filter(status=Grant.Status.SUSPENDED, suspension_cause=cause)
+    return suspended.select_related("agent__human", "service_provider").order_by("id")
 
 
 def _provable(row: LogBreak, ids: Sequence[str], now: datetime) -> tuple[Anchor, list[Grant]]:
@@ -231,7 +231,9 @@ def _provable(row: LogBreak, ids: Sequence[str], now: datetime) -> tuple[Anchor,
         raise InvalidStateError(found.problem)
     chosen = [each for each in found.grants if str(each.grant.pk) in ids]
     if len(chosen) != len(set(ids)):
-        raise InvalidStateError("The restore did not suspend one of these grants.")
+        raise InvalidStateError(
+            "One of these grants is no longer suspended by the restore. Reload the page."
+        )
     if refusal := next((each.refusal for each in chosen if each.refusal), ""):
         raise InvalidStateError(refusal)
     return found.anchor, [each.grant for each in chosen]

@@ -1,12 +1,11 @@
-"""An administrator signs the break: name and keys under which the log continues after a restore."""
+"""After a restore, an owner signs the name and keys under which the log continues."""
 
 from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
 
-from agentauth.protocol.errors import InvalidStateError, NotFoundError
+from agentauth.protocol.errors import ChainError, InvalidStateError, NotFoundError
 from agentauth.protocol.statement_building import break_statement
 from approvals import consent_texts
 from approvals.models import Challenge, Receipt
@@ -18,6 +17,7 @@ from audit import kinds
 from audit.checkpoints.log_breaks import folder_of, origin
 from audit.models import LogBreak
 from audit.services import Actor, record
+from audit.stores import digest_of
 from audit.stores.store_factory import store_at
 from registry.models import Human
 from registry.roles import Permission
@@ -28,9 +28,10 @@ KIND = "break"
 
 
 def find_break(name: str, *, human: Human, permission: Permission = Permission.OWN) -> LogBreak:
-    """The break of this name, for an administrator with this permission.
+    """The break of this name.
 
-    Raises NotFoundError otherwise, or PermissionDeniedError for a role without it.
+    Raises NotFoundError if there is none, and what `check_permission` raises if the human's role
+    lacks the permission.
     """
     check_permission(human, permission)
     row = LogBreak.objects.filter(pk=name).first()
@@ -40,7 +41,7 @@ def find_break(name: str, *, human: Human, permission: Permission = Permission.O
 
 
 def unsigned_breaks() -> list[LogBreak]:
-    """Breaks that no administrator has signed yet, oldest first."""
+    """Breaks that no owner has signed yet, oldest first (names sort by time)."""
     signed = Receipt.objects.filter(kind=KIND).values_list("subject", flat=True)
     return list(LogBreak.objects.exclude(pk__in=list(signed)).order_by("name"))
 
@@ -66,14 +67,11 @@ def begin_signing(
 
     Raises InvalidStateError if it is signed already, and what `check_drawn` raises.
     """
-    if receipt_of(KIND, row.name) is not None:
-        raise InvalidStateError(
-            "This restore is signed already. Reload the page to see the receipt."
-        )
+    _check_unsigned(row)
     page = break_page(row, human)
     text = page.shown["text"]
     statement = break_statement(
-        signing(None, human, text, now),
+        signing(agent=None, human=human, consent_text=text, now=now),
         name=row.name,
         origin=origin(row.name),
         previous_origin=origin(row.previous),
@@ -101,30 +99,51 @@ def finish_signing(
     actor: Actor,
     now: datetime,
 ) -> Receipt:
-    """Keep the receipt of the signed record, here and in the audit store.
+    """Keep the receipt of the signed statement, here and in the audit store.
 
-    Raises InvalidAssertionError, or TemporarilyUnavailableError if the store does not answer; then
-    nothing is kept.
+    Raises what `accept_signature` raises; InvalidStateError if another owner has signed since, or
+    the store refuses the receipt; TemporarilyUnavailableError if the store does not answer. Then
+    nothing is kept here. The store may keep the receipt nevertheless; the next signing adds its
+    own beside it.
     """
+    challenges = Challenge.objects.filter(purpose=Challenge.Purpose.BREAK, subject=row.name)
 
     def act(_challenge: Challenge) -> None:
+        _check_unsigned(row)
         data = {"log": row.name, "size": row.size}
         record(kind=kinds.BREAK_SIGNED, actor=actor, at=now, human_id=human.pk, data=data)
 
-    with transaction.atomic():
-        receipt = accept_signature(
-            _ceremony(row, human, session_key),
-            human=human,
-            credential=credential,
-            now=now,
-            page=lambda _challenge: break_page(row, human),
-            act=act,
+    return accept_signature(
+        _ceremony(row, human, session_key),
+        human=human,
+        credential=credential,
+        now=now,
+        page=lambda _challenge: break_page(row, human),
+        act=act,
+        # Every challenge of this break, so that of two owners who sign at once one comes second.
+        first=lambda: list(challenges.select_for_update().order_by("pk")),
+        last=lambda receipt: _store_outside(row, receipt),
+    )
+
+
+def _check_unsigned(row: LogBreak) -> None:
+    if receipt_of(KIND, row.name) is not None:
+        raise InvalidStateError(
+            "This restore is signed already. Reload the page to see the receipt."
         )
-        if settings.AUDIT_STORE:
-            # Last, so that a receipt that could not be stored outside is not kept here either.
-            key = f"{folder_of(row.name)}receipt.jws"
-            store_at(settings.AUDIT_STORE).put_once(key, receipt.compact.encode())
-    return receipt
+
+
+def _store_outside(row: LogBreak, receipt: Receipt) -> None:
+    if not settings.AUDIT_STORE:
+        return
+    content = receipt.compact.encode()
+    # Named by its content: a receipt whose commit failed stays in the store for ever, and must not
+    # take the key of the next one.
+    key = f"{folder_of(row.name)}receipt-{digest_of(content).hex()}.jws"
+    try:
+        store_at(settings.AUDIT_STORE).put_once(key, content)
+    except ChainError as error:
+        raise InvalidStateError(error.description) from error
 
 
 def _ceremony(row: LogBreak, human: Human, session_key: str) -> Ceremony:

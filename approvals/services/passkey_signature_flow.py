@@ -76,19 +76,20 @@ def accept_signature(
     page: Callable[[Challenge], Page],
     act: Callable[[Challenge], None],
     first: Callable[[], object] = lambda: None,
+    last: Callable[[Receipt], object] = lambda _receipt: None,
     routing: Mapping[str, Any] | None = None,
 ) -> Receipt:
     """Verify the signature, run `act` and store the receipt: all of it or nothing.
 
     `page` describes the page as it would be drawn now, so that nothing that changed since is signed
-    for. `first` takes the locks that every act takes before a challenge. `routing` is the
-    statement's member as it would be made now: no other is signed into a receipt, because it lets a
-    person decide for another.
+    for. `first` takes the locks that every act takes before a challenge. `last` gets the receipt
+    before the commit, for what cannot be undone. `routing` is the statement's member as it would be
+    made now: no other is signed into a receipt, because it lets a person decide for another.
 
     The same assertion again, by a double click or a retry, returns the same receipt and does
     nothing twice. Raises InvalidAssertionError; NotFoundError if the human was suspended or their
-    sessions were ended since the request came in; what `check_drawn` and `act` raise. In each case
-    the challenge is used up.
+    sessions were ended since the request came in; what `check_drawn`, `act` and `last` raise. In
+    each case the challenge is used up: never call this in a transaction, which would undo that.
     """
     row = latest(ceremony)
     fingerprint = _fingerprint(credential)
@@ -105,7 +106,9 @@ def accept_signature(
             _check_statement(row, ceremony, routing)
             act(row)
             hold_human(human)
-            return _keep_receipt(row, human, passkey, verified, fingerprint, now=now)
+            receipt = _keep_receipt(row, human, passkey, verified, fingerprint, now=now)
+            last(receipt)
+            return receipt
     except AgentAuthError:
         # If the same assertion came in twice at once, the other request has stored its receipt by
         # now.

@@ -240,7 +240,8 @@ def finish_recovery(
     Sessions and unspent enrolment codes end, webhooks and browsers are removed (a thief may have
     added one; mail goes to the account's address) and every grant waits for a new signature. A
     suspended account stays suspended until an administrator signs that they resume it. Raises
-    InvalidAssertionError, ExpiredError, and InvalidStateError as `create_recovery_link`.
+    InvalidAssertionError, ExpiredError, GrantChangedError as `recover_human`, and InvalidStateError
+    as `create_recovery_link`.
     """
     challenge, held = latest(_ceremony(recovery, session_key)), list[Recovery]()
     with answering(

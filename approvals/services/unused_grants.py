@@ -113,7 +113,7 @@ class PresentLog:
         return ""
 
 
-def prove_end(row: LogBreak, *, now: datetime) -> tuple[Anchor, ContraryEvents]:
+def prove_lost_log(row: LogBreak, *, now: datetime) -> tuple[Anchor, ContraryEvents]:
     """The checkpoint that ends the lost log, and what the lost events say against grants.
 
     Raises InvalidStateError, naming what the proof lacks; TemporarilyUnavailableError if the store

@@ -1,4 +1,4 @@
-"""The activity pages: who may see an event, filters, files, spending."""
+"""The activity pages: who may see an event, filters, files."""
 
 import csv
 import json
@@ -16,18 +16,17 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from approvals.event_kind_words import KIND_WORDS
-from approvals.tests.acting import PAID, READ, act
+from approvals.tests.acting import READ, act
 from approvals.tests.cast import Person
 from approvals.views import activity_export, activity_search, paging, spending
 from approvals.views.activity_search import read_search
-from approvals.views.day_chart import Series, draw_days
 from approvals.views.decision_event_sentences import ACTS
 from audit import kinds
 from audit.checkpoints.signing import checkpoint_log
 from audit.models import Event
 from audit.services import Actor, record, seal_audit
 from kms.services import ensure_key
-from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.models import Agent, Grant, Human
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, AgentClient, approved, assert_refused, enrolled
 
@@ -387,52 +386,6 @@ def test_a_filter_by_agent_leads_by_the_agents_index_alone(
     assert other.pk not in {event.pk for event in search.page(None, 50).events}
 
 
-def test_spending_adds_up_by_day_agent_and_currency(
-    alice: Person, reading: Grant, now: datetime
-) -> None:
-    for value in ("80.00", "0.05"):
-        act(reading, now, PAID | {"amount": {"value": value, "currency": "EUR"}})
-    act(reading, now, PAID | {"amount": {"value": "1200", "currency": "JPY"}})
-    act(reading, now, READ)
-    act(reading, now, refused=("envelope_exceeded", "budget"))
-    # Neither debits.
-    act(reading, now, kind=kinds.DECISION_REPEATED)
-    act(reading, now, kind=kinds.DECISION_REHEARSED)
-    [row] = alice.get("/activity/spending/").context["rows"]
-    assert (row["allowed"], row["refused"]) == (4, 1)
-    assert row["spent"] == "€80.05, ¥1,200"
-
-
-def test_spending_is_the_persons_own(alice: Person, bob: Person, acts: list[Event]) -> None:
-    assert alice.get("/activity/spending/").context["rows"]
-    page = bob.get("/activity/spending/")
-    assert (page.context["rows"], page.context["budgets"], page.context["chart"]) == ([], [], None)
-
-
-def test_spending_counts_a_bounded_number_of_events_and_says_so(
-    alice: Person, acts: list[Event], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spending, "COUNTED", 2)
-    page = alice.get("/activity/spending/")
-    assert sum(row["allowed"] + row["refused"] for row in page.context["rows"]) == 2
-    assert "Only the newest 2 events are counted" in page.content.decode()
-
-
-def test_spending_shows_a_bounded_number_of_lines_and_says_so(
-    alice: Person,
-    acts: list[Event],
-    service_provider: ServiceProvider,
-    now: datetime,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    act(approved(enrolled(alice.human, now=now), service_provider, now=now), now)
-    assert len(alice.get("/activity/spending/").context["rows"]) == 2
-    monkeypatch.setattr(spending, "_LINES", 1)
-    page = alice.get("/activity/spending/")
-    assert len(page.context["rows"]) == 1
-    assert "1 more line is not shown" in page.content.decode()
-
-
 def test_the_chosen_agent_is_in_the_filter_however_many_there_are(
     alice: Person, agent: AgentClient, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -443,26 +396,6 @@ def test_the_chosen_agent_is_in_the_filter_however_many_there_are(
     assert [name for _, name in offered] == [agent.agent().name]
     offered = alice.get(f"/activity/?agent={last.pk}").context["choices"]["agents"]
     assert [name for _, name in offered] == ["Z"]
-
-
-def test_budgets_in_force_show_what_is_used(alice: Person, paying: Grant) -> None:
-    alice.approve(paying)
-    page = alice.get("/activity/spending/").content.decode()
-    assert "€500.00 a day" in page
-    assert "€0.00 spent" in page
-    alice.end(f"/approvals/{paying.pk}/revoke/")
-    assert "€500.00 a day" not in alice.get("/activity/spending/").content.decode()
-
-
-def test_bars_of_a_day_stand_on_each_other_and_stay_inside() -> None:
-    days = [date(2026, 11, 1) + timedelta(days=each) for each in range(3)]
-    chart = draw_days(days, [Series("a", "1", [3, 0, 1]), Series("b", "2", [7, 0, 0])])
-    first, second, third = chart["bars"]
-    assert float(second["y"]) + float(second["height"]) == pytest.approx(float(first["y"]))
-    assert float(second["y"]) == chart["top"]
-    assert chart["most"] == "10"
-    assert first["x"] == second["x"] != third["x"]
-    assert first["title"] == "1 November, a: 3"
 
 
 def test_decision_without_a_service_gets_the_general_sentence(alice: Person, now: datetime) -> None:

@@ -8,11 +8,9 @@ import pytest
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableError
-from approvals.models import Challenge, Passkey, Receipt, Recovery, SetupCode
-from approvals.services import log_break_signing
+from approvals.models import Challenge, Passkey, Recovery, SetupCode
 from approvals.services.continue_after_restore import Continued, continue_after_restore
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.cast import READ_CALENDAR, Person
@@ -230,58 +228,3 @@ def test_SA_13_an_operator_continues_despite_a_record_from_the_future(
     row = LogBreak.objects.get()
     assert (row.lost, row.signed, row.archived) == (["20991231235959"], 0, 0)
     check_history(None)
-
-
-def test_SA_13_an_admin_signs_the_break_and_the_receipt_is_kept_outside(
-    store: Store, admin: Person, alice: Person, now: datetime
-) -> None:
-    ensure_key(purpose="audit", actor=TESTER, now=now)
-    hold()
-    done = go_on()
-    path = f"/restores/{done.log}/"
-    alice.sign_in()
-    assert alice.get(path).status_code == 404
-    assert alice.post(f"{path}statement").status_code == 404
-    admin.sign_in()
-    assert path.encode() in admin.get("/admin/").content
-    drawn = admin.drawn_at(path)
-    options = admin.press_on(path, decision="continue").json()["publicKey"]
-    signed = {"credential": admin.device.assertion(options)}
-    assert admin.post(f"{path}decide", signed).status_code == 200
-    kept = store.get(f"log-{done.log}/receipt.jws")
-    assert kept is not None
-    keys = verification_keys(purpose="receipt", now=timezone.now())
-    receipt = verify_receipt(kept.decode(), keys=keys, expected_issuer="http://localhost:8000")
-    body = receipt.statement.body
-    assert (body["kind"], body["name"], body["size"]) == ("break", done.log, done.size)
-    assert body["vkeys"] == [each for each in audit_vkeys() if done.log in each]
-    assert body["origin"] == f"localhost:8000/v1/audit/{done.log}"
-    assert Receipt.objects.get(kind="break").subject == done.log
-    assert path.encode() not in admin.get("/admin/").content
-    assert admin.post(f"{path}statement", {"drawn": drawn}).status_code == 409
-
-
-def test_SA_13_a_receipt_that_does_not_come_outside_is_not_kept_here(
-    store: Store, admin: Person, now: datetime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ensure_key(purpose="audit", actor=TESTER, now=now)
-    hold()
-    path = f"/restores/{go_on().log}/"
-    admin.sign_in()
-
-    def sign() -> int:
-        options = admin.press_on(path, decision="continue").json()["publicKey"]
-        answer = admin.post(f"{path}decide", {"credential": admin.device.assertion(options)})
-        return int(answer.status_code)
-
-    def away(_uri: str) -> Store:
-        raise TemporarilyUnavailableError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(log_break_signing, "store_at", away)
-        assert sign() == 503
-    assert not Receipt.objects.exists()
-    assert not Event.objects.filter(kind=kinds.BREAK_SIGNED).exists()
-    assert path.encode() in admin.get("/admin/").content
-    assert sign() == 200
-    assert Receipt.objects.filter(kind="break").count() == 1

@@ -48,7 +48,7 @@ REFUSALS: Final[Mapping[tuple[str, str | None], Any]] = {
     ("invalid_dpop_proof", "malformed"): gettext_lazy("its proof was missing or unreadable"),
     ("invalid_dpop_proof", "signature"): gettext_lazy("its proof was not signed with its key"),
     ("invalid_dpop_proof", "method"): gettext_lazy("its proof was made for another request"),
-    ("invalid_dpop_proof", "url"): gettext_lazy("its proof was made for another address"),
+    ("invalid_dpop_proof", "url"): gettext_lazy("its proof or the call was for another address"),
     ("invalid_dpop_proof", "iat"): gettext_lazy("its proof was too old or from the future"),
     ("invalid_dpop_proof", "ath"): gettext_lazy("its proof was made for another access token"),
     ("invalid_dpop_proof", "replayed"): gettext_lazy("its proof had been used before"),
@@ -71,22 +71,22 @@ REFUSALS: Final[Mapping[tuple[str, str | None], Any]] = {
 
 def describe_act(
     event: Event,
-    at: str | None,
+    service: str | None,
     *,
     words: Catalogue = NO_CATALOGUE,
     is_withheld: bool = False,
 ) -> str | None:
-    """The act of a decision's event at the service named `at`, and its outcome, as a phrase.
+    """The act of a decision's event at the service of this name, and its outcome, as a phrase.
 
     Resource, names and payee come from the event's opening. If that was erased or does not fit its
     commitment, the phrase goes without them. None if not even the kind of act is known.
-    `is_withheld`: a later event says that the service never got this yes. `words` are those that
-    the service has now: an event does not say which it had then.
+    `is_withheld`: a later event says that the service was never sent this permit. `words` are the
+    service's current ones: an event does not record which it had.
     """
     data = event.data if isinstance(event.data, dict) else {}
-    if at is None or "action" not in data:
+    if service is None or "action" not in data:
         return None
-    phrases = _phrases(event, data["action"], at)
+    phrases = _phrases(event, data["action"], service)
     if phrases is None:
         return None
     act, acted = phrases
@@ -109,14 +109,17 @@ def describe_act(
 
 
 def describe_confirmation(
-    event: Event, action: object, at: str | None, *, words: Catalogue = NO_CATALOGUE
+    event: Event, action: object, service: str | None, *, words: Catalogue = NO_CATALOGUE
 ) -> str | None:
-    """What was to be confirmed, and the outcome; None if the row no longer has its texts."""
+    """What was to be confirmed, and the outcome.
+
+    None if the action or the service's name is gone.
+    """
     try:
         asked = parse_action(action)
     except AgentAuthError:
         return None
-    if at is None:
+    if service is None:
         return None
     forms = {
         kinds.CONFIRMATION_REQUESTED: _("asked for your confirmation to %(act)s"),
@@ -124,7 +127,7 @@ def describe_confirmation(
         kinds.CONFIRMATION_DENIED: _("denied: %(act)s"),
         kinds.CONFIRMATION_EXPIRED: _("was not confirmed in time: %(act)s"),
     }
-    act = sentences.act(_headline(asked), at, words) + in_brief(words, asked)
+    act = sentences.act(_headline(asked), service, words) + in_brief(words, asked)
     return forms[event.kind] % {"act": act}
 
 
@@ -146,7 +149,7 @@ def argument_lines(details: Mapping[str, Any]) -> list[tuple[str, str]]:
 def action_of(event: Event) -> Action | None:
     """The action of a decision; None if its texts are missing.
 
-    Long arguments may be missing (docs/adr/0046).
+    Of arguments that are long together, the longest are missing (docs/adr/0046).
     """
     shown = event.data.get("action")
     details = opened_details(event)
@@ -160,10 +163,10 @@ def action_of(event: Event) -> Action | None:
         return None
 
 
-def _phrases(event: Event, shown: object, at: str) -> tuple[str, str] | None:
-    """To do it, and that it was done."""
+def _phrases(event: Event, shown: object, service: str) -> tuple[str, str] | None:
+    """The act as an infinitive and in the past tense: “pay …”, “paid …”."""
     if shown is None:
-        call = {"at": quoted(at)}
+        call = {"at": quoted(service)}
         return _("use its access token at %(at)s") % call, _(
             "used its access token at %(at)s"
         ) % call
@@ -171,16 +174,19 @@ def _phrases(event: Event, shown: object, at: str) -> tuple[str, str] | None:
         return None
     if (action := action_of(event)) is not None:
         action = _headline(action)
-        return sentences.act(action, at), sentences.acted(action, at)
+        return sentences.act(action, service), sentences.acted(action, service)
     try:
         amount = Money.parse(shown["amount"]) if "amount" in shown else None
     except AgentAuthError:
         amount = None
-    return sentences.act_in_brief(kind, amount, at), sentences.acted_in_brief(kind, amount, at)
+    return (
+        sentences.act_in_brief(kind, amount, service),
+        sentences.acted_in_brief(kind, amount, service),
+    )
 
 
 def _headline(action: Action) -> Action:
-    """The action as a line of a list names it: of its arguments the payee alone, cut if long.
+    """The action for a line of a list: without arguments except the payee, which is cut if long.
 
     The event's page has all of them.
     """
@@ -205,6 +211,7 @@ def _refused(data: Mapping[str, Any], reason: str | None, act: str) -> str:
 
 
 def _times(count: object) -> str:
+    # One event may stand for several sampled refusals (`EarlyRefusal.stands_for`).
     if not isinstance(count, int) or isinstance(count, bool) or count <= 1:
         return ""
     words = ngettext(" (%(n)s time)", " (%(n)s times)", count)

@@ -1,4 +1,4 @@
-"""The pages on which an administrator releases grants that a restore suspended."""
+"""The pages on which an owner releases grants that a restore suspended."""
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render

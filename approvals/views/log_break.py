@@ -1,4 +1,4 @@
-"""The page on which an administrator signs that the log continues after a restore."""
+"""The page on which an owner signs that the log continues after a restore."""
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render

@@ -1,4 +1,4 @@
-"""The notifications section of the settings: channels, their purpose and quiet hours."""
+"""The notifications section of the settings: channels, what they are for, and quiet hours."""
 
 import re
 import uuid
@@ -41,7 +41,7 @@ def add_email(request: HttpRequest) -> HttpResponse:
 @require_sign_in
 @require_verification
 def add_webhook(request: HttpRequest) -> HttpResponse:
-    """Show the key in this response only: no session and no redirect may hold it."""
+    """Show the signing secret in this response only: no session and no redirect may hold it."""
     kind = request.POST.get("kind", Kind.WEBHOOK)
     if kind not in channel_management.WEBHOOKS:
         raise InvalidRequestError("The format of a webhook must be webhook, slack or teams.")
@@ -91,7 +91,7 @@ def change(request: HttpRequest, channel_id: uuid.UUID) -> HttpResponse:
         actor=actor_of(request),
         now=timezone.now(),
     )
-    return _back(request, _("Notifications saved"))
+    return _back(request, _("Notifications saved."))
 
 
 @require_POST
@@ -104,7 +104,7 @@ def remove(request: HttpRequest, channel_id: uuid.UUID) -> HttpResponse:
         actor=actor_of(request),
         now=timezone.now(),
     )
-    return _back(request, _("Removed. No more requests are sent there."))
+    return _back(request, _("Channel removed."))
 
 
 def _choices(request: HttpRequest) -> Choices:
@@ -121,7 +121,7 @@ def _choices(request: HttpRequest) -> Choices:
 def _time(text: str) -> time | None:
     if not text:
         return None
-    # A browser's field sends nothing else. `fromisoformat` alone would also take 22 and T22:00Z.
+    # `<input type="time">` sends HH:MM. `fromisoformat` alone would also take 22 and T22:00Z.
     if not _HOUR_AND_MINUTE.fullmatch(text):
         raise InvalidRequestError("Write quiet hours as hours and minutes, such as 22:00.")
     return time.fromisoformat(text)

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from django.db.models import BigIntegerField, Count, F, Q, Sum, TextField, Value
+from django.db.models import BigIntegerField, Count, Q, Sum, Value
 from django.db.models.fields.json import KT
 from django.db.models.functions import Cast, Replace, TruncDate
 from django.http import HttpRequest, HttpResponse
@@ -29,19 +29,23 @@ from registry.models import Agent, Grant, Human
 from registry.services.agent_owners import own_agent_ids
 
 DAYS: Final = 14
-# The newest events of these days that are counted, so that no page counts a million of them.
+# At most this many events, the newest, are counted: it bounds the query on a busy account.
 COUNTED: Final = 5_000
 # Agents with a colour of their own; the others share one.
 _DRAWN: Final = 4
 _BUDGETS: Final = 20
 # Lines of the table, the newest day and its busiest agents first.
 _LINES: Final = 50
+# Ids are made by hosts whose clocks may differ. The filter on `at` then selects exactly.
 _SLACK: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class AgentDay:
-    """What one agent did on one day; `spent` is in minor units by currency."""
+    """The real calls of one agent on one day; `spent` is in minor units by currency.
+
+    A permit that came too late for the service counts as allowed, once: its budget is debited.
+    """
 
     day: date
     agent_id: Any
@@ -64,7 +68,7 @@ def page(request: HttpRequest) -> HttpResponse:
     context = {
         "chart": draw_days(days, series) if rows else None,
         "series": series,
-        "rows": [_told(row, names) for row in sorted(rows, key=_newest_first)[:_LINES]],
+        "rows": [_table_row(row, names) for row in sorted(rows, key=_newest_first)[:_LINES]],
         "more_rows": max(len(rows) - _LINES, 0),
         "counted_from": counted_from,
         "counted": COUNTED,
@@ -78,35 +82,46 @@ def page(request: HttpRequest) -> HttpResponse:
 def count_days(human: Human, first: date) -> tuple[list[AgentDay], datetime | None]:
     """The acts since the first day, by day of the person's zone and agent, in two queries.
 
-    Also from when on, if more than COUNTED events happened since.
+    The second value is the time of the oldest counted event if there are more than COUNTED, else
+    None.
     """
     start = start_of_day(first, human.time_zone)
     led = newest_events("human_id", human.pk).filter(pk__gte=first_id_at(start - _SLACK))
+    since = None
     # The id alone, which is in the index, tells the time too.
-    oldest = led.values_list("pk", flat=True)[COUNTED - 1 : COUNTED].first()
-    if oldest is not None:
+    last = led.values_list("pk", flat=True)[COUNTED - 1 : COUNTED + 1]
+    if len(last) > 1:
+        oldest, next_older = last
         led = led.filter(pk__gte=oldest)
+        # Not if the slack alone has more events.
+        if made_at(next_older) >= start.timestamp():
+            since = datetime.fromtimestamp(made_at(oldest), UTC)
     # An amount has all digits of its currency: without the dot it is in minor units.
-    minor = Replace(KT("data__action__amount__value"), Value("."), Value(""))
+    minor_text = Replace(KT("data__action__amount__value"), Value("."), Value(""))
     found = (
-        led.filter(at__gte=start, kind__in=(kinds.DECISION_ALLOWED, kinds.DECISION_DENIED))
+        led.filter(
+            at__gte=start,
+            kind__in=(kinds.DECISION_ALLOWED, kinds.DECISION_DENIED),
+            data__dry_run__isnull=True,
+        )
+        # The event of a permit that came too late: the permit itself is counted.
+        .exclude(reason="withheld")
         .annotate(
             day=TruncDate("at", tzinfo=ZoneInfo(human.time_zone)),
-            currency=Cast(KT("data__action__amount__currency"), TextField()),
+            currency=KT("data__action__amount__currency"),
         )
         .values("day", "agent_id", "currency")
         .annotate(
             allowed=Count("pk", filter=Q(kind=kinds.DECISION_ALLOWED)),
             refused=Count("pk", filter=Q(kind=kinds.DECISION_DENIED)),
-            minor=Sum(Cast(minor, BigIntegerField()), filter=Q(kind=kinds.DECISION_ALLOWED)),
+            minor=Sum(Cast(minor_text, BigIntegerField()), filter=Q(kind=kinds.DECISION_ALLOWED)),
         )
-        .order_by(F("day"))
+        .order_by("day")
     )
-    since = None if oldest is None else datetime.fromtimestamp(made_at(oldest), UTC)
-    return _merged(found), since
+    return _merge_currencies(found), since
 
 
-def _merged(found: Iterable[Mapping[str, Any]]) -> list[AgentDay]:
+def _merge_currencies(found: Iterable[Mapping[str, Any]]) -> list[AgentDay]:
     """One row per day and agent, of one per currency."""
     parts: dict[tuple[date, Any], list[Mapping[str, Any]]] = {}
     for row in found:
@@ -126,7 +141,7 @@ def _merged(found: Iterable[Mapping[str, Any]]) -> list[AgentDay]:
 def _series(
     rows: Sequence[AgentDay], names: Mapping[Any, str], days: Sequence[date]
 ) -> list[Series]:
-    """The busiest agents, the others together, and what was refused of all."""
+    """Series for the busiest agents, for the others together, and for all refusals."""
     totals: dict[Any, int] = {}
     for row in rows:
         totals[row.agent_id] = totals.get(row.agent_id, 0) + row.allowed
@@ -151,7 +166,7 @@ def _series(
     return series
 
 
-def _told(row: AgentDay, names: Mapping[Any, str]) -> dict[str, Any]:
+def _table_row(row: AgentDay, names: Mapping[Any, str]) -> dict[str, Any]:
     return {
         "day": row.day,
         "agent": names.get(row.agent_id) or _("an agent"),
@@ -171,7 +186,7 @@ def _newest_first(row: AgentDay) -> tuple[int, int, str]:
 
 
 def _budgets(human: Human, now: datetime) -> list[dict[str, Any]]:
-    """The grants in force that have budgets, with what is used of each."""
+    """The newest grants in force with budgets, and how much of each budget is used."""
     own = own_agent_ids(human)
     live = Grant.objects.live(now).filter(agent__in=own, envelope__budgets__0__isnull=False)
     grants = list(live.select_related("agent", "service_provider").order_by("-pk")[:_BUDGETS])

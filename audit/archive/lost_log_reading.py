@@ -1,6 +1,5 @@
-"""Read the part of the log that a restore lost from the external store, and prove it."""
+"""Read from the external store the events that a restore lost, and prove them."""
 
-from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 
@@ -24,7 +23,8 @@ def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) ->
     Returns the newest external checkpoint, which proves them. The tree of this database is extended
     by the archived lines and must have the root of the break at `row.size`, and the root of that
     checkpoint at the end. `visit` runs before this is checked: use what it collects only after this
-    returns. Raises ChainError if the archive ends before that checkpoint or was changed;
+    returns. Needs AUDIT_STORE. Raises ChainError if no signed checkpoint there goes beyond the
+    break, the archive does not lead to the newest one, or this database's tree has gaps;
     TemporarilyUnavailableError if the store does not answer.
     """
     before = LogBreak.objects.filter(name__lt=row.name).order_by("name")
@@ -33,6 +33,7 @@ def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) ->
     tree = tiles_at(row.archived)
 
     def check(line: Line) -> None:
+        # Runs before the line joins the tree, which therefore has `row.size` leaves here.
         if line.index == row.size and tree.root() != bytes(row.root):
             raise ArchiveError(
                 line.index,
@@ -43,11 +44,12 @@ def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) ->
             visit(line)
 
     while tree.size < newest.size and (found := read_manifest(store, tree.size)) is not None:
-        prove_segment(store, found[0], tree=tree, visit=check)
+        manifest, _ = found
+        prove_segment(store, manifest, tree=tree, visit=check)
     if tree.size != newest.size:
         raise ArchiveError(
             tree.size,
-            f"The archive in the external store ends at {tree.size} events, but a checkpoint "
+            f"The archive in the external store has {tree.size} events, but the newest checkpoint "
             f"there covers {newest.size}.",
         )
     if tree.root() != newest.root:
@@ -59,20 +61,21 @@ def read_lost(row: LogBreak, *, now: datetime, visit: Callable[[Line], None]) ->
 
 def _newest(store: Store, size: int, now: datetime) -> Anchor:
     beyond = store.keys(PREFIX, after=key_of(size))
-    last = deque((key for key in beyond if size_of(key) is not None), maxlen=1)
-    if not last:
+    # Keys sort by size.
+    last = max((key for key in beyond if size_of(key) is not None), default=None)
+    if last is None:
         raise ContradictedError(
             f"No checkpoint in the external store covers more than {size} events."
         )
     try:
-        found = read_anchor(store.get(last[0]) or b"", place=last[0], now=now)
+        found = read_anchor(store.get(last) or b"", place=last, now=now)
     except NoteError as error:
         raise ContradictedError(
-            f"{last[0]} in the external store is refused: {error.description}"
+            f"{last} in the external store is refused: {error.description}"
         ) from error
     # Under a later name, an older checkpoint would hide the events between the two.
-    if key_of(found.size) != last[0]:
+    if key_of(found.size) != last:
         raise ContradictedError(
-            f"{last[0]} in the external store is a checkpoint of {found.size} events."
+            f"{last} in the external store is a checkpoint of {found.size} events."
         )
     return found

@@ -1,8 +1,12 @@
-"""Humans: created, suspended, resumed, recovered, deleted. Approvals has passkeys and sessions."""
+"""Create, suspend, resume, recover and delete humans.
+
+Their passkeys and sessions are in approvals.
+"""
 
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
+from typing import Final
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -23,6 +27,9 @@ from registry.services.grants import revoke_grant, suspend_grant
 from registry.services.lookalikes import check_is_no_word
 
 MAX_EMAIL_CHARACTERS = 254
+# Grants that end with their human, and need a new signature after a recovery.
+_GRANTED: Final = (Grant.Status.APPROVED, Grant.Status.SUSPENDED)
+# `is_staff` is true for owners alone (registry/roles.py).
 _ACTIVE_OWNER = Q(is_staff=True, status=Human.Status.ACTIVE)
 
 
@@ -82,26 +89,26 @@ def check_email(email: str) -> None:
 def suspend_human(
     *, human: Human, actor: Actor, now: datetime, even_last_owner: bool = False
 ) -> None:
-    """Suspend the human: end sessions and unspent enrolment codes, refuse their agents' tokens.
+    """Suspend the human. Sessions and unspent enrolment codes end.
 
-    The caller ends whatever else they began. Raises InvalidStateError if the human is not active,
+    From the published change on, verify refuses their agents' tokens. The caller ends whatever else
+    they began. Raises InvalidStateError if the human is not active,
     or is the last owner who can sign in: then only an owner whom an operator invites
     (`manage.py setup_link`) could resume them.
     """
     with transaction.atomic():
         if not even_last_owner:
-            keep_an_owner(human, "suspended")
+            lock_with_owners(human, "suspended")
         _move(human, Human.Status.ACTIVE, Human.Status.SUSPENDED, kinds.HUMAN_SUSPENDED, actor, now)
         _end_enrolment_codes(human, now)
 
 
 def resume_human(*, human: Human, actor: Actor, now: datetime) -> None:
-    """Lift the suspension that the caller read; sessions that were ended stay ended.
+    """Lift the suspension that the caller read; a later one, with another `session_epoch`, stays.
 
-    Approvals calls this with a verified signature over exactly this suspension. Raises
-    InvalidStateError.
+    Sessions that were ended stay ended. Approvals calls this with a verified signature over exactly
+    this suspension. Raises InvalidStateError.
     """
-    read = human.session_epoch
     _move(
         human,
         Human.Status.SUSPENDED,
@@ -109,7 +116,7 @@ def resume_human(*, human: Human, actor: Actor, now: datetime) -> None:
         kinds.HUMAN_RESUMED,
         actor,
         now,
-        session_epoch=read,
+        session_epoch=human.session_epoch,
     )
 
 
@@ -128,13 +135,12 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
 
     Sessions and unspent enrolment codes end. Every grant needs a new signature, even one that was
     suspended before: those of the human's agents, and those that the human, or a thief with their
-    passkey, approved for others.
+    passkey, approved for others. Raises GrantChangedError if one of them changes at this moment.
     """
-    held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     # In id order, as in every change of many grants (grants_after_change.py), so that none
     # deadlock.
     grants = (
-        Grant.objects.filter(Q(agent__human=human) | Q(human=human), status__in=held)
+        Grant.objects.filter(Q(agent__human=human) | Q(human=human), status__in=_GRANTED)
         .select_related("agent")
         .order_by("id")
     )
@@ -153,20 +159,20 @@ def delete_human(
     """Delete the human permanently: end agents, grants, codes and sessions, blank name and address.
 
     The row and its id stay, because receipts and events refer to them. The caller deletes passkeys
-    and openings of events, in the same transaction. Raises InvalidStateError if the human is
-    deleted already, is the last owner who can sign in, or got another agent meanwhile.
+    and the erasable texts of events (openings), in the same transaction. Raises InvalidStateError
+    if the human is deleted already, is the last owner who can sign in, got another agent meanwhile,
+    or if one of the grants changes at this moment.
     """
-    held = [Grant.Status.APPROVED, Grant.Status.SUSPENDED]
     with transaction.atomic():
         # Lock order: agent, grants, human, as in requests, approvals and rotations: no deadlock.
         for agent in (
             Agent.objects.select_for_update(no_key=True).filter(human=human).order_by("id")
         ):
-            for grant in agent.grants.filter(status__in=held).order_by("id"):
+            for grant in agent.grants.filter(status__in=_GRANTED).order_by("id"):
                 revoke_grant(grant=grant, actor=actor, now=now)
             revoke_agent(agent=agent, actor=actor, now=now)
         if not even_last_owner:
-            keep_an_owner(human, "deleted")
+            lock_with_owners(human, "deleted")
         gone = (
             Human.objects.filter(pk=human.pk)
             .exclude(status=Human.Status.DELETED)
@@ -185,7 +191,7 @@ def delete_human(
         if not gone:
             raise InvalidStateError("This human is deleted already.")
         EnrolmentCode.objects.filter(human=human).delete()
-        # An agent enrolled or claimed after the agents were locked would keep its texts. No other
+        # An agent enrolled or claimed after the agents were locked would keep its name. No other
         # can be added now: the codes are gone, and a claim waits for the human's row.
         if Agent.objects.filter(human=human).exclude(status=Agent.Status.REVOKED).exists():
             raise InvalidStateError(
@@ -196,8 +202,8 @@ def delete_human(
     human.refresh_from_db()
 
 
-def refuse_to_delete(human: Human) -> None:
-    """Raises InvalidStateError if `delete_human` would, as the rows are now. Locks nothing."""
+def check_deletable(human: Human) -> None:
+    """Raise the InvalidStateError that `delete_human` would raise now. Takes no lock."""
     if human.status == Human.Status.DELETED:
         raise InvalidStateError("This human is deleted already.")
     _refuse_last_owner(human, Human.objects.filter(_ACTIVE_OWNER), "deleted")
@@ -238,18 +244,20 @@ def _end_enrolment_codes(human: Human, now: datetime) -> None:
     )
 
 
-def keep_an_owner(human: Human, what: str, *, even_last: bool = False) -> Human:
-    """Lock the human and check that without them an owner is left; in the caller's transaction.
+def lock_with_owners(human: Human, what: str, *, even_last_owner: bool = False) -> Human:
+    """Lock the human and all owners in the caller's transaction; return the human's row as it is.
 
-    Returns their row as it is now. Raises InvalidStateError.
+    `what` the human cannot be. Raises InvalidStateError if no other owner is left who can sign in,
+    unless `even_last_owner`.
     """
-    # Lock all owners: two who end each other in parallel would leave none. Lock the human in the
-    # same query, because humans are locked in id order.
+    # All owners, because two who end each other in parallel would leave none. In one query, because
+    # humans are locked in id order.
     chosen = Human.objects.filter(Q(pk=human.pk) | _ACTIVE_OWNER).order_by("id")
-    held = list(chosen.select_for_update(no_key=True))
-    if not even_last:
-        _refuse_last_owner(human, [each for each in held if each.is_staff and each.is_active], what)
-    return next(each for each in held if each.pk == human.pk)
+    locked = list(chosen.select_for_update(no_key=True))
+    if not even_last_owner:
+        owners = [each for each in locked if each.is_staff and each.is_active]
+        _refuse_last_owner(human, owners, what)
+    return next(each for each in locked if each.pk == human.pk)
 
 
 def _refuse_last_owner(human: Human, owners: Iterable[Human], what: str) -> None:

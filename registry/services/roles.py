@@ -13,7 +13,7 @@ from audit.services import Actor, record
 from kms.state_change_publisher import Subject, publish_change
 from registry.models import Human
 from registry.roles import Permission, Role
-from registry.services.humans import keep_an_owner
+from registry.services.humans import lock_with_owners
 
 CHANGED_MEANWHILE: Final = gettext_noop(
     "Another administrator changed this role meanwhile. Open the page again."
@@ -61,7 +61,7 @@ def change_role(
     since the caller read `human`.
     """
     with transaction.atomic():
-        held = keep_an_owner(human, "given another role", even_last=even_last_owner)
+        held = lock_with_owners(human, "given another role", even_last_owner=even_last_owner)
         before = held.role
         if held.status == Human.Status.DELETED:
             raise InvalidStateError("This human is deleted.")

@@ -35,6 +35,25 @@ def known(agent: FakeRegistry, capsys: pytest.CaptureFixture[str]) -> FakeRegist
     return agent
 
 
+def test_a_time_limit_without_a_wait_is_refused(
+    known: FakeRegistry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, told = answer(capsys, "request", SP_ID, "-c", "read:calendar", "--timeout", "5")
+    assert (code, told["error"]) == (2, "usage")
+    assert "add --wait" in told["error_description"]
+    assert not known.sent("POST", "/v1/grants")
+
+
+def test_a_command_interrupted_with_ctrl_c_exits_with_130(
+    agent: FakeRegistry,
+) -> None:
+    def interrupted(_request: httpx.Request) -> httpx.Response:
+        raise KeyboardInterrupt
+
+    agent.script = interrupted
+    assert main(["register", "-c", "read:calendar"]) == 130
+
+
 @pytest.mark.usefixtures("slept")
 @pytest.mark.parametrize(("status", "code"), [("approved", 0), ("denied", 1), ("expired", 1)])
 def test_wait_ends_with_the_decision(

@@ -6,6 +6,7 @@ import json
 import sys
 from typing import Any
 
+import httpx
 import pytest
 
 from agentauth.integrations.agent_tool import (
@@ -17,6 +18,7 @@ from agentauth.integrations.agent_tool import (
     park,
 )
 from agentauth.integrations.requirement import ConfigurationError, requires
+from agentauth.integrations.tool_results import answer_line
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.sdk.redacted_response import MAX_SHOWN
 from agentauth.sdk.tests.fake_registry import URL
@@ -180,6 +182,21 @@ def test_a_token_that_the_service_echoes_is_removed(stage: Stage) -> None:
     stage.approve()
     stage.text = f"You sent DPoP {TOKEN}"
     assert run(stage.reader(), {"day": "monday"})["from_service"] == "You sent DPoP [removed]"
+
+
+@pytest.mark.parametrize(
+    ("response", "status"),
+    [
+        (httpx.Response(307, headers={"Location": "https://sp.example/"}), "refused"),
+        (httpx.Response(304), "answered"),
+        (httpx.Response(300), "answered"),
+    ],
+)
+def test_only_an_answer_with_a_location_is_a_redirect(
+    response: httpx.Response, status: str
+) -> None:
+    told = json.loads(answer_line(response))
+    assert (told["status"], "redirects" in told["note"]) == (status, status == "refused")
 
 
 def test_a_long_answer_is_cut(stage: Stage) -> None:

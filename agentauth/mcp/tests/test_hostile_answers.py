@@ -76,7 +76,7 @@ def test_a_mistake_of_this_server_tells_the_key(
     def fails(_response: httpx.Response) -> None:
         raise LookupError(TOKEN)
 
-    monkeypatch.setattr("agentauth.mcp.server_tools.shown_content", fails)
+    monkeypatch.setattr("agentauth.mcp.access_outcomes.shown_content", fails)
     result = paid(agent, tmp_path, lambda _: httpx.Response(201), era=era, person=person)
     body = body_of(result)
     assert (body["status"], body["error"], body["idempotency_key"]) == (

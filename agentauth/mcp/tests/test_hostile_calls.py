@@ -171,6 +171,28 @@ def test_a_redirect_is_shown_and_not_followed(
     assert [str(each.url) for each in to_service(agent)] == [f"{AUDIENCE}/calendar"]
 
 
+@pytest.mark.parametrize("status", [300, 304])
+def test_an_answer_without_a_location_is_no_redirect(
+    agent: FakeRegistry, tmp_path: Path, status: int
+) -> None:
+    answering(agent, httpx.Response(status))
+    [result] = called(agent, tmp_path, ("call_service", READ))
+    assert (body_of(result)["status"], result.is_error) == ("answered", False)
+
+
+@pytest.mark.parametrize(
+    ("reason", "need"),
+    [("human_offline", "needs you to be present"), ("confirm_above", "needs your confirmation")],
+)
+def test_a_step_up_without_an_id_says_what_it_needs(
+    agent: FakeRegistry, tmp_path: Path, reason: str, need: str
+) -> None:
+    answering(agent, httpx.Response(403, json={"error": "step_up_required", "reason": reason}))
+    [result] = called(agent, tmp_path, ("call_service", POST))
+    assert body_of(result)["approval_url"] == f"{URL}/"
+    assert f"A call to sp {need} at the registry." in result.content[0].text
+
+
 def test_a_service_cannot_send_the_person_to_its_own_page(
     agent: FakeRegistry, tmp_path: Path
 ) -> None:

@@ -113,7 +113,8 @@ def ending(registry: FakeRegistry) -> None:
         way = request.url.path.rsplit("/", 1)[1]
         if way not in {"revoke", "withdraw"}:
             return None
-        registry.grants[:] = [each | {"status": f"{way}ed"} for each in registry.grants]
+        status = {"revoke": "revoked", "withdraw": "withdrawn"}[way]
+        registry.grants[:] = [each | {"status": status} for each in registry.grants]
         return httpx.Response(204)
 
     registry.script = script
@@ -143,6 +144,34 @@ def test_only_the_named_grant_is_given_back(registry: FakeRegistry, tmp_path: Pa
     assert registry.grants[0]["status"] == "approved"
 
 
+def test_grants_that_ended_before_a_failure_are_named(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    first, second = GRANT_ID[:-1] + "9", GRANT_ID
+    registered(registry, tmp_path)
+    registry.grants += [grant(grant_id=second, status="pending"), grant(grant_id=first)]
+    ending(registry)
+    script = registry.script
+    registry.script = lambda request: (
+        error(409, "invalid_state") if request.url.path.endswith("withdraw") else script(request)
+    )
+    [result] = called(registry, tmp_path, ("revoke_access", {"service": "sp"}))
+    assert body_of(result) == {"status": "failed", "error": "invalid_state", "grant_ids": [first]}
+    assert result.is_error
+    assert "Ended one grant at sp, then this failed: A sentence." in result.content[0].text
+
+
+def test_a_withdrawn_request_is_not_told_as_the_end_of_all_access(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registered(registry, tmp_path)
+    registry.grants += [grant(), grant(grant_id=GRANT_ID[:-1] + "9", status="pending")]
+    ending(registry)
+    told = {"service": "sp", "grant_id": GRANT_ID[:-1] + "9"}
+    [result] = called(registry, tmp_path, ("revoke_access", told))
+    assert result.content[0].text.startswith("Ended one grant at sp.")
+
+
 def test_a_request_beyond_the_manifest_widens_it_and_keeps_the_rest(
     registry: FakeRegistry, tmp_path: Path
 ) -> None:
@@ -168,6 +197,25 @@ def test_the_status_waits_for_a_pending_decision(registry: FakeRegistry, tmp_pat
     told = {"service": "sp", "wait_seconds": 5}
     [result] = called(registry, tmp_path, ("access_status", told))
     assert [row["status"] for row in body_of(result)["access"]] == ["approved"]
+
+
+def test_the_status_waits_for_a_grant_to_be_signed_again(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """`call_service` says so: "Then call access_status"."""
+    registered(registry, tmp_path)
+    again = f"{URL}/approvals/{GRANT_ID}/"
+    registry.grants.append(grant(status="suspended", approval_url=again))
+
+    def script(request: httpx.Request) -> None:
+        if "wait" in request.url.params:
+            approve(registry)
+
+    registry.script = script
+    told = {"service": "sp", "wait_seconds": 5}
+    results = called(registry, tmp_path, ("call_service", READ), ("access_status", told))
+    assert body_of(results[0])["status"] == "waiting_for_person"
+    assert [row["status"] for row in body_of(results[1])["access"]] == ["approved"]
 
 
 def test_the_status_of_an_agent_without_requests_is_empty(
@@ -209,6 +257,26 @@ def test_a_denied_request_is_refused_in_the_cool_down(
     body = body_of(result)
     assert (body["status"], body["error"]) == ("denied", "cooldown_active")
     assert body["retry_after"] == 3_600
+
+
+def test_suspended_access_is_not_told_as_a_denial(registry: FakeRegistry, tmp_path: Path) -> None:
+    registered(registry, tmp_path)
+    registry.grants.append(grant(status="suspended"))
+    results = called(registry, tmp_path, ("request_access", ASK), ("call_service", READ))
+    assert body_of(results[0])["status"] == body_of(results[1])["reason"] == "suspended"
+    assert "A person suspended the access to this at sp." in results[0].content[0].text
+
+
+def test_access_that_the_agent_gave_back_is_not_told_as_a_persons_decision(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    registered(registry, tmp_path)
+    registry.grants.append(grant())
+    ending(registry)
+    told = {"service": "sp"}
+    results = called(registry, tmp_path, ("revoke_access", told), ("call_service", READ))
+    text = results[1].content[0].text
+    assert text.startswith("The access to sp for this call is revoked.\n")
 
 
 def test_a_refusal_of_the_registry_says_when_to_ask_again(
