@@ -180,11 +180,11 @@ NETWORK = {
 # cluster itself names its nodes. Database and Celery's
 # broker are reached by Django and Celery. A new line here must also hold SS-1, SS-2 and SS-4.
 REACHES_OUT = {
-    ("audit/checkpoints/bounded_http_post.py", "asyncio"),
-    ("audit/checkpoints/bounded_http_post.py", "httpx"),
+    ("audit/bounded_http_post.py", "asyncio"),
+    ("audit/bounded_http_post.py", "httpx"),
     # Only the kind of address that a name is resolved to.
-    ("audit/checkpoints/bounded_http_post.py", "socket"),
-    ("audit/checkpoints/bounded_http_post.py", "ssl"),
+    ("audit/bounded_http_post.py", "socket"),
+    ("audit/bounded_http_post.py", "ssl"),
     # Their methods, to name calls in traces: none is made there.
     ("agentauth/observability/traced_calls.py", "botocore"),
     ("agentauth/observability/traced_calls.py", "redis"),

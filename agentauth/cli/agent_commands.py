@@ -8,6 +8,7 @@ import httpx
 from agentauth.protocol.capability import parse_capability
 from agentauth.protocol.encoding import read_json, read_object
 from agentauth.protocol.errors import AgentAuthError, EncodingError
+from agentauth.sdk.agent_registry_client import Registry
 from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.errors import KeyFileError
 from agentauth.sdk.grant_choice import waits_for_human
@@ -16,7 +17,6 @@ from agentauth.sdk.key_file import KeyFile
 from agentauth.sdk.key_store import KEY_VARIABLE, EnvironmentStore, KeyStore
 from agentauth.sdk.own_manifest import read_manifest
 from agentauth.sdk.registry_answers import Grant, optional
-from agentauth.sdk.registry_client import Registry
 from agentauth.sdk.url_checks import check_registry_url
 
 from .agent_options import Connection

@@ -23,7 +23,7 @@ from agentauth.sdk.identity import Identity
 from agentauth.sdk.key_file import KeyFile
 from agentauth.sdk.own_manifest import is_due, read_manifest
 from agentauth.sdk.registry_answers import optional
-from agentauth.sdk.registry_client import TIMEOUT_SECONDS, open_client, registry_at
+from agentauth.sdk.registry_http import TIMEOUT_SECONDS, open_client, registry_at
 from agentauth.sdk.url_checks import check_registry_url
 
 from .agent_commands import ask_about

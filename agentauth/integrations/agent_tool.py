@@ -39,7 +39,7 @@ from agentauth.sdk.client import AgentAuthClient
 from agentauth.sdk.decision_polling import Callback, tell
 from agentauth.sdk.errors import NoGrantError
 from agentauth.sdk.registry_answers import Confirmation, Grant
-from agentauth.sdk.registry_client import new_key
+from agentauth.sdk.registry_http import new_key
 
 from .incoming import Incoming
 from .requirement import ConfigurationError, Requirement

@@ -32,7 +32,7 @@ from agentauth.protocol.dpop import authorization_header, single_header
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 from agentauth.sdk.errors import AlreadyProcessedError, RefusedError
 from agentauth.sdk.refusal_responses import HttpAnswer, answer_for
-from agentauth.sdk.registry_client import new_key
+from agentauth.sdk.registry_http import new_key
 from agentauth.sdk.url_checks import check_audience
 from agentauth.sdk.verifier import Allowed
 

@@ -223,7 +223,7 @@ def _trace_sending() -> None:
     """The libraries of processes that send: others would import them in vain."""
     from django.conf import settings
 
-    from audit.checkpoints import bounded_http_post
+    from audit import bounded_http_post
 
     _replace(bounded_http_post, "post", _traced_post)
     if settings.REDIS_URL:

@@ -3,8 +3,9 @@
 - An agent: `client` is the interface, and `sync_client` the same without `await`. They stand on
   `agent_lifecycle` (key, manifest, registration), `grants_and_tokens` (grants and tokens, with
   `ensure_plan`, `grant_choice` and the caches of `client_cache`), `decision_polling` (for a
-  person), `service_calls` (a call to a service provider, with `rate_pacing`) and `registry_client`
-  (the registry's API). `httpx_auth` and `requests_auth` sign for other HTTP clients, `link_display`
+  person), `service_calls` (a call to a service provider, with `rate_pacing`) and
+  `agent_registry_client` (the registry's API, on `registry_http`, as `log_client` is). `httpx_auth`
+  and `requests_auth` sign for other HTTP clients, `link_display`
   shows a person the link. The key and the rest of the `identity` are in a `key_file`, made of
   `private_files`, or in another `key_store` (`keyring_store`); `kms_signer` signs with a key
   elsewhere. `own_manifest` makes what the agent declares; `argument_checks` and `clock_check`

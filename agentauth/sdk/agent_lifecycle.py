@@ -26,6 +26,7 @@ from agentauth.protocol.errors import (
 from agentauth.protocol.key_change import sign_key_change
 from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer
 
+from .agent_registry_client import Registry
 from .bounded_http import Params
 from .client_cache import Locks
 from .errors import KeyFileError, RegistryError
@@ -33,7 +34,7 @@ from .identity import Identity
 from .key_store import KeyStore
 from .own_manifest import check_within, is_due, new_manifest, next_manifest, read_manifest
 from .registry_answers import Agent
-from .registry_client import Registry, new_jti
+from .registry_http import new_jti
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 
 from .bounded_http import ask
 from .http1 import Answer, AnswerReader, Target
-from .registry_client import registry_at
+from .registry_http import registry_at
 from .thread_connections import (
     IDLE_SECONDS,
     MAX_IDLE,

@@ -15,7 +15,7 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 
 from .async_connections import AsyncConnections, AsyncHttpxExchanges
 from .http1 import Answer
-from .registry_client import ssl_context
+from .registry_http import ssl_context
 from .thread_connections import uses_proxy
 from .url_checks import check_registry_url
 from .verifier_core import (

@@ -17,6 +17,7 @@ from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.errors import InvalidRequestError
 
 from .agent_lifecycle import AgentLife
+from .agent_registry_client import Registry
 from .argument_checks import check_action, check_capabilities, check_max_bytes, read_envelope
 from .bounded_http import MAX_ANSWER_BYTES
 from .decision_polling import Callback, wait_for_confirmation, wait_for_grant
@@ -25,7 +26,6 @@ from .identity import Identity
 from .key_file import KeyFile, default_path
 from .key_store import KeyStore
 from .registry_answers import Agent, Confirmation, Grant, ServiceProvider
-from .registry_client import Registry
 from .service_calls import Call, Conversation, send
 from .url_checks import check_registry_url
 

@@ -25,7 +25,7 @@ from .grant_choice import choose_grant, find_same, is_usable, waits_for_human
 from .own_manifest import check_within
 from .rate_pacing import Pacing, Turn
 from .registry_answers import Agent, Grant, ServiceProvider, results_of
-from .registry_client import new_jti
+from .registry_http import new_jti
 from .server_nonces import ServerNonce
 from .url_checks import check_audience, path_segment, within_audience, without_query
 

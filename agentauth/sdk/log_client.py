@@ -19,7 +19,7 @@ from agentauth.protocol.log_hashes import entry_hash, field_commitment, leaf_has
 from agentauth.protocol.signed_notes import SignatureType, parse_vkey
 
 from .bounded_http import ask
-from .registry_client import (
+from .registry_http import (
     ATTEMPTS,
     LONGEST_WAIT_SECONDS,
     TIMEOUT_SECONDS,

@@ -24,7 +24,13 @@ from .errors import ClockError, GrantPendingError, NoGrantError
 from .grant_choice import is_usable, waits_for_human
 from .grants_and_tokens import AgentGrants, Signed
 from .registry_answers import Confirmation, Grant
-from .registry_client import ATTEMPTS, new_key, open_client, pause, retry_after
+from .registry_http import (
+    ATTEMPTS,
+    new_key,
+    open_client,
+    pause,
+    retry_after,
+)
 
 # Seconds. A shorter Retry-After is waited for; a longer one is for the caller to decide.
 LONGEST_WAIT_SECONDS: Final = 10

@@ -22,7 +22,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 
 from .bounded_http import answering, ask_blocking, hold_to_time
 from .http1 import Answer, AnswerReader, Target
-from .registry_client import registry_at
+from .registry_http import registry_at
 from .url_checks import is_loopback
 
 PATHS: Final = {False: "/v1/verify", True: "/v1/verify/batch"}

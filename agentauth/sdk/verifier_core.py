@@ -22,7 +22,7 @@ from agentauth.protocol.jose import MAX_BYTES as MAX_JWS_BYTES
 
 from .errors import RefusedError, RegistryError, error_from
 from .http1 import Answer
-from .registry_client import new_key, retry_after
+from .registry_http import new_key, retry_after
 from .server_nonces import read_nonce
 
 TIMEOUT_SECONDS: Final = 5.0

@@ -17,8 +17,8 @@ from agentauth.job_table import Job
 from agentauth.observability import tracing
 from agentauth.observability.logging_config import JsonFormatter, request_id, trace_id
 from approvals.tests.cast import PAY, READ_CALENDAR, Person, invited
-from audit.checkpoints import bounded_http_post
-from audit.checkpoints.bounded_http_post import AddressRule
+from audit import bounded_http_post
+from audit.bounded_http_post import AddressRule
 from kms.services import ensure_key
 from registry.models import Grant, ServiceProvider
 from registry.services.enrolment_codes import create_enrolment_code

@@ -3,7 +3,7 @@
 An address that a person types, or that their browser names, must not reach into the operator's
 network (SSRF). The URL's form is checked when it is added and again at each delivery; what its name
 resolves to, at each delivery, by the connection that uses the answer
-(audit/checkpoints/bounded_http_post.py).
+(audit/bounded_http_post.py).
 """
 
 import ipaddress

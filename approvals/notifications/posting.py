@@ -41,7 +41,7 @@ def open_channel(channel: NotificationChannel) -> tuple[str, bytes]:
 def send(message: Outgoing) -> None:
     """Post it. Only a 2xx status counts as accepted. Raises NotAcceptedError."""
     # Imported here: httpx takes a tenth of a process's start time, and only `jobs` send messages.
-    from audit.checkpoints.bounded_http_post import AddressRefusedError, NoAnswerError, post
+    from audit.bounded_http_post import AddressRefusedError, NoAnswerError, post
 
     try:
         answer = post(

@@ -25,7 +25,7 @@ from approvals.services.expiry import expire_everything
 from approvals.tests.cast import Person
 from approvals.tests.notifying import by_webhook
 from approvals.tests.webhook_receiver import webhook_receiver
-from audit.checkpoints import bounded_http_post
+from audit import bounded_http_post
 from registry.models import Grant, ServiceProvider
 from registry.tests.cast import AgentClient, pending
 from tests.nginx import self_signed

@@ -28,7 +28,7 @@ from agentauth.protocol.signed_notes import (
 from agentauth.protocol.url_normalization import normalize_url
 
 if TYPE_CHECKING:
-    from audit.checkpoints.bounded_http_post import Answer
+    from audit.bounded_http_post import Answer
 
 # For one request, from name resolution to the last byte of the answer; at most two per witness.
 TIMEOUT_SECONDS: Final = 5.0
@@ -133,7 +133,7 @@ def _ask(
     path = consistency(old_size, size) if 0 < old_size < size else ()
     body = AddCheckpoint(old_size, tuple(path), note).text
     # Imported late: httpx takes a tenth of a process's start time, and few processes ask witnesses.
-    from audit.checkpoints.bounded_http_post import NoAnswerError, post
+    from audit.bounded_http_post import NoAnswerError, post
 
     # Do not send requests to this host through the environment's proxy.
     try:

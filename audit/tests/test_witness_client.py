@@ -10,8 +10,8 @@ from agentauth.protocol.checkpoint import cosign_checkpoint, open_checkpoint
 from agentauth.protocol.checkpoint_proofs import SIZE_TYPE, parse_add_checkpoint
 from agentauth.protocol.errors import InvalidRequestError, NoteError
 from agentauth.sdk.tests.witness_cast import NAME, ORIGIN, Log, Served, new_witness, serving
-from audit.checkpoints import bounded_http_post
-from audit.checkpoints.bounded_http_post import Answer, NoAnswerError
+from audit import bounded_http_post
+from audit.bounded_http_post import Answer, NoAnswerError
 from audit.checkpoints.witness_client import Outcome, Result, Witness, cosign, parse_witness
 from audit.tests.fake_witness import KEY, LOG, OTHER, VERIFIER, answering, ask, size_is
 

@@ -20,7 +20,7 @@ import httpx
 
 from agentauth import AgentAuthClient
 from agentauth.sdk import AgentAuthError
-from agentauth.sdk.registry_client import ssl_context
+from agentauth.sdk.registry_http import ssl_context
 from agentauth.sdk.url_checks import is_loopback
 from examples.demo.catalogue import publish_words
 from examples.demo.printing import say

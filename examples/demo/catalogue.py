@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import httpx
 
-from agentauth.sdk.registry_client import ssl_context
+from agentauth.sdk.registry_http import ssl_context
 from agentauth.sdk.url_checks import is_loopback
 from examples.demo.printing import say
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agentauth import AgentAuthClient, Capability
 from agentauth.sdk import AgentAuthError, Grant
-from agentauth.sdk.registry_client import open_client
+from agentauth.sdk.registry_http import open_client
 from examples.demo.printing import DIM, GREEN, RED, heading, say, styled, table
 
 NAME: Final = "Research Assistant"

@@ -22,7 +22,7 @@ from typing import Any, Self
 import httpx
 
 from agentauth.protocol.dpop import make_proof
-from agentauth.sdk import registry_client
+from agentauth.sdk import registry_http
 from tests import nginx, pgbouncer, postgres, redis_servers
 from tests.actors import Scene
 from tests.faults import versions
@@ -199,11 +199,11 @@ def trusting(bundle: Path) -> Iterator[None]:
     """The SDK trusts these certificates, as with SSL_CERT_FILE in its environment."""
     before = os.environ.get("SSL_CERT_FILE")
     os.environ["SSL_CERT_FILE"] = str(bundle)
-    registry_client.ssl_context.cache_clear()
+    registry_http.ssl_context.cache_clear()
     try:
         yield
     finally:
-        registry_client.ssl_context.cache_clear()
+        registry_http.ssl_context.cache_clear()
         if before is None:
             del os.environ["SSL_CERT_FILE"]
         else:

@@ -20,7 +20,7 @@ from agentauth.sdk import (
     Money,
     NoGrantError,
 )
-from agentauth.sdk.registry_client import Registry
+from agentauth.sdk.agent_registry_client import Registry
 from tests.flows.clocked import PAY, PAYING, READ, WRITE, Place, clocked_place
 from tests.live import ROOT
 

@@ -17,7 +17,7 @@ import pytest
 
 from agentauth import AgentAuthClient, Capability
 from agentauth.protocol.dpop import make_proof
-from agentauth.sdk.registry_client import ssl_context
+from agentauth.sdk.registry_http import ssl_context
 from examples.demo.__main__ import listen, service_provider
 from tests.flows.test_sdk_client import decide
 from tests.live import START_SECONDS, LiveRegistry

@@ -31,5 +31,5 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         waits.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr("agentauth.sdk.registry_client.asyncio.sleep", short)
+    monkeypatch.setattr("agentauth.sdk.registry_http.asyncio.sleep", short)
     return waits

@@ -106,8 +106,8 @@ Serve = Callable[[Sending], HostileServer]
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch, slept: list[float]) -> None:
     """Each exchange of an agent may take `SECONDS`, each pause none."""
-    monkeypatch.setattr("agentauth.sdk.registry_client.TIMEOUT_SECONDS", SECONDS)
-    monkeypatch.setattr("agentauth.sdk.log_client.TIMEOUT_SECONDS", SECONDS, raising=False)
+    for module in ("registry_http", "agent_registry_client", "log_client"):
+        monkeypatch.setattr(f"agentauth.sdk.{module}.TIMEOUT_SECONDS", SECONDS)
 
 
 def agent_at(server: HostileServer, tmp_path: Path) -> AgentAuthClient:

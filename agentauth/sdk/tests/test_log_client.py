@@ -206,10 +206,9 @@ def test_a_certificate_that_is_not_trusted_is_named(
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     if expired:
         monkeypatch.setattr(
-            "agentauth.sdk.registry_client.ssl_context",
+            "agentauth.sdk.registry_http.ssl_context",
             lambda: ssl.create_default_context(cafile=certificate),
         )
-    monkeypatch.setattr("agentauth.sdk.registry_client.pause", no_pause)
     monkeypatch.setattr("agentauth.sdk.log_client.pause", no_pause)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, tmp_path / "proxy.key")

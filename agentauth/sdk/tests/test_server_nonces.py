@@ -10,7 +10,7 @@ import pytest
 
 from agentauth import AgentAuthClient
 from agentauth.protocol.errors import ProofNonceRequiredError
-from agentauth.sdk.registry_client import ATTEMPTS
+from agentauth.sdk.registry_http import ATTEMPTS
 from agentauth.sdk.tests.fake_registry import (
     GRANT_ID,
     SP_ID,
