@@ -161,8 +161,7 @@ REFUSALS: Final[Mapping[str, Refusal]] = {
     ),
     "cooldown_active": Refusal(
         "a human denied a request of this agent here: wait 1 h, then 4 h, then 24 h",
-        "A human denied a recent request at this service provider. Ask again in `retry_after` "
-        "seconds.",
+        "A human denied a recent request here. Ask again in `retry_after` seconds.",
         {"retry_after": 3600},
     ),
     "slow_down": Refusal(

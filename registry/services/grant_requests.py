@@ -183,8 +183,7 @@ def _check_cooldown(agent: Agent, service_provider: ServiceProvider, now: dateti
     left = recent[0] + COOLDOWNS[len(recent) - 1] - now
     if left > timedelta(0):
         raise CooldownActiveError(
-            "A human denied a recent request at this service provider. Ask again in `retry_after` "
-            "seconds.",
+            "A human denied a recent request here. Ask again in `retry_after` seconds.",
             retry_after=int(left.total_seconds()) + 1,
         )
 
