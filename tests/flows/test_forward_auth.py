@@ -6,18 +6,15 @@ No Envoy can be installed here: what it sends is tested by hand-made requests al
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ import pytest
 from agentauth import AgentAuthClient, Capability
 from agentauth.integrations.forward_auth import TOLD
 from tests.flows.test_sdk_client import decide
+from tests.http_server import Quiet, serving
 from tests.live import ROOT, LiveRegistry
 from tests.nginx import nginx
 from tests.postgres import free_port
@@ -48,7 +46,7 @@ UNDERSCORES = {
 }
 
 
-class Api(BaseHTTPRequestHandler):
+class Api(Quiet):
     """The API behind the proxy: answers what it was asked, path and headers."""
 
     protocol_version = "HTTP/1.1"
@@ -57,14 +55,8 @@ class Api(BaseHTTPRequestHandler):
         told = {name: self.headers.get(name, "") for name in TOLD}
         seen = sorted(name.lower() for name in self.headers.keys() if "_" in name)
         seen += [name.lower() for name in self.headers.keys() if name.lower() == "upgrade"]
-        body = json.dumps({"path": self.path, "seen": seen, **told}).encode()
-        self.send_response(403 if self.path == "/calendar/forbidden" else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_args: object) -> None:
-        pass
+        status = 403 if self.path == "/calendar/forbidden" else 200
+        self.say(status, {"path": self.path, "seen": seen, **told})
 
 
 @dataclass
@@ -83,19 +75,6 @@ class Place:
 
     def ask(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
         return httpx.get(self.url + path, headers=headers, trust_env=False, timeout=30)
-
-
-@contextlib.contextmanager
-def api() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def started_as_printed(port: int, secret: str) -> list[str]:
@@ -201,9 +180,9 @@ def place(
     (directory / "agentauth.toml").write_text(text)
     command = started_as_printed(check, made["client_secret"])
     with (
-        api() as behind,
+        serving(Api) as behind,
         running(command, directory / "check.log", check, directory) as process,
-        proxied(request.param, directory, port, check, behind) as url,
+        proxied(request.param, directory, port, check, int(behind.rpartition(":")[2])) as url,
     ):
         yield Place(url, made["slug"], client, process, sqlite_registry, grant.grant_id)
 
