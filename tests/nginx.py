@@ -8,10 +8,8 @@ import os
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.postgres import free_port
+from tests.waiting import until_listening
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 120
@@ -132,25 +131,11 @@ def nginx(site: str, directory: Path, *, port: int = 0, tls: bool = False) -> It
     with (directory / "stderr.log").open("wb") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said)
     try:
-        _wait_for(process, port, directory)
+        until_listening(port, process, directory / "stderr.log")
         yield Nginx(directory, port, certificate, process)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_SECONDS)
-
-
-def _wait_for(process: subprocess.Popen[bytes], port: int, directory: Path) -> None:
-    until = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            if process.poll() is not None or time.monotonic() > until:
-                said = (directory / "stderr.log").read_text()
-                raise RuntimeError(f"nginx did not start: {said}") from None
-            time.sleep(0.02)
-        else:
-            return
 
 
 def self_signed(

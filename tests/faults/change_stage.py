@@ -29,8 +29,8 @@ from tests.faults import versions
 from tests.faults.cast import token_of
 from tests.faults.clients import READ, question_of
 from tests.faults.redis_failover import follow, kill_the_primary
-from tests.faults.stage import until
 from tests.flows.test_pgbouncer import ALTER_ROLE, SETTINGS
+from tests.waiting import until
 
 # How many renewed certificates are made. Clients trust all of them from the start.
 RENEWALS = 40

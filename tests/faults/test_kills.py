@@ -22,10 +22,10 @@ from agentauth.protocol.encoding import b64u_decode
 from tests import redis_servers
 from tests.actors import LivePerson, Scene, scene
 from tests.conftest import CAMPAIGN, fresh_database
-from tests.faults.stage import until
 from tests.faults.table import Results
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
 from tests.sampling import one_in
+from tests.waiting import until
 
 # No timing is asserted, so these run beside the sweeps.
 pytestmark = pytest.mark.sweep

@@ -26,7 +26,8 @@ from tests.faults.cast import token_of
 from tests.faults.change_stage import trusting
 from tests.faults.clients import READ
 from tests.faults.restoring import RestoreStage, Story, asks, begin_story, pay
-from tests.faults.stage import Stage, until
+from tests.faults.stage import Stage
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.faults,

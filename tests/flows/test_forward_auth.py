@@ -28,6 +28,7 @@ from tests.http_server import Quiet, serving
 from tests.live import ROOT, LiveRegistry
 from tests.nginx import nginx
 from tests.postgres import free_port
+from tests.waiting import until_listening
 
 pytestmark = [pytest.mark.flow, pytest.mark.nginx]
 
@@ -95,23 +96,11 @@ def running(command: list[str], log: Path, port: int, cwd: Path = ROOT) -> Itera
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=cwd, env=env, stdout=output, stderr=output)
     try:
-        wait_for(process, port)
+        until_listening(port, process, log)
         yield process
     finally:
         process.terminate()
         process.wait(60)
-
-
-def wait_for(process: subprocess.Popen[bytes], port: int) -> None:
-    """Until it accepts connections. Raises AssertionError if it ends first or takes a minute."""
-    until = time.monotonic() + 60
-    while True:
-        assert process.poll() is None, process.args
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def with_ports(text: str, check: int, behind: int) -> str:

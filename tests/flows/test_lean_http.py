@@ -22,7 +22,7 @@ import pytest
 from agentauth.server import request_framing
 from tests import redis_servers
 from tests.conftest import CAMPAIGN, fresh_database
-from tests.faults.stage import is_free, until
+from tests.faults.stage import is_free
 from tests.flows.pair import READ, Pair, wait_for_replay_cache
 from tests.flows.test_kept_connections import next_answer
 from tests.flows.test_slow_senders import LIVE, has_ended, rest
@@ -30,6 +30,7 @@ from tests.flows.test_verifier_http import POST, statuses
 from tests.flows.test_web_server import exchange, memory
 from tests.live import LiveRegistry, LiveVerifier
 from tests.time_limits import within
+from tests.waiting import until
 from verifier.endpoint_paths import BATCH, VERIFY
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]

@@ -21,13 +21,13 @@ import pytest
 
 from agentauth.server import request_framing
 from tests.conftest import CAMPAIGN
-from tests.faults.stage import until as wait_until
 from tests.flows.test_slow_senders import LIVE, has_ended, rest, until
 from tests.flows.test_verifier_http import END, POST, Verifier, line, read_echo, statuses
 from tests.flows.test_verifier_http import verifier as verifier  # noqa: PLC0414 — a fixture
 from tests.flows.test_web_server import exchange, memory
 from tests.live import START_SECONDS, LiveServer
 from tests.time_limits import HANGS_SECONDS, within
+from tests.waiting import until as wait_until
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):

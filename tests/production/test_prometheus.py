@@ -17,12 +17,12 @@ import pytest
 from audit.models import Event
 from tests.actors import scene
 from tests.asking import answered
-from tests.faults.stage import until
 from tests.live import ROOT
 from tests.postgres import free_port
 from tests.production.registry import ProductionRegistry
 from tests.prometheus import Prometheus
 from tests.test_alert_rules import PROMQL
+from tests.waiting import until
 
 pytestmark = [pytest.mark.production, pytest.mark.prometheus]
 KINDS = ("web", "verifier", "jobs", "worker", "beat")
