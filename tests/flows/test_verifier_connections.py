@@ -104,12 +104,6 @@ def test_RF_20_DJ_7_a_thousand_slow_senders_delay_none_and_are_cut_off(
         assert patience - 1 < ends[connection] < patience + within(6)
 
 
-@pytest.mark.long
-def test_DJ_7_client_that_is_cut_off_gets_408(connect: Connect) -> None:
-    connection = connect(POST + b"X-A: ")
-    assert statuses(rest(connection)) == [408]
-
-
 def test_DJ_7_unfinished_bodies_have_a_bound_together(
     verifier: LiveServer, connect: Connect
 ) -> None:
