@@ -3,11 +3,9 @@
 import gzip
 import uuid
 from datetime import datetime
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from django.core.management import call_command
 from django.db import transaction
 from pytest_django.fixtures import Settings
 
@@ -23,6 +21,7 @@ from audit.log.tree_reader import inclusion_proof
 from audit.models import Event, Opening
 from audit.services import Actor
 from audit.stores.store_factory import store_at
+from audit.tests.command_output import output_of
 from audit.tests.conftest import MakeEvent
 from audit.verify.verification import verify_log
 
@@ -142,20 +141,14 @@ def test_verify_audit_says_how_many_texts_were_erased(
         make_event(agent_id=agent, personal={"details": NAME})
     make_event(human_id=human, personal={"name": NAME, "email": EMAIL})
     sequence_until_empty(now=now)
-    assert "erased" not in _verified()
+    assert "erased" not in output_of("verify_audit")
     erase_openings(human_id=human, agent_ids=[agent], email=EMAIL)
     make_event(kind=kinds.HUMAN_DELETED, human_id=human)
     data = {"agents": [str(agent)], "events": [], "receipts": {}}
     make_event(kind=kinds.HUMAN_ERASED, human_id=human, data=data)
     sequence_until_empty(now=now)
-    assert "4 texts that events committed to were erased" in _verified()
+    assert "4 texts that events committed to were erased" in output_of("verify_audit")
 
 
 def no_grants(*, now: datetime) -> list[object]:
     return []
-
-
-def _verified() -> str:
-    out = StringIO()
-    call_command("verify_audit", stdout=out)
-    return out.getvalue()

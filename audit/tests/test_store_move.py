@@ -1,7 +1,5 @@
 """Renaming the store hides nothing: the log signs nothing there until it was moved by a command."""
 
-import io
-import json
 import uuid
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -27,6 +25,7 @@ from audit.models import Checkpoint, CheckpointCopy, Event, Head, LogBreak
 from audit.stores import Sink
 from audit.stores.folder import FolderStore
 from audit.stores.store_factory import store_at
+from audit.tests.command_output import json_of, output_of
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 
@@ -68,10 +67,7 @@ def places(signing: None, settings: Settings, tmp_path: Path, grow: Grow, now: d
 
 
 def move(*arguments: str) -> dict[str, Any]:
-    out = io.StringIO()
-    call_command("move_audit_store", *arguments, "--json", stdout=out)
-    found: dict[str, Any] = json.loads(out.getvalue())
-    return found
+    return json_of("move_audit_store", *arguments)
 
 
 @pytest.mark.parametrize("named", ["new", None])
@@ -220,16 +216,14 @@ def test_only_the_store_that_has_the_copies_is_moved(places: Places, tmp_path: P
 
 
 def test_the_command_says_what_it_did(places: Places) -> None:
-    out = io.StringIO()
-    call_command("move_audit_store", "--from", f"file:{places.old}", stdout=out)
-    assert out.getvalue().startswith("Copied ")
+    said = output_of("move_audit_store", "--from", f"file:{places.old}")
+    assert said.startswith("Copied ")
     assert ContradictedError.code == StoreChangedError.code
 
 
 def test_the_command_says_what_it_could_not_read(places: Places) -> None:
-    out = io.StringIO()
-    call_command("move_audit_store", "--lost", stdout=out)
-    assert f"Anything else in file:{places.old} was not read" in out.getvalue()
+    said = output_of("move_audit_store", "--lost")
+    assert f"Anything else in file:{places.old} was not read" in said
 
 
 def test_a_listed_object_that_does_not_come_stops_the_move(
@@ -252,9 +246,8 @@ def test_verify_audit_names_the_store_that_it_did_not_read(places: Places, now: 
     move("--from", f"file:{places.old}")
     assert checkpoint_log(now=now + EVERY) == 5
     for more, is_named in (((), True), (("--store", f"file:{places.old}"), False)):
-        out = io.StringIO()
-        call_command("verify_audit", *more, stdout=out)
-        assert (f"also copied to file:{places.old}, which was not" in out.getvalue()) is is_named
+        said = output_of("verify_audit", *more)
+        assert (f"also copied to file:{places.old}, which was not" in said) is is_named
 
 
 @pytest.mark.parametrize(
