@@ -12,15 +12,9 @@ import ssl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from tests.certificates import self_signed
 from tests.postgres import free_port
 from tests.waiting import until_listening
 
@@ -136,39 +130,3 @@ def nginx(site: str, directory: Path, *, port: int = 0, tls: bool = False) -> It
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_SECONDS)
-
-
-def self_signed(
-    directory: Path, host: str = "localhost", *, valid: timedelta = timedelta(days=1)
-) -> Path:
-    """Write `proxy.crt` (for the host and 127.0.0.1) and `proxy.key`; returns the first path.
-
-    It ends in `valid`, which may be negative.
-    """
-    key = ec.generate_private_key(ec.SECP256R1())
-    serial = x509.random_serial_number()
-    # Of several in one trust store with the same name, OpenSSL would find only the first.
-    name = x509.Name(
-        [
-            x509.NameAttribute(NameOID.COMMON_NAME, host),
-            x509.NameAttribute(NameOID.SERIAL_NUMBER, str(serial)),
-        ]
-    )
-    now = datetime.now(UTC)
-    names = [x509.DNSName(host), x509.IPAddress(IPv4Address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), serial)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + valid)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    kept = directory / "proxy.crt"
-    kept.write_bytes(certificate.public_bytes(pem))
-    (directory / "proxy.key").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return kept

@@ -25,6 +25,7 @@ from agentauth.protocol.dpop import make_proof
 from agentauth.sdk import registry_client
 from tests import nginx, pgbouncer, postgres, redis_servers
 from tests.actors import Scene
+from tests.certificates import self_signed
 from tests.faults import versions
 from tests.faults.cast import token_of
 from tests.faults.clients import READ, question_of
@@ -109,7 +110,7 @@ class ChangeStage(versions.Stage):
         for number in range(RENEWALS):
             folder = self.directory / f"certificate-{number}"
             folder.mkdir()
-            trusted.append(nginx.self_signed(folder).read_text())
+            trusted.append(self_signed(folder).read_text())
         self.trusted = self.directory / "trusted.pem"
         self.trusted.write_text("".join(trusted))
 
