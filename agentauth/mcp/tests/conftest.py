@@ -1,14 +1,30 @@
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
-from agentauth.sdk.tests.fake_registry import FakeRegistry
+from agentauth.mcp.tests.guarded import Site, Verify
+from agentauth.sdk.tests.fake_registry import FakeRegistry, grant, registered
 
 
 @pytest.fixture
 def registry() -> FakeRegistry:
     return FakeRegistry(now=int(time.time()))
+
+
+@pytest.fixture
+def agent(registry: FakeRegistry, tmp_path: Path) -> FakeRegistry:
+    """A registry whose agent may use the service."""
+    registry.grants.append(grant())
+    registered(registry, tmp_path)
+    return registry
+
+
+@pytest.fixture
+def site(agent: FakeRegistry, tmp_path: Path) -> Site:
+    """A service whose tools are protected, and an agent that may use it."""
+    return Site(Verify(agent.now), agent, tmp_path)
 
 
 @pytest.fixture

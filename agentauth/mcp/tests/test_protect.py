@@ -3,34 +3,24 @@
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
 from mcp import Client, MCPError
 
 from agentauth.mcp.protect import _with_length
-from agentauth.mcp.tests.guarded import CONFIRM, ENDPOINT, Site, Verify
+from agentauth.mcp.tests.guarded import CONFIRM, ENDPOINT, Site
 from agentauth.mcp.tests.sessions import ERAS, Person, body_of
 from agentauth.mcp.tool_call_messages import OPERATION_KEY
 from agentauth.sdk.tests.fake_registry import (
     AUDIENCE,
     URL,
-    FakeRegistry,
     grant,
-    registered,
 )
 
 EVENT = {"name": "work", "title": "stand-up"}
 PAYMENT = {"payee": "ACME", "amount": {"value": "80.00", "currency": "EUR"}}
 Story = Callable[[Client], Coroutine[Any, Any, Any]]
-
-
-@pytest.fixture
-def site(registry: FakeRegistry, tmp_path: Path) -> Site:
-    registry.grants.append(grant())
-    registered(registry, tmp_path)
-    return Site(Verify(registry.now), registry, tmp_path)
 
 
 def told(site: Site, story: Story, **more: Any) -> Any:

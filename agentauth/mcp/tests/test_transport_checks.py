@@ -12,7 +12,7 @@ from mcp.server.mcpserver import MCPServer
 from pydantic import Field
 
 from agentauth.mcp.signing import SigningTransport
-from agentauth.mcp.tests.guarded import ENDPOINT, Site, Verify
+from agentauth.mcp.tests.guarded import ENDPOINT, Site
 from agentauth.mcp.tool_call_messages import OPERATION_KEY
 from agentauth.sdk.tests.fake_registry import FakeRegistry, grant, registered
 
@@ -22,13 +22,6 @@ USUAL = {
     "Content-Type": "application/json",
     "MCP-Protocol-Version": "2025-11-25",
 }
-
-
-@pytest.fixture
-def site(registry: FakeRegistry, tmp_path: Path) -> Site:
-    registry.grants.append(grant())
-    registered(registry, tmp_path)
-    return Site(Verify(registry.now), registry, tmp_path)
 
 
 def message(**changes: Any) -> dict[str, Any]:
