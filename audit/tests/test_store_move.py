@@ -27,6 +27,7 @@ from audit.stores.folder import FolderStore
 from audit.stores.store_factory import store_at
 from audit.tests.command_output import json_of, output_of
 from audit.tests.conftest import MakeEvent
+from audit.tests.dying import dies_at
 from audit.tests.tampering import as_table_owner, execute
 
 pytestmark = pytest.mark.django_db
@@ -164,19 +165,10 @@ def test_SA_13_in_a_store_that_was_left_nothing_is_signed_any_more(
 
 @pytest.mark.parametrize("place", ["move.after_mark", "move.after_copy"])
 def test_a_move_that_was_killed_is_ended_by_the_next(
-    places: Places, now: datetime, monkeypatch: pytest.MonkeyPatch, place: str
+    places: Places, now: datetime, place: str
 ) -> None:
-    class DeathError(Exception):
-        pass
-
-    def die(name: str) -> None:
-        if name == place:
-            raise DeathError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store_move, "fault_point", die)
-        with pytest.raises(DeathError):
-            move("--from", f"file:{places.old}")
+    with dies_at(place, store_move):
+        move("--from", f"file:{places.old}")
     for folder in (places.old, places.new):
         places.name(folder)
         with pytest.raises(StoreChangedError):
