@@ -24,7 +24,7 @@ import httpx
 from agentauth.protocol.dpop import make_proof
 from agentauth.sdk import registry_client
 from tests import nginx, pgbouncer, postgres, redis_servers
-from tests.actors import Scene
+from tests.actors import Scene, payment_of
 from tests.certificates import self_signed
 from tests.faults import versions
 from tests.faults.cast import token_of
@@ -41,11 +41,7 @@ PROBE_PATIENCE_SECONDS = 10
 # Of the 900 s that a token is valid: after an outage of up to 10 minutes, the probe still has a
 # valid token.
 RENEW_AFTER_SECONDS = 300
-PAYMENT = {
-    "type": "transact",
-    "resource": "payments",
-    "amount": {"value": "0.01", "currency": "EUR"},
-}
+PAYMENT = payment_of("0.01")
 
 
 @dataclass(frozen=True)

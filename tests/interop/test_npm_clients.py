@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.actors import Scene, scene
+from tests.actors import Scene, may_pay, scene
 from tests.asking import answered
 from tests.live import LiveRegistry
 
@@ -17,11 +17,7 @@ pytestmark = [pytest.mark.node, pytest.mark.production]
 
 HERE = Path(__file__).resolve().parent
 READ = {"type": "read", "resource": "calendar"}
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "50.00", "currency": "EUR"},
-}
+PAY = may_pay("50.00")
 ACTION = {"type": "read", "resource": "calendar/work"}
 
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from audit.models import Event
-from tests.actors import scene
+from tests.actors import may_pay, scene
 from tests.asking import answered
 from tests.live import ROOT
 from tests.postgres import free_port
@@ -28,11 +28,7 @@ pytestmark = [pytest.mark.production, pytest.mark.prometheus]
 KINDS = ("web", "verifier", "jobs", "worker", "beat")
 OPERATIONS = ROOT / "docs/operations.md"
 READ = {"type": "read", "resource": "calendar"}
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "50.00", "currency": "EUR"},
-}
+PAY = may_pay("50.00")
 # For two scrapes and what is recorded from them (s), on a busy machine.
 PANELS_WITHIN = 300
 # Panels without data on a healthy system: nothing has failed.
