@@ -23,6 +23,7 @@ from audit.services import Actor
 from audit.stores.store_factory import store_at
 from audit.tests.command_output import output_of
 from audit.tests.conftest import MakeEvent
+from audit.tests.signing import sign_with
 from audit.verify.verification import verify_log
 
 pytestmark = pytest.mark.django_db
@@ -32,9 +33,7 @@ NAME, EMAIL = "Alice Abel-Zweistein", "alice@example.com"
 def test_erasure_keeps_proofs_valid_and_removes_the_name_everywhere(
     settings: Settings, tmp_path: Path, make_event: MakeEvent, now: datetime
 ) -> None:
-    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
-    settings.AUDIT_KEYS = "audit.tests.signing.keys"
-    settings.AUDIT_STORE = f"file:{tmp_path}"
+    sign_with(settings, f"file:{tmp_path}")
     store, human = store_at(settings.AUDIT_STORE), uuid.uuid4()
     invited = make_event(kind=kinds.SETUP_CODE_CREATED, personal={"email": EMAIL.upper()})
     agent, admin = uuid.uuid4(), Actor("human", str(human))

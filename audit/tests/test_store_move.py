@@ -1,7 +1,6 @@
 """Renaming the store hides nothing: the log signs nothing there until it was moved by a command."""
 
 import uuid
-from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -26,12 +25,11 @@ from audit.stores import Sink
 from audit.stores.folder import FolderStore
 from audit.stores.store_factory import store_at
 from audit.tests.command_output import json_of, output_of
-from audit.tests.conftest import MakeEvent
+from audit.tests.conftest import Grow, MakeEvent
 from audit.tests.dying import dies_at
 from audit.tests.tampering import as_table_owner, execute
 
 pytestmark = pytest.mark.django_db
-Grow = Callable[[int], None]
 
 
 class Places:
@@ -42,16 +40,6 @@ class Places:
 
     def name(self, folder: Path | None) -> None:
         self.settings.AUDIT_STORE = f"file:{folder}" if folder else ""
-
-
-@pytest.fixture
-def grow(make_event: MakeEvent, now: datetime) -> Grow:
-    def more(count: int) -> None:
-        for _ in range(count):
-            make_event()
-        sequence_until_empty(now=now)
-
-    return more
 
 
 @pytest.fixture
