@@ -19,6 +19,24 @@ from tests.asking import answered
 from tests.live import LiveRegistry
 
 
+def may_pay(most: str) -> dict[str, Any]:
+    """The capability to pay at most this many euros at once."""
+    return {
+        "type": "transact",
+        "resource": "payments",
+        "max_amount": {"value": most, "currency": "EUR"},
+    }
+
+
+def payment_of(euros: str) -> dict[str, Any]:
+    """The action of paying so many euros."""
+    return {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": euros, "currency": "EUR"},
+    }
+
+
 @dataclass
 class Scene:
     """An approved grant on a live registry, the agent's key and the provider's credentials."""

@@ -11,14 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import google_crc32c
 import grpc
 import jwt
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
@@ -32,6 +30,8 @@ from google.cloud.kms_v1 import (
     GetPublicKeyRequest,
     PublicKey,
 )
+
+from tests.certificates import certificate_for
 
 RING: Final = "projects/agentauth-tests/locations/europe-west1/keyRings/signing"
 HOST: Final = "cloudkms.localhost"
@@ -179,7 +179,7 @@ class Service:
 def service(home: Path) -> Iterator[Service]:
     """A running service; `env` gives a process the address and full rights."""
     account = rsa.generate_private_key(65537, 2048)
-    certificate, key = _certificate()
+    certificate, key = certificate_for(HOST)
     (home / "roots.pem").write_bytes(certificate)
     server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
@@ -239,26 +239,7 @@ def write_account(path: Path, key: rsa.RSAPrivateKey, port: int) -> None:
     path.write_text(json.dumps(account))
 
 
-def _certificate() -> tuple[bytes, bytes]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM), _private(key)
-
-
-def _private(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+def _private(key: rsa.RSAPrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

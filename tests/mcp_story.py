@@ -4,10 +4,8 @@ import asyncio
 import contextlib
 import re
 import secrets
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +14,9 @@ from typing import Any
 from mcp_types import CallToolResult, ElicitResult
 
 from examples.demo.__main__ import listen, service_provider
-from tests.live import ROOT, START_SECONDS, LiveRegistry
+from tests.live import ROOT, LiveRegistry
 from tests.postgres import free_port
+from tests.waiting import until_listening
 
 CAPABILITIES: list[Any] = [
     "read:calendar/work",
@@ -55,22 +54,10 @@ def http_server(registry: LiveRegistry, key_file: Path) -> Iterator[str]:
         subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log) as process,
     ):
         try:
-            _wait_for(port, process)
+            until_listening(port, process, key_file.with_suffix(".log"))
             yield f"http://127.0.0.1:{port}/mcp"
         finally:
             process.terminate()
-
-
-def _wait_for(port: int, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise AssertionError("the MCP server did not start")
 
 
 def payment(service: str, euros: str) -> dict[str, Any]:

@@ -6,19 +6,17 @@ The program has an environment of its own, made from tests/ministack.txt.
 import contextlib
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
-import httpx
 
 from tests import pinned
 from tests.postgres import free_port
+from tests.waiting import until_listening
 
 LOCK = Path(__file__).with_name("ministack.txt")
-START_SECONDS = 120
 
 
 @contextlib.contextmanager
@@ -37,7 +35,7 @@ def server(home: Path) -> Iterator[str]:
         process = subprocess.Popen([str(installed())], stdout=log, stderr=log, env=env, cwd=home)
     try:
         url = f"http://127.0.0.1:{port}"
-        _wait(url)
+        until_listening(port, process, home / "ministack.log")
         yield url
     finally:
         process.terminate()
@@ -60,14 +58,3 @@ def make_bucket(url: str, name: str) -> Any:
 def installed() -> Path:
     """The program."""
     return pinned.environment("ministack", LOCK) / "bin/ministack"
-
-
-def _wait(url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            httpx.get(url, timeout=2)
-            return
-        if time.monotonic() > deadline:
-            raise RuntimeError("ministack did not start")
-        time.sleep(0.1)

@@ -8,22 +8,15 @@ import os
 import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
+from tests.certificates import self_signed
 from tests.postgres import free_port
+from tests.waiting import until_listening
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE_SECONDS = 120
@@ -132,58 +125,8 @@ def nginx(site: str, directory: Path, *, port: int = 0, tls: bool = False) -> It
     with (directory / "stderr.log").open("wb") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said)
     try:
-        _wait_for(process, port, directory)
+        until_listening(port, process, directory / "stderr.log")
         yield Nginx(directory, port, certificate, process)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE_SECONDS)
-
-
-def _wait_for(process: subprocess.Popen[bytes], port: int, directory: Path) -> None:
-    until = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            if process.poll() is not None or time.monotonic() > until:
-                said = (directory / "stderr.log").read_text()
-                raise RuntimeError(f"nginx did not start: {said}") from None
-            time.sleep(0.02)
-        else:
-            return
-
-
-def self_signed(
-    directory: Path, host: str = "localhost", *, valid: timedelta = timedelta(days=1)
-) -> Path:
-    """Write `proxy.crt` (for the host and 127.0.0.1) and `proxy.key`; returns the first path.
-
-    It ends in `valid`, which may be negative.
-    """
-    key = ec.generate_private_key(ec.SECP256R1())
-    serial = x509.random_serial_number()
-    # Of several in one trust store with the same name, OpenSSL would find only the first.
-    name = x509.Name(
-        [
-            x509.NameAttribute(NameOID.COMMON_NAME, host),
-            x509.NameAttribute(NameOID.SERIAL_NUMBER, str(serial)),
-        ]
-    )
-    now = datetime.now(UTC)
-    names = [x509.DNSName(host), x509.IPAddress(IPv4Address("127.0.0.1"))]
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), serial)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + valid)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    kept = directory / "proxy.crt"
-    kept.write_bytes(certificate.public_bytes(pem))
-    (directory / "proxy.key").write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return kept

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +12,11 @@ import hvac
 import requests
 
 from tests.postgres import free_port
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOT_TOKEN = "root-token-of-a-test-server"
 AUTHORITY = "vault-ca.pem"
-START_SECONDS = 120
 
 
 def policies(page: str) -> list[str]:
@@ -59,26 +58,17 @@ def server(home: Path, *, tls: bool = False) -> Iterator[str]:
         )
     try:
         url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
-        trusted = home / AUTHORITY if tls else None
-        _wait(url, trusted)
-        hvac.Client(
-            url=url, token=ROOT_TOKEN, verify=str(trusted) if trusted else True
-        ).sys.enable_secrets_engine("transit")
+        verify = str(home / AUTHORITY) if tls else True
+        until(lambda: _is_well(url, verify), "OpenBao did not start")
+        hvac.Client(url=url, token=ROOT_TOKEN, verify=verify).sys.enable_secrets_engine("transit")
         yield url
     finally:
         process.terminate()
         process.wait(timeout=60)
 
 
-def _wait(url: str, trusted: Path | None) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        # OSError: the certificate is not written yet.
-        with contextlib.suppress(requests.RequestException, OSError):
-            if requests.get(
-                f"{url}/v1/sys/health", timeout=2, verify=str(trusted) if trusted else True
-            ).ok:
-                return
-        if time.monotonic() > deadline:
-            raise RuntimeError("OpenBao did not start")
-        time.sleep(0.1)
+def _is_well(url: str, verify: str | bool) -> bool:
+    # OSError: the certificate is not written yet.
+    with contextlib.suppress(requests.RequestException, OSError):
+        return requests.get(f"{url}/v1/sys/health", timeout=2, verify=verify).ok
+    return False

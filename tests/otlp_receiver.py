@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from pytest_django.fixtures import Settings
 
 from agentauth.observability import tracing
+from tests.http_server import Quiet
 
 
 class Collector(ThreadingHTTPServer):
@@ -50,21 +51,15 @@ class Collector(ThreadingHTTPServer):
         }
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Quiet):
     server: Collector
 
     def do_POST(self) -> None:
         assert self.path == "/v1/traces"
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests.append(ExportTraceServiceRequest.FromString(body))
+        self.server.requests.append(ExportTraceServiceRequest.FromString(self.body()))
         self.server.asked.set()
         self.server.goes_on.wait(60)
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
+        self.say(200)
 
 
 def attributes(carrier: Any) -> dict[str, Any]:

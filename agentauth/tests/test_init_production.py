@@ -6,15 +6,15 @@ From an empty database it is run by the stage `production`, which installs as do
 import json
 from collections.abc import Iterator
 from datetime import timedelta
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from audit.models import Event
+from audit.tests.command_output import output_of
 from audit.tests.tampering import execute
 from kms.models import Key
 from tests import openbao, redis_servers
@@ -45,9 +45,7 @@ def _in_production(settings: Settings, tmp_path: Path, bao: str) -> None:
 
 
 def init(*arguments: str) -> str:
-    out = StringIO()
-    call_command("init_production", *(arguments or [VERIFIER]), stdout=out)
-    return out.getvalue()
+    return output_of("init_production", *(arguments or [VERIFIER]))
 
 
 def refused(*arguments: str) -> str:

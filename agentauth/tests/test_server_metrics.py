@@ -15,7 +15,7 @@ from agentauth.observability.metrics import count_events
 from agentauth.observability.server_metrics import ServerCollector
 from audit import kinds
 from audit.models import Event
-from tests.nginx import self_signed
+from tests.certificates import self_signed
 from verifier.tests.scene import PAY, Scene, key, scene
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from django.contrib.messages.storage.fallback import FallbackStorage
 from django.db import transaction
 from django.test import Client, RequestFactory
 
+from agentauth.protocol.capability import parse_action
 from approvals.passkeys import VerifiedRegistration
 from approvals.services.passkey_management import add_passkey, user_handle_of
 from approvals.services.setup_and_sign_in import create_setup_link
@@ -25,6 +26,7 @@ from registry.models import Grant, Human
 from registry.roles import Role
 from registry.services.humans import create_human
 from registry.tests.cast import PAY, READ_CALENDAR, TESTER
+from verifier.models import Confirmation
 
 ORIGIN = settings.ORIGIN
 DELETE: dict[str, Any] = {"type": "delete", "resource": "files/scratch"}
@@ -39,6 +41,7 @@ __all__ = [
     "invited",
     "registered",
     "signed_in",
+    "waiting_confirmation",
 ]
 
 
@@ -262,3 +265,24 @@ def registered(
         request.session.save()
     person.client.cookies[settings.SESSION_COOKIE_NAME] = str(request.session.session_key)
     return person
+
+
+def waiting_confirmation(
+    grant: Grant, now: datetime, *, key: str = "invoice-1", **members: Any
+) -> Confirmation:
+    """A payment of 60.00 EUR, or of what `members` of its action say, that waits for its owner."""
+    action: dict[str, Any] = {
+        "type": "transact",
+        "resource": "payments",
+        "amount": {"value": "60.00", "currency": "EUR"},
+        **members,
+    }
+    return Confirmation.objects.create(
+        grant=grant,
+        grant_version=grant.version,
+        action=action,
+        action_digest=parse_action(action).digest(),
+        idempotency_key=key,
+        created_at=now,
+        expires_at=now + timedelta(hours=1),
+    )

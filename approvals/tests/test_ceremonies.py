@@ -12,7 +12,6 @@ import pytest
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
-from agentauth.protocol.capability import parse_action
 from approvals.models import Challenge, Receipt
 from approvals.services import (
     agent_claiming,
@@ -27,7 +26,7 @@ from approvals.services import (
 from approvals.services.decidable_requests import find_case
 from approvals.services.page_token import Page, drawn_token
 from approvals.tests import service_moves
-from approvals.tests.cast import PAY, READ_CALENDAR, Person, drawn_on
+from approvals.tests.cast import PAY, READ_CALENDAR, Person, drawn_on, waiting_confirmation
 from approvals.tests.database_rollback import restored
 from audit.models import Event, LogBreak
 from kms.services import ensure_key, rotate_key
@@ -150,20 +149,7 @@ def confirmation(cast: Cast) -> Ceremony:
         cast.alice.human,
         now=cast.now,
     )
-    action = {
-        "type": "transact",
-        "resource": "payments",
-        "amount": {"value": "60.00", "currency": "EUR"},
-    }
-    row = Confirmation.objects.create(
-        grant=grant,
-        grant_version=grant.version,
-        action=action,
-        action_digest=parse_action(action).digest(),
-        idempotency_key="invoice-1",
-        created_at=cast.now,
-        expires_at=cast.now + timedelta(hours=1),
-    )
+    row = waiting_confirmation(grant, cast.now)
     path = f"/confirmations/{row.pk}/"
     return Ceremony(
         cast.alice,

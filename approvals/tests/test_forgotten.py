@@ -26,6 +26,7 @@ from audit.log.sequencer import sequence_until_empty
 from audit.models import DroppedMonth, Event, Opening
 from audit.services import record, seal_audit
 from audit.stores.store_factory import store_at
+from audit.tests.signing import sign_with
 from audit.verify.verification import verify_log
 from registry.models import Agent, Grant, Human
 from registry.services.evidence_contradictions import (
@@ -44,9 +45,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def store(settings: Settings, tmp_path: Path) -> Path:
     """A signing log, with a store."""
-    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
-    settings.AUDIT_KEYS = "audit.tests.signing.keys"
-    settings.AUDIT_STORE = f"file:{tmp_path}"
+    sign_with(settings, f"file:{tmp_path}")
     return tmp_path
 
 

@@ -23,6 +23,7 @@ from audit.db.role_granting import grant_serving_role
 from audit.log.sequencer import sequence_until_empty
 from audit.services import seal_audit
 from audit.stores.store_factory import store_at
+from audit.tests.signing import sign_with
 from audit.tests.tampering import execute
 from audit.tests.waiting import wait_for_lock_waiters
 from audit.verify.verification import verify_log
@@ -47,9 +48,7 @@ def started(act: Callable[[], Any]) -> threading.Thread:
 @pytest.fixture
 def store(settings: Settings, tmp_path: Path) -> Path:
     """A signing log, with a store."""
-    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
-    settings.AUDIT_KEYS = "audit.tests.signing.keys"
-    settings.AUDIT_STORE = f"file:{tmp_path}"
+    sign_with(settings, f"file:{tmp_path}")
     return tmp_path
 
 

@@ -7,8 +7,8 @@ import pytest
 from django.utils import timezone
 
 from approvals.templatetags.display_filters import when
-from approvals.tests.cast import PAY, Person
-from approvals.tests.test_pending_items import confirmation, many
+from approvals.tests.cast import PAY, Person, waiting_confirmation
+from approvals.tests.test_pending_items import many
 from approvals.views import inbox, paging
 from audit.models import Event
 from audit.services import Actor
@@ -56,7 +56,7 @@ def test_what_waits_comes_in_pages_that_lose_nothing(
     paying = pending(agent, service_provider, now=now, capabilities=[PAY])
     alice.approve(paying)
     paying.refresh_from_db()
-    payment = confirmation(paying, now)
+    payment = waiting_confirmation(paying, now)
     payment.action = {**PAY, "amount": PAY["max_amount"]}
     del payment.action["max_amount"]
     payment.save()

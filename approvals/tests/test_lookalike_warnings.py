@@ -1,20 +1,18 @@
 """An agent named like one the registry knows: its owner is warned on every page and in the text."""
 
 import json
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import pytest
 from django.conf import settings
 
 from agentauth.protocol.approval_receipt import verify_receipt
-from agentauth.protocol.capability import parse_action
 from approvals.models import Receipt
-from approvals.tests.cast import PAY, Person
+from approvals.tests.cast import PAY, Person, waiting_confirmation
 from kms.services import verification_keys
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.service_providers import create_service_provider
 from registry.tests.cast import TESTER, AgentClient, approve, assert_refused, claim_link, pending
-from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
 LOOKS_LIKE = "Acme Payrnents"
@@ -37,23 +35,6 @@ def asked(disguised: AgentClient, service_provider: ServiceProvider, now: dateti
     return pending(disguised, service_provider, now=now)
 
 
-def confirmation(grant: Grant, now: datetime) -> Confirmation:
-    action = {
-        "type": "transact",
-        "resource": "payments",
-        "amount": {"value": "60.00", "currency": "EUR"},
-    }
-    return Confirmation.objects.create(
-        grant=grant,
-        grant_version=1,
-        action=action,
-        action_digest=parse_action(action).digest(),
-        idempotency_key="invoice-1",
-        created_at=now,
-        expires_at=now + timedelta(hours=1),
-    )
-
-
 def test_AP_21_agent_pages_show_the_likeness_warning_with_id_and_key(
     alice: Person,
     disguised: AgentClient,
@@ -64,7 +45,7 @@ def test_AP_21_agent_pages_show_the_likeness_warning_with_id_and_key(
     paid = approve(
         pending(disguised, service_provider, now=now, capabilities=[PAY]), alice.human, now=now
     )
-    row = confirmation(paid, now)
+    row = waiting_confirmation(paid, now)
     for path in (
         f"/approvals/{asked.pk}/",
         f"/agents/{asked.agent_id}/",
@@ -140,7 +121,7 @@ def test_AP_21_a_confirmation_says_it_too(
     grant = approve(
         pending(disguised, service_provider, now=now, capabilities=[PAY]), alice.human, now=now
     )
-    path = f"/confirmations/{confirmation(grant, now).pk}/"
+    path = f"/confirmations/{waiting_confirmation(grant, now).pk}/"
     options = alice.press_on(path, decision=decision).json()["publicKey"]
     assert (
         alice.post(f"{path}decide", {"credential": alice.device.assertion(options)}).status_code

@@ -5,20 +5,19 @@ more.
 import json
 import uuid
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
-from agentauth.protocol.capability import parse_action
 from agentauth.protocol.errors import NotFoundError
 from approvals.models import Receipt, SetupCode
 from approvals.services import grant_decisions
 from approvals.services.decidable_requests import find_open_case
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.sessions import stored_key
-from approvals.tests.cast import PAY, Person, registered
+from approvals.tests.cast import PAY, Person, registered, waiting_confirmation
 from approvals.tests.recovering import ready_link, recovered
 from audit.services import Actor
 from registry.models import (
@@ -33,7 +32,6 @@ from registry.services.humans import end_sessions, suspend_human
 from registry.tests.cast import TESTER, AgentClient, approve, assert_refused, claim_link, pending
 from registry.tests.written_rows import write_sealed
 from tests.endpoints import writing
-from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
 
@@ -98,20 +96,7 @@ def test_AP_9_who_may_no_longer_come_in_confirms_nothing(
     paid = approve(
         pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now
     )
-    action = {
-        "type": "transact",
-        "resource": "payments",
-        "amount": {"value": "60.00", "currency": "EUR"},
-    }
-    row = Confirmation.objects.create(
-        grant=paid,
-        grant_version=1,
-        action=action,
-        action_digest=parse_action(action).digest(),
-        idempotency_key="k",
-        created_at=now,
-        expires_at=now + timedelta(hours=1),
-    )
+    row = waiting_confirmation(paid, now)
     path = f"/confirmations/{row.pk}/"
     options = alice.press_on(path, decision="confirm").json()["publicKey"]
     signed = alice.device.assertion(options)

@@ -18,7 +18,7 @@ from approvals.services.expiry import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
 from approvals.services.routed_requests import tell_owner
 from approvals.tests.authenticator import Authenticator
-from approvals.tests.cast import Person
+from approvals.tests.cast import Person, waiting_confirmation
 from approvals.tests.notifying import NIGHT, by_mail, by_webhook, outbox
 from approvals.tests.recovering import begun
 from approvals.tests.smtp_server import smtp_server
@@ -177,18 +177,7 @@ def test_a_transaction_that_waits_for_confirmation_is_told_until_it_is_decided(
 ) -> None:
     by_mail(alice.human, now)
     Notification.objects.all().delete()
-    rows = [
-        Confirmation.objects.create(
-            grant=reading,
-            grant_version=reading.version,
-            action={"type": "transact", "resource": "payments"},
-            action_digest=bytes([number]) * 32,
-            idempotency_key=f"order-{number}",
-            created_at=now,
-            expires_at=now + timedelta(hours=1),
-        )
-        for number in range(2)
-    ]
+    rows = [waiting_confirmation(reading, now, key=f"order-{number}") for number in range(2)]
     reading.status = Grant.Status.WITHDRAWN
     reading.save()
     assert add_waiting(now=now) == 2

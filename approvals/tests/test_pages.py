@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,9 +10,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from agentauth.protocol.capability import parse_action
 from approvals.models import Receipt
-from approvals.tests.cast import Person, browser
+from approvals.tests.cast import Person, browser, waiting_confirmation
 from approvals.views.event_sentences import describe_events
 from audit.models import Event
 from registry.models import Agent, Grant, ServiceProvider
@@ -41,15 +40,7 @@ ACTION: dict[str, Any] = {
 def asking(agent: AgentClient, paying: Grant, alice: Person, now: datetime) -> Confirmation:
     """A transaction above its threshold that awaits Alice's confirmation."""
     alice.approve(paying)
-    return Confirmation.objects.create(
-        grant=paying,
-        grant_version=1,
-        action=ACTION,
-        action_digest=parse_action(ACTION).digest(),
-        idempotency_key="invoice-118",
-        created_at=now,
-        expires_at=now + timedelta(hours=1),
-    )
+    return waiting_confirmation(paying, now, key="invoice-118", **ACTION)
 
 
 @pytest.fixture

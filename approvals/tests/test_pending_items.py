@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from django.db import connection
@@ -11,12 +11,11 @@ from django.utils import timezone
 
 from approvals.services.pending_items import MOST, waiting_for
 from approvals.sessions import BACKGROUND_HEADER
-from approvals.tests.cast import Person
+from approvals.tests.cast import Person, waiting_confirmation
 from audit.models import Event
 from registry.models import Grant, ServiceProvider
 from registry.services.grant_requests import withdraw_grant
 from registry.tests.cast import TESTER, AgentClient, pending
-from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
 WAITING = "/approvals/waiting"
@@ -41,18 +40,6 @@ def many(grant: Grant, count: int) -> None:
     )
 
 
-def confirmation(grant: Grant, now: datetime) -> Confirmation:
-    return Confirmation.objects.create(
-        grant=grant,
-        grant_version=grant.version,
-        action={"type": "transact", "resource": "payments"},
-        action_digest=b"x" * 32,
-        idempotency_key="order",
-        created_at=now,
-        expires_at=now + timedelta(hours=1),
-    )
-
-
 def test_everything_that_waits_is_counted_and_nothing_else(
     alice: Person,
     bob: Person,
@@ -66,7 +53,7 @@ def test_everything_that_waits_is_counted_and_nothing_else(
     assert alice.approve(reading).status_code == 200
     reading.refresh_from_db()
     assert waiting_for(alice.human, now).count == 0
-    confirmation(reading, now)
+    waiting_confirmation(reading, now)
     assert waiting_for(alice.human, now).count == 1
     row = pending(agent, service_provider, now=now)
     both = waiting_for(alice.human, now)

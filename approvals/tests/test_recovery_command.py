@@ -1,17 +1,16 @@
 """`setup_link --recover`: an operator begins a recovery, and prints its link after the wait."""
 
-import json
 from datetime import datetime, timedelta
-from io import StringIO
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 
 from approvals.models import Recovery, SetupCode
 from approvals.services.setup_and_sign_in import SetupLink
 from approvals.tests.cast import Person
 from approvals.tests.recovering import begun, recovered
 from audit.models import Event
+from audit.tests.command_output import json_of, output_of
 from kms.tests.sealing import change
 
 pytestmark = pytest.mark.django_db
@@ -33,18 +32,14 @@ def test_WR_15_the_command_begins_a_recovery_and_prints_the_link_later(
 
 
 def printed(address: str, *more: str) -> dict[str, str]:
-    out = StringIO()
-    call_command("setup_link", "--recover", address, *more, "--json", stdout=out)
-    found: dict[str, str] = json.loads(out.getvalue())
-    return found
+    return json_of("setup_link", "--recover", address, *more)
 
 
 def test_the_command_says_when_a_recovery_is_ready(alice: Person) -> None:
     assert alice
-    out = StringIO()
-    call_command("setup_link", "--recover", "alice@example.org", stdout=out)
-    assert "It is ready on" in out.getvalue()
-    assert "setup_link --recover alice@example.org" in out.getvalue()
+    said = output_of("setup_link", "--recover", "alice@example.org")
+    assert "It is ready on" in said
+    assert "setup_link --recover alice@example.org" in said
 
 
 @pytest.mark.parametrize(
@@ -62,7 +57,7 @@ def test_setup_link_command_refuses_invalid_recoveries(
 ) -> None:
     assert alice
     with pytest.raises(CommandError):
-        call_command("setup_link", *arguments, stdout=StringIO())
+        output_of("setup_link", *arguments)
     assert not Recovery.objects.exists()
     assert not SetupCode.objects.filter(email="zoe@example.org").exists()
 

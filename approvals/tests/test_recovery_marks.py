@@ -5,15 +5,13 @@ from datetime import datetime, timedelta
 import pytest
 from django.utils import timezone
 
-from agentauth.protocol.capability import parse_action
 from approvals.models import Receipt, Recovery
-from approvals.tests.cast import ORIGIN, PAY, Person
+from approvals.tests.cast import ORIGIN, PAY, Person, waiting_confirmation
 from approvals.tests.recovering import ready_link, recovered
 from registry.models import Agent, Grant, ServiceProvider
 from registry.services.agents import suspend_agent
 from registry.services.grants import suspend_grant
 from registry.tests.cast import TESTER, AgentClient, approve, claim_link, pending
-from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
 MARK = "This account was recovered with a new passkey on"
@@ -82,20 +80,7 @@ def test_WR_15_a_confirmation_soon_after_a_recovery_is_marked(
     paid = approve(
         pending(agent, service_provider, now=now, capabilities=[PAY]), anew.human, now=now
     )
-    action = {
-        "type": "transact",
-        "resource": "payments",
-        "amount": {"value": "60.00", "currency": "EUR"},
-    }
-    row = Confirmation.objects.create(
-        grant=paid,
-        grant_version=paid.version,
-        action=action,
-        action_digest=parse_action(action).digest(),
-        idempotency_key="k",
-        created_at=now,
-        expires_at=now + timedelta(hours=1),
-    )
+    row = waiting_confirmation(paid, now)
     path = f"/confirmations/{row.pk}/"
     options = anew.press_on(path, decision="confirm").json()["publicKey"]
     assert (

@@ -4,7 +4,6 @@ import json
 import sys
 import threading
 from datetime import datetime, timedelta
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from approvals.sessions import stored_key
 from approvals.tests.authenticator import Authenticator
 from approvals.tests.cast import ORIGIN, Person, browser, invited
 from audit.models import Event
+from audit.tests.command_output import json_of, output_of
 from registry.models import Human
 from registry.roles import Role
 from registry.services.humans import create_human, suspend_human
@@ -29,9 +29,7 @@ pytestmark = pytest.mark.django_db
 
 
 def first_link() -> str:
-    out = StringIO()
-    call_command("setup_link", "--json", stdout=out)
-    return str(json.loads(out.getvalue())["url"])
+    return str(json_of("setup_link")["url"])
 
 
 @pytest.mark.parametrize(
@@ -60,32 +58,22 @@ def test_the_first_link_makes_the_first_admin_and_signs_them_in() -> None:
 
 def test_no_first_link_once_an_admin_exists(admin: Person) -> None:
     with pytest.raises(CommandError):
-        call_command("setup_link", "--json", stdout=StringIO())
-    out = StringIO()
-    call_command("setup_link", first_start=True, stdout=out)
-    assert out.getvalue() == ""
+        json_of("setup_link")
+    assert output_of("setup_link", first_start=True) == ""
 
 
 def test_first_link_explains_renewal_and_invitation_shows_its_expiry() -> None:
-    out = StringIO()
-    call_command("setup_link", stdout=out)
-    again = out.getvalue().splitlines()[-1].removeprefix("To create a new link: ").split()
+    again = output_of("setup_link").splitlines()[-1].removeprefix("To create a new link: ").split()
     assert (Path.cwd() / again[0], again[1:]) == (Path(sys.executable), ["manage.py", "setup_link"])
-    out = StringIO()
-    call_command("setup_link", email="bob@example.org", stdout=out)
+    said = output_of("setup_link", email="bob@example.org")
     until = SetupCode.objects.get(email="bob@example.org").expires_at
-    assert (
-        f"One-time link for bob@example.org, valid until {until:%d %B %Y, %H:%M} UTC"
-        in out.getvalue()
-    )
-    assert "manage.py" not in out.getvalue()
+    assert f"One-time link for bob@example.org, valid until {until:%d %B %Y, %H:%M} UTC" in said
+    assert "manage.py" not in said
 
 
 def test_renewal_names_the_address_unless_it_is_the_usual_one(settings: Settings) -> None:
     settings.PUBLIC_URL = "http://localhost:8010"
-    out = StringIO()
-    call_command("setup_link", stdout=out)
-    assert "new link: PUBLIC_URL=http://localhost:8010 " in out.getvalue()
+    assert "new link: PUBLIC_URL=http://localhost:8010 " in output_of("setup_link")
 
 
 def test_a_first_link_made_before_is_refused_once_an_admin_exists() -> None:

@@ -1,45 +1,24 @@
 """Outsiders' names and words on pages and in signed texts: names look like names, nothing hides."""
 
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
 import pytest
 
-from agentauth.protocol.capability import parse_action
 from agentauth.protocol.tests.test_untrusted_text import code_points
 from approvals.models import Receipt
 from approvals.quotation_marks import quoted
 from approvals.templatetags.display_filters import set_apart, spoken
-from approvals.tests.cast import PAY, READ_CALENDAR, Person
+from approvals.tests.cast import PAY, READ_CALENDAR, Person, waiting_confirmation
 from audit.models import Event
 from kms.tests.sealing import change
-from registry.models import Agent, Grant, Human, ServiceProvider
+from registry.models import Agent, Human, ServiceProvider
 from registry.tests.cast import AgentClient, approve, claim_link, pending
-from verifier.models import Confirmation
 
 pytestmark = pytest.mark.django_db
 # Refused on input; an agent may have registered one before this rule.
 TURNING = ["Nobody", "No agent", "You decline, and so nothing", "Bot” may not act. “Nobody"]
 HIDDEN = "\u202e\u200b\u2065\ufff0\U000e0fff\U000e0041"
 SHOWN = "\\u{202e}\\u{200b}\\u{2065}\\u{fff0}\\u{e0fff}\\u{e0041}"
-
-
-def confirmation(grant: Grant, now: datetime, **arguments: Any) -> Confirmation:
-    action = {
-        "type": "transact",
-        "resource": "payments",
-        "amount": {"value": "60.00", "currency": "EUR"},
-    }
-    action |= {"arguments": arguments} if arguments else {}
-    return Confirmation.objects.create(
-        grant=grant,
-        grant_version=grant.version,
-        action=action,
-        action_digest=parse_action(action).digest(),
-        idempotency_key="invoice-1",
-        created_at=now,
-        expires_at=now + timedelta(hours=1),
-    )
 
 
 def turned(text: str, name: str) -> list[str]:
@@ -62,7 +41,7 @@ def test_AP_24_the_signed_sentences_cannot_be_turned_by_a_name(
     ]
     assert alice.approve(grants[0]).status_code == 200
     assert alice.deny(grants[1], "No.").status_code == 200
-    row = confirmation(approve(grants[2], alice.human, now=now), now)
+    row = waiting_confirmation(approve(grants[2], alice.human, now=now), now)
     url, code = claim_link(stray.agent())
     for path, fields in (
         (f"/confirmations/{row.pk}/", {"decision": "confirm"}),
@@ -93,7 +72,7 @@ def test_AP_24_no_page_says_a_name_outside_quotation_marks(
     Agent.objects.update(name=name)
     Human.objects.update(name=name)
     grant = pending(agent, service_provider, now=now)
-    row = confirmation(
+    row = waiting_confirmation(
         approve(
             pending(agent, service_provider, now=now, capabilities=[PAY]), alice.human, now=now
         ),
@@ -157,7 +136,7 @@ def test_SA_4_what_does_not_show_is_escaped_and_marked(
     assert "denied" + marked in decided
     signed = Receipt.objects.get(subject=str(grant.pk)).consent_text
     assert f"denied{SHOWN}" in signed
-    row = confirmation(paid, now, memo=f"memo{HIDDEN}")
+    row = waiting_confirmation(paid, now, arguments={"memo": f"memo{HIDDEN}"})
     asked = alice.get(f"/confirmations/{row.pk}/").content.decode()
     assert f"memo{SHOWN}" in asked
     for text in (page, decided, asked, signed):

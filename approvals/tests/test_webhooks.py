@@ -28,7 +28,7 @@ from approvals.tests.webhook_receiver import webhook_receiver
 from audit import bounded_http_post
 from registry.models import Grant, ServiceProvider
 from registry.tests.cast import AgentClient, pending
-from tests.nginx import self_signed
+from tests.certificates import self_signed
 
 pytestmark = pytest.mark.django_db
 Resolve = Callable[..., None]

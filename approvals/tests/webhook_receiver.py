@@ -1,13 +1,13 @@
 """A real receiver of webhooks on loopback, over http or https."""
 
 import ssl
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.http_server import Quiet, serving
 
 
 @dataclass
@@ -29,30 +29,18 @@ def webhook_receiver(directory: Path | None = None) -> Iterator[Receiver]:
     """Receive until the context ends; with `directory`, by the certificate that is in it."""
     box = Receiver()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            box.received.append((self.path, self.headers, body))
-            self.send_response(box.statuses.pop(0) if box.statuses else 204)
-            if box.location:
-                self.send_header("Location", box.location)
-            self.send_header("Content-Length", str(len(box.answer)))
-            self.end_headers()
-            self.wfile.write(box.answer)
+            box.received.append((self.path, self.headers, self.body()))
+            status = box.statuses.pop(0) if box.statuses else 204
+            self.say(status, box.answer, {"Location": box.location} if box.location else {})
 
         do_GET = do_POST  # noqa: N815 — a followed redirect would come as a GET
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        box.port = server.server_address[1]
-        if directory is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(directory / "proxy.crt", directory / "proxy.key")
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    tls = None
+    if directory is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(directory / "proxy.crt", directory / "proxy.key")
+    with serving(Handler, tls) as url:
+        box.port = int(url.rpartition(":")[2])
         yield box
-        server.shutdown()
-        thread.join()

@@ -13,14 +13,17 @@ from django.db import connection, transaction
 from pytest_django.fixtures import Settings
 
 from audit import kinds
+from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event
 from audit.services import Actor, record
 from audit.stores import Store
 from audit.stores.store_factory import store_at
 from audit.tests import proving
+from audit.tests.signing import sign_with
 from tests import ministack
 
 MakeEvent = Callable[..., Event]
+Grow = Callable[[int], None]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -60,11 +63,21 @@ def make_event(now: datetime) -> MakeEvent:
 
 
 @pytest.fixture
+def grow(make_event: MakeEvent, now: datetime) -> Grow:
+    """A function that records and numbers so many events."""
+
+    def more(count: int) -> None:
+        for _ in range(count):
+            make_event()
+        sequence_until_empty(now=now)
+
+    return more
+
+
+@pytest.fixture
 def signing(settings: Settings, now: datetime) -> Iterator[None]:
     """A log that can sign, without an external store, with the clock stopped at `now`."""
-    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
-    settings.AUDIT_KEYS = "audit.tests.signing.keys"
-    settings.AUDIT_STORE = ""
+    sign_with(settings)
     with time_machine.travel(now, tick=False):
         yield
 

@@ -23,6 +23,7 @@ from audit.log.event_encoding import entry_of
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event, Head, Leaf
 from audit.tests.conftest import MakeEvent
+from audit.tests.signing import sign_with
 from audit.tests.tampering import as_table_owner, execute
 from audit.verify.verification import Verdict, verify_log
 
@@ -32,9 +33,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def outside(settings: Settings, tmp_path: Path, make_event: MakeEvent, now: datetime) -> Path:
     """A log of seven events, signed at four and at seven; returns the folder of the copies."""
-    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
-    settings.AUDIT_KEYS = "audit.tests.signing.keys"
-    settings.AUDIT_STORE = f"file:{tmp_path / 'log'}"
+    sign_with(settings, f"file:{tmp_path / 'log'}")
     for count, at in ((4, now), (3, now + EVERY)):
         for _ in range(count):
             make_event()

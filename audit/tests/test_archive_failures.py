@@ -17,6 +17,7 @@ from audit.stores import ImmutableError
 from audit.stores.folder import FolderStore
 from audit.tests.archived import FailingStore, Log, broken_into, signed
 from audit.tests.conftest import MakeEvent
+from audit.tests.dying import dies_at
 from audit.tests.test_archive import manifest_of
 
 pytestmark = pytest.mark.django_db
@@ -38,26 +39,15 @@ PLACES = [
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_AU_31_archiving_continues_after_a_crash_at_any_point(
-    log: Log, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_AU_31_archiving_continues_after_a_crash_at_any_point(log: Log, place: str) -> None:
     """The crash is an exception here; tests/faults kills processes.
 
     The log grows afterwards, so the next run may choose another end.
     """
 
-    class DeathError(Exception):
-        pass
-
-    def die(name: str) -> None:
-        if name == place:
-            raise DeathError
-
     log.grown(5)
-    with monkeypatch.context() as patch:
-        patch.setattr(segment_writing, "fault_point", die)
-        with pytest.raises(DeathError):
-            archive_audit(now=log.now, store=log.store)
+    with dies_at(place, segment_writing):
+        archive_audit(now=log.now, store=log.store)
     assert Segment.objects.exists() == (place == "archive.after_row")
     log.grown(3)
     log.archive()

@@ -27,6 +27,7 @@ from audit.checkpoints.anchors import Anchor
 from audit.models import Checkpoint, Event, Leaf, QueueEntry, Segment
 from audit.stores.folder import FolderStore
 from audit.tests.archived import Log, broken_into, signed
+from audit.tests.command_output import json_of, output_of
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.tests.test_archive import ODD
@@ -347,34 +348,29 @@ def test_a_tampered_object_is_named_before_anything_comes_home(log: Log) -> None
 def test_the_commands_say_what_they_did(log: Log, settings: Settings) -> None:
     settings.AUDIT_STORE = f"file:{log.folder}"
 
-    def said(*command: str) -> str:
-        out = StringIO()
-        call_command(*command, stdout=out)
-        return out.getvalue()
-
-    assert json.loads(said("archive_audit", "--json")) == {
+    assert json_of("archive_audit") == {
         "archived_from": 268,
         "archived_to": 270,
         "segments": 1,
     }
-    assert json.loads(said("archive_audit", "--json")) == {
+    assert json_of("archive_audit") == {
         "archived_from": None,
         "archived_to": None,
         "segments": 0,
     }
-    assert "nothing to archive" in said("archive_audit")
+    assert "nothing to archive" in output_of("archive_audit")
     log.grown(1)
-    assert "Archived leaves 270 to 270 in 1 segments" in said("archive_audit")
-    assert json.loads(said("restore_audit", "--json", "--first", "270")) == {
+    assert "Archived leaves 270 to 270 in 1 segments" in output_of("archive_audit")
+    assert json_of("restore_audit", "--first", "270") == {
         "segments": 1,
         "events": 1,
         "restored": 0,
     }
-    assert said("restore_audit").startswith("Read 271 events in 4 segments; 0 were missing")
+    assert output_of("restore_audit").startswith("Read 271 events in 4 segments; 0 were missing")
     settings.AUDIT_STORE = ""
     for command in ("archive_audit", "restore_audit"):
         with pytest.raises(CommandError, match="AUDIT_STORE is not set"):
-            said(command)
+            output_of(command)
 
 
 def test_AU_31_the_archive_is_proved_by_a_command(
@@ -416,4 +412,4 @@ def test_AU_31_the_archive_is_proved_by_a_command(
     assert not passed
     assert line.startswith("THE ARCHIVE IS NOT WHOLE from leaf 255 on. tile/0/000 in file:")
     with pytest.raises(CommandError, match="A store of the log must be"):
-        call_command("verify_audit", "--archive", "nonsense", stdout=StringIO())
+        output_of("verify_audit", "--archive", "nonsense")

@@ -31,7 +31,7 @@ from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event, Leaf
 from audit.tests.conftest import MakeEvent
 from audit.tests.fake_witness import KEY, VERIFIER
-from audit.tests.signing import signer, verifier
+from audit.tests.signing import sign_with, signer, verifier
 from audit.tests.tampering import as_table_owner, execute
 from audit.tests.test_anchors import forge_an_event, write_anew
 from audit.verify.verification import verify_log
@@ -60,9 +60,8 @@ class Place:
         self, folder: Path, settings: Settings, served: Served, make: MakeEvent, now: datetime
     ) -> None:
         self.folder, self.settings, self.make, self.now = folder, settings, make, now
-        settings.AUDIT_SIGNER = "audit.tests.signing.signer"
-        settings.AUDIT_KEYS = "audit.tests.signing.keys"
-        settings.AUDIT_STORE = self.store = f"file:{folder / 'outside'}"
+        self.store = f"file:{folder / 'outside'}"
+        sign_with(settings, self.store)
         settings.AUDIT_WITNESSES = [f"{VERIFIER.vkey} {served.server.url}"]
         (folder / "keys").write_text(verifier().vkey + "\n")
         for at in (now, now + EVERY):

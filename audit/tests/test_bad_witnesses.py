@@ -5,14 +5,9 @@ import socket
 import ssl
 import threading
 import time
-from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from agentauth.protocol.checkpoint import cosign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
@@ -21,6 +16,7 @@ from agentauth.sdk.tests.witness_cast import NAME
 from audit.checkpoints import witness_client
 from audit.checkpoints.witness_client import MAX_ANSWER_BYTES, Outcome, Result, Witness
 from audit.tests.fake_witness import KEY, LOG, OTHER, VERIFIER, answering, ask, http, size_is
+from tests.certificates import certificate_for
 from tests.time_limits import within
 
 LINE = cosign_checkpoint(LOG.checkpoint(5), name=NAME, signer=KEY, at=1_700_000_000).line
@@ -133,8 +129,8 @@ def test_witness_that_does_not_listen_is_unreachable() -> None:
 
 
 def test_a_witness_with_a_certificate_of_its_own_making_is_not_asked(tmp_path: Path) -> None:
-    key, made = certificate("127.0.0.1")
-    (tmp_path / "pem").write_bytes(key + made)
+    certificate, key = certificate_for("127.0.0.1")
+    (tmp_path / "pem").write_bytes(key + certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "pem")
     heard = []
@@ -151,28 +147,6 @@ def test_a_witness_with_a_certificate_of_its_own_making_is_not_asked(tmp_path: P
         thread.join()
     assert outcome == Outcome(Result.UNREACHABLE, detail="ConnectError")
     assert not any(heard)
-
-
-def certificate(host: str) -> tuple[bytes, bytes]:
-    """A self-signed certificate for an address, and its key; both PEM."""
-    key = ed25519.Ed25519PrivateKey.generate()
-    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, host)])
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address(host))]), critical=False
-        )
-        .sign(key, None)
-    )
-    encoding = serialization.Encoding.PEM
-    return (
-        key.private_bytes(
-            encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
-        made.public_bytes(encoding),
-    )
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
 """Checkpoints of a disabled key prove nothing and are not published, but must match the log."""
 
 from datetime import UTC, datetime
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import call_command
 from django.db import transaction
 from pytest_django.fixtures import Settings
 
@@ -24,6 +22,7 @@ from audit.log.sequencer import sequence_until_empty
 from audit.log.tree_reader import root_at
 from audit.models import Checkpoint, Event
 from audit.stores.store_factory import store_at
+from audit.tests.command_output import output_of
 from audit.tests.conftest import MakeEvent
 from audit.tests.proving import assert_refused, event_of, get, good
 from audit.tests.tampering import as_table_owner
@@ -179,20 +178,18 @@ def test_SA_8_log_status_does_not_report_a_disabled_key_as_tampering(
 
 def test_SA_8_the_command_says_when_the_key_was_disabled(log: Path, now: datetime) -> None:
     assert command()["disabled_at"] == "2026-11-29T07:05:00Z"
-    out = StringIO()
-    call_command("verify_audit", stdout=out)
+    said = output_of("verify_audit")
     assert (
-        "signed by a key that was disabled on 2026-11-29T07:05:00Z. That is not tampering."
-        in out.getvalue()
+        "signed by a key that was disabled on 2026-11-29T07:05:00Z. That is not tampering." in said
     )
-    assert "TAMPERED" not in out.getvalue()
+    assert "TAMPERED" not in said
 
 
 def test_SA_8_archive_of_a_disabled_key_fits_and_next_key_proves_it(
     log: Path, settings: Settings, now: datetime
 ) -> None:
     keys.disabled = False
-    call_command("archive_audit", stdout=StringIO())
+    output_of("archive_audit")
     keys.disabled = True
     store = store_at(settings.AUDIT_STORE)
     found = prove_archive(store=store, now=now)
@@ -201,11 +198,9 @@ def test_SA_8_archive_of_a_disabled_key_fits_and_next_key_proves_it(
         "Everything matches, but only a key that was disabled on 2026-11-29 07:05 UTC"
         in found.problem
     )
-    out = StringIO()
-    with pytest.raises(SystemExit):
-        call_command("verify_audit", "--archive", settings.AUDIT_STORE, stdout=out)
-    assert "The archive is not proved from leaf 0 on." in out.getvalue()
-    assert "NOT WHOLE" not in out.getvalue()
+    said = output_of("verify_audit", "--archive", settings.AUDIT_STORE, code=1)
+    assert "The archive is not proved from leaf 0 on." in said
+    assert "NOT WHOLE" not in said
     # The same if the store lost its checkpoints and only the manifest's own is left.
     for size in (4, 7):
         (log / key_of(size)).rename(log / f"{size}")
@@ -213,7 +208,7 @@ def test_SA_8_archive_of_a_disabled_key_fits_and_next_key_proves_it(
     for size in (4, 7):
         (log / f"{size}").rename(log / key_of(size))
     assert checkpoint_log(now=now + EVERY) == 9
-    call_command("archive_audit", stdout=StringIO())
+    output_of("archive_audit")
     found = prove_archive(store=store, now=now)
     assert (found.ok, found.tree_size, found.signed_size, found.disabled_key_sizes) == (
         True,
@@ -227,7 +222,7 @@ def test_SA_8_archive_must_match_the_checkpoint_of_a_disabled_key(
     log: Path, settings: Settings, now: datetime
 ) -> None:
     assert checkpoint_log(now=now + EVERY) == 9
-    call_command("archive_audit", stdout=StringIO())
+    output_of("archive_audit")
     note = sign_checkpoint(Said(origin(), 8, bytes(32)), signer=LOST)
     (log / key_of(8)).write_text(note)
     found = prove_archive(store=store_at(settings.AUDIT_STORE), now=now)

@@ -3,11 +3,9 @@
 import gzip
 import uuid
 from datetime import datetime
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from django.core.management import call_command
 from django.db import transaction
 from pytest_django.fixtures import Settings
 
@@ -23,7 +21,9 @@ from audit.log.tree_reader import inclusion_proof
 from audit.models import Event, Opening
 from audit.services import Actor
 from audit.stores.store_factory import store_at
+from audit.tests.command_output import output_of
 from audit.tests.conftest import MakeEvent
+from audit.tests.signing import sign_with
 from audit.verify.verification import verify_log
 
 pytestmark = pytest.mark.django_db
@@ -33,9 +33,7 @@ NAME, EMAIL = "Alice Abel-Zweistein", "alice@example.com"
 def test_erasure_keeps_proofs_valid_and_removes_the_name_everywhere(
     settings: Settings, tmp_path: Path, make_event: MakeEvent, now: datetime
 ) -> None:
-    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
-    settings.AUDIT_KEYS = "audit.tests.signing.keys"
-    settings.AUDIT_STORE = f"file:{tmp_path}"
+    sign_with(settings, f"file:{tmp_path}")
     store, human = store_at(settings.AUDIT_STORE), uuid.uuid4()
     invited = make_event(kind=kinds.SETUP_CODE_CREATED, personal={"email": EMAIL.upper()})
     agent, admin = uuid.uuid4(), Actor("human", str(human))
@@ -142,20 +140,14 @@ def test_verify_audit_says_how_many_texts_were_erased(
         make_event(agent_id=agent, personal={"details": NAME})
     make_event(human_id=human, personal={"name": NAME, "email": EMAIL})
     sequence_until_empty(now=now)
-    assert "erased" not in _verified()
+    assert "erased" not in output_of("verify_audit")
     erase_openings(human_id=human, agent_ids=[agent], email=EMAIL)
     make_event(kind=kinds.HUMAN_DELETED, human_id=human)
     data = {"agents": [str(agent)], "events": [], "receipts": {}}
     make_event(kind=kinds.HUMAN_ERASED, human_id=human, data=data)
     sequence_until_empty(now=now)
-    assert "4 texts that events committed to were erased" in _verified()
+    assert "4 texts that events committed to were erased" in output_of("verify_audit")
 
 
 def no_grants(*, now: datetime) -> list[object]:
     return []
-
-
-def _verified() -> str:
-    out = StringIO()
-    call_command("verify_audit", stdout=out)
-    return out.getvalue()

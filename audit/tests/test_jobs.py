@@ -1,6 +1,5 @@
 """Fault points, and the log's commands outside PostgreSQL."""
 
-import io
 import os
 import signal
 from datetime import datetime
@@ -12,6 +11,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from audit.fault_injection import fault_point
+from audit.tests.command_output import output_of
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db
@@ -46,10 +46,9 @@ def test_the_command_of_a_whole_log_says_so_to_a_person(
 ) -> None:
     make_event()
     for command in ("verify_audit", "seal_audit", "verify_audit"):
-        out = io.StringIO()
-        call_command(command, stdout=out)
-        assert out.getvalue().startswith(("The log is whole: ", "Numbered 1 "))
-    assert "whole: 1 events" in out.getvalue()
+        said = output_of(command)
+        assert said.startswith(("The log is whole: ", "Numbered 1 "))
+    assert "whole: 1 events" in said
 
 
 def test_granting_a_role_where_there_are_none_says_so() -> None:

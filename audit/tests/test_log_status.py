@@ -15,6 +15,7 @@ from audit.log.tree_reader import inclusion_proof, inclusion_proofs
 from audit.models import Checkpoint, Event, Head, Leaf, Node, QueueEntry
 from audit.services import record_many
 from audit.tests.conftest import MakeEvent
+from audit.tests.signing import sign_with
 from audit.tests.tampering import as_table_owner, execute
 from audit.tests.test_record_many import entry
 from audit.verify.log_status import (
@@ -32,9 +33,7 @@ Tamper = Callable[[], object]
 
 @pytest.fixture(autouse=True)
 def _keys(settings: Settings) -> None:
-    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
-    settings.AUDIT_KEYS = "audit.tests.signing.keys"
-    settings.AUDIT_STORE = ""
+    sign_with(settings)
 
 
 @pytest.fixture

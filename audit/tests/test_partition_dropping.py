@@ -1,7 +1,5 @@
 """Dropping months: only archived events are dropped, with their openings, and all proofs hold."""
 
-import io
-import json
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
@@ -19,6 +17,7 @@ from audit.log.listing import Cursor, page_of_log
 from audit.log.sequencer import sequence_until_empty
 from audit.management.commands import drop_audit_partitions
 from audit.models import DroppedMonth, Event, Head, Leaf, Opening, Segment
+from audit.tests.command_output import json_of, output_of
 from audit.tests.conftest import MakeEvent
 from audit.tests.months import months as months  # noqa: PLC0414 — a fixture
 from audit.tests.months import months_on, set_clock, standing
@@ -257,16 +256,12 @@ def test_the_command_keeps_so_many_months(log: list[Event], now: datetime) -> No
     archive(9, now)
     with pytest.raises(CommandError, match="always kept"):
         call_command("drop_audit_partitions", "--keep-months", "1")
-    out = io.StringIO()
-    call_command("drop_audit_partitions", stdout=out)
-    assert out.getvalue() == "No month is old enough.\n"
+    assert output_of("drop_audit_partitions") == "No month is old enough.\n"
     assert droppable_months(keep_months=4) == [OLD]
-    out = io.StringIO()
-    call_command("drop_audit_partitions", "--keep-months", "4", "--json", stdout=out)
-    assert json.loads(out.getvalue()) == {"dropped": [{"month": str(OLD), "events": 3}]}
-    out = io.StringIO()
-    call_command("drop_audit_partitions", "--keep-months", "2", stdout=out)
-    assert out.getvalue().startswith(f"Dropped {months_on(-4)}: 3 events")
+    dropped = json_of("drop_audit_partitions", "--keep-months", "4")
+    assert dropped == {"dropped": [{"month": str(OLD), "events": 3}]}
+    said = output_of("drop_audit_partitions", "--keep-months", "2")
+    assert said.startswith(f"Dropped {months_on(-4)}: 3 events")
     Segment.objects.all().exists()
     assert Head.objects.get().size == 9
 

@@ -1,8 +1,6 @@
 """The serving role on PostgreSQL can serve, and cannot change what was recorded."""
 
 import contextlib
-import io
-import json
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -19,6 +17,7 @@ from audit.db.role_rights import beyond_verifier, is_verifier_role, missing_righ
 from audit.log.erasure import erase_openings
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Event, Leaf, Opening
+from audit.tests.command_output import json_of, output_of
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import execute
 from audit.verify.verification import verify_log
@@ -265,14 +264,10 @@ def test_the_command_reads_the_role_from_the_address_that_serves(
     serving: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings, "DATABASE_URL", "postgres://serving%20role:secret@db/agentauth")
-    out = io.StringIO()
-    call_command("grant_serving_role", "--json", stdout=out)
-    answer = json.loads(out.getvalue())
+    answer = json_of("grant_serving_role")
     assert answer["role"] == ROLE
     assert answer["tables"]["audit_event"] == ["INSERT", "SELECT"]
-    spoken = io.StringIO()
-    call_command("grant_serving_role", stdout=spoken)
-    assert ROLE in spoken.getvalue()
+    assert ROLE in output_of("grant_serving_role")
     monkeypatch.setattr(settings, "DATABASE_URL", "postgres://nobody@db/agentauth")
     with pytest.raises(CommandError, match="no database role"):
         call_command("grant_serving_role")

@@ -4,13 +4,11 @@ import base64
 import contextlib
 import logging
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -25,6 +23,7 @@ from audit.stores import CHUNK_BYTES, MAX_OBJECT_BYTES, Digest, ImmutableError, 
 from audit.stores.store_factory import store_at
 from audit.tests.conftest import SECRETS, Bucket, new_bucket
 from tests.fault_proxy import FaultProxy, fault_proxy
+from tests.http_server import Quiet, serving
 
 KEY = "objects/0a1b.lines.gz"
 BODY = bytes(range(256)) * 8_192
@@ -239,7 +238,7 @@ def test_AU_31_server_refuses_bytes_that_do_not_match_their_digest(
 # A server that leaks
 
 
-class _Teller(BaseHTTPRequestHandler):
+class _Teller(Quiet):
     """Echoes all it was sent in its error."""
 
     def do_GET(self) -> None:
@@ -247,33 +246,16 @@ class _Teller(BaseHTTPRequestHandler):
             f"<Error><Code>SignatureDoesNotMatch</Code><Message>{self.headers} "
             f"{SECRETS}</Message></Error>"
         ).encode()
-        self.send_response(403)
-        self.send_header("Content-Length", str(len(said)))
-        self.end_headers()
-        self.wfile.write(said)
+        self.say(403, said)
 
-    def do_PUT(self) -> None:
-        self.do_GET()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 — the library's name
-        """Log nothing to stderr."""
+    do_PUT = do_GET  # noqa: N815
 
 
 @contextmanager
-def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[Store]:
+def answering(handler: type[Quiet]) -> Iterator[Store]:
     """The store of a server with this handler."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield store_at(
-            f"s3://bucket/p?endpoint=http://127.0.0.1:{server.server_port}&region=us-east-1"
-        )
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(handler) as url:
+        yield store_at(f"s3://bucket/p?endpoint={url}&region=us-east-1")
 
 
 def test_AU_31_no_error_and_no_log_line_holds_credentials(
@@ -295,7 +277,7 @@ def test_AU_31_no_error_and_no_log_line_holds_credentials(
 # A server that never ends
 
 
-class _Endless(BaseHTTPRequestHandler):
+class _Endless(Quiet):
     """Has one version of every key, and sends its `piece` without end, `pause` seconds apart."""
 
     piece, pause = b"x" * 65_536, 0.0
@@ -304,9 +286,10 @@ class _Endless(BaseHTTPRequestHandler):
         query = self.path.partition("?")[2]
         if "versions" in query:
             key = parse_qs(query)["prefix"][0]
-            self._say(
+            self.say(
+                200,
                 f"<ListVersionsResult><IsTruncated>false</IsTruncated><Version><Key>{key}</Key>"
-                "<VersionId>1</VersionId></Version></ListVersionsResult>".encode()
+                "<VersionId>1</VersionId></Version></ListVersionsResult>".encode(),
             )
             return
         self.send_response(200)
@@ -315,15 +298,6 @@ class _Endless(BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(self.piece)
                 time.sleep(self.pause)
-
-    def _say(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 — the library's name
-        """Log nothing to stderr."""
 
 
 class _Dripping(_Endless):

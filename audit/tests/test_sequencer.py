@@ -13,6 +13,7 @@ from audit.log.event_encoding import entry_of
 from audit.log.sequencer import sequence_pending, sequence_until_empty
 from audit.models import Event, Head, Leaf, QueueEntry
 from audit.tests.conftest import MakeEvent
+from audit.tests.dying import dies_at
 from audit.tests.tampering import as_table_owner, execute
 from audit.verify.verification import verify_log
 
@@ -124,23 +125,14 @@ def test_queue_order_follows_ids_within_a_batch(make_event: MakeEvent, now: date
     "place", ["sequence.after_head", "sequence.before_commit", "sequence.after_commit"]
 )
 def test_AU_21_a_sequencer_that_dies_anywhere_leaves_a_log_that_goes_on(
-    make_event: MakeEvent, now: datetime, monkeypatch: pytest.MonkeyPatch, place: str
+    make_event: MakeEvent, now: datetime, place: str
 ) -> None:
     """The crash is an exception here; tests/faults kills processes."""
 
-    class DeathError(Exception):
-        pass
-
-    def die(name: str) -> None:
-        if name == place:
-            raise DeathError
-
     for _ in range(3):
         make_event()
-    with monkeypatch.context() as patch:
-        patch.setattr(sequencer, "fault_point", die)
-        with pytest.raises(DeathError):
-            sequence_pending(now=now)
+    with dies_at(place, sequencer):
+        sequence_pending(now=now)
     assert verify_log().ok
     sequence_until_empty(now=now)
     assert _indexes() == [0, 1, 2]

@@ -1,6 +1,6 @@
 """The log signs its state once a minute if it has grown, and never a second history."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,12 @@ from audit.checkpoints.copy_locations import ContradictedError, key_of
 from audit.checkpoints.log_breaks import check_records, origin
 from audit.checkpoints.rollback_check import check_history
 from audit.checkpoints.signing import EVERY, checkpoint_log, newest_checkpoint
-from audit.log.sequencer import sequence_until_empty
 from audit.log.tree_reader import root_at
 from audit.models import Checkpoint, CheckpointCopy, Head, Leaf
 from audit.stores import ImmutableError, Store
 from audit.stores.store_factory import store_at
-from audit.tests.conftest import MakeEvent
-from audit.tests.signing import verifier
+from audit.tests.conftest import Grow
+from audit.tests.signing import sign_with, verifier
 from audit.tests.tampering import as_table_owner, execute
 
 pytestmark = pytest.mark.django_db
@@ -32,23 +31,8 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def folder(settings: Settings, tmp_path: Path) -> Path:
-    settings.AUDIT_SIGNER = "audit.tests.signing.signer"
-    settings.AUDIT_KEYS = "audit.tests.signing.keys"
-    settings.AUDIT_STORE = f"file:{tmp_path / 'log'}"
+    sign_with(settings, f"file:{tmp_path / 'log'}")
     return tmp_path / "log"
-
-
-@pytest.fixture
-def grow(make_event: MakeEvent, now: datetime) -> Callable[[int], None]:
-    def more(count: int) -> None:
-        for _ in range(count):
-            make_event()
-        sequence_until_empty(now=now)
-
-    return more
-
-
-Grow = Callable[[int], None]
 
 
 def test_first_events_are_signed_at_once_and_stored_outside(

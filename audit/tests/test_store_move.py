@@ -1,9 +1,6 @@
 """Renaming the store hides nothing: the log signs nothing there until it was moved by a command."""
 
-import io
-import json
 import uuid
-from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -27,11 +24,12 @@ from audit.models import Checkpoint, CheckpointCopy, Event, Head, LogBreak
 from audit.stores import Sink
 from audit.stores.folder import FolderStore
 from audit.stores.store_factory import store_at
-from audit.tests.conftest import MakeEvent
+from audit.tests.command_output import json_of, output_of
+from audit.tests.conftest import Grow, MakeEvent
+from audit.tests.dying import dies_at
 from audit.tests.tampering import as_table_owner, execute
 
 pytestmark = pytest.mark.django_db
-Grow = Callable[[int], None]
 
 
 class Places:
@@ -42,16 +40,6 @@ class Places:
 
     def name(self, folder: Path | None) -> None:
         self.settings.AUDIT_STORE = f"file:{folder}" if folder else ""
-
-
-@pytest.fixture
-def grow(make_event: MakeEvent, now: datetime) -> Grow:
-    def more(count: int) -> None:
-        for _ in range(count):
-            make_event()
-        sequence_until_empty(now=now)
-
-    return more
 
 
 @pytest.fixture
@@ -68,10 +56,7 @@ def places(signing: None, settings: Settings, tmp_path: Path, grow: Grow, now: d
 
 
 def move(*arguments: str) -> dict[str, Any]:
-    out = io.StringIO()
-    call_command("move_audit_store", *arguments, "--json", stdout=out)
-    found: dict[str, Any] = json.loads(out.getvalue())
-    return found
+    return json_of("move_audit_store", *arguments)
 
 
 @pytest.mark.parametrize("named", ["new", None])
@@ -168,19 +153,10 @@ def test_SA_13_in_a_store_that_was_left_nothing_is_signed_any_more(
 
 @pytest.mark.parametrize("place", ["move.after_mark", "move.after_copy"])
 def test_a_move_that_was_killed_is_ended_by_the_next(
-    places: Places, now: datetime, monkeypatch: pytest.MonkeyPatch, place: str
+    places: Places, now: datetime, place: str
 ) -> None:
-    class DeathError(Exception):
-        pass
-
-    def die(name: str) -> None:
-        if name == place:
-            raise DeathError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store_move, "fault_point", die)
-        with pytest.raises(DeathError):
-            move("--from", f"file:{places.old}")
+    with dies_at(place, store_move):
+        move("--from", f"file:{places.old}")
     for folder in (places.old, places.new):
         places.name(folder)
         with pytest.raises(StoreChangedError):
@@ -220,16 +196,14 @@ def test_only_the_store_that_has_the_copies_is_moved(places: Places, tmp_path: P
 
 
 def test_the_command_says_what_it_did(places: Places) -> None:
-    out = io.StringIO()
-    call_command("move_audit_store", "--from", f"file:{places.old}", stdout=out)
-    assert out.getvalue().startswith("Copied ")
+    said = output_of("move_audit_store", "--from", f"file:{places.old}")
+    assert said.startswith("Copied ")
     assert ContradictedError.code == StoreChangedError.code
 
 
 def test_the_command_says_what_it_could_not_read(places: Places) -> None:
-    out = io.StringIO()
-    call_command("move_audit_store", "--lost", stdout=out)
-    assert f"Anything else in file:{places.old} was not read" in out.getvalue()
+    said = output_of("move_audit_store", "--lost")
+    assert f"Anything else in file:{places.old} was not read" in said
 
 
 def test_a_listed_object_that_does_not_come_stops_the_move(
@@ -252,9 +226,8 @@ def test_verify_audit_names_the_store_that_it_did_not_read(places: Places, now: 
     move("--from", f"file:{places.old}")
     assert checkpoint_log(now=now + EVERY) == 5
     for more, is_named in (((), True), (("--store", f"file:{places.old}"), False)):
-        out = io.StringIO()
-        call_command("verify_audit", *more, stdout=out)
-        assert (f"also copied to file:{places.old}, which was not" in out.getvalue()) is is_named
+        said = output_of("verify_audit", *more)
+        assert (f"also copied to file:{places.old}, which was not" in said) is is_named
 
 
 @pytest.mark.parametrize(

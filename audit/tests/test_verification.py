@@ -1,21 +1,20 @@
 """verify_audit accepts a whole log and locates every change by the tables' owner."""
 
 import base64
-import io
-import json
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 from django.db import OperationalError
 
 from agentauth.protocol.log_hashes import CompactTree, leaf_hash, link
 from audit.log.event_encoding import entry_of
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntry
+from audit.tests.command_output import json_of, output_of
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
 from audit.verify import entry_checks
@@ -409,22 +408,16 @@ def test_openings_of_waiting_events_that_match_pass(
 
 
 def test_the_command_prints_one_json_object_and_exits_0(log: list[Event]) -> None:
-    out = io.StringIO()
-    call_command("verify_audit", "--json", stdout=out)
-    answer = json.loads(out.getvalue())
+    answer = json_of("verify_audit")
     assert (answer["ok"], answer["tree_size"], answer["first_bad"]) == (True, SIZE, None)
     assert answer["root_hash"] == verify_log().root_hash
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_the_command_exits_1_and_names_the_place(log: list[Event], arguments: list[str]) -> None:
-    out = io.StringIO()
     with as_table_owner():
         Event.objects.filter(pk=log[3].pk).update(reason="forgiven")
-        with pytest.raises(SystemExit) as ended:
-            call_command("verify_audit", *arguments, stdout=out)
-    assert ended.value.code == 1
-    assert str(log[3].id) in out.getvalue()
+        assert str(log[3].id) in output_of("verify_audit", *arguments, code=1)
 
 
 def test_seal_audit_numbers_what_waits_and_signs_to_the_end(
@@ -434,14 +427,12 @@ def test_seal_audit_numbers_what_waits_and_signs_to_the_end(
     for numbered, size in ((1, SIZE + 1), (1, SIZE + 2), (0, SIZE + 2)):
         if QueueEntry.objects.count() < numbered:
             make_event()
-        out = io.StringIO()
-        call_command("seal_audit", "--json", stdout=out)
-        assert json.loads(out.getvalue()) == {"numbered": numbered, "signed_size": size}
+        assert json_of("seal_audit") == {"numbered": numbered, "signed_size": size}
         newest = Checkpoint.objects.latest("size")
         assert (newest.size, bytes(newest.root)) == (size, base64.b64decode(verify_log().root_hash))
 
 
 def test_seal_audit_that_cannot_sign_says_so_and_has_numbered(log: list[Event]) -> None:
     with pytest.raises(CommandError, match="Numbered 1 events, but the log is not signed"):
-        call_command("seal_audit", stdout=io.StringIO())
+        output_of("seal_audit")
     assert verify_log().tree_size == SIZE + 1

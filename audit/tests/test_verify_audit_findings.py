@@ -1,16 +1,13 @@
 """verify_audit prints every contradiction that `AUDIT_GRANTS` finds."""
 
-import io
-import json
-from contextlib import nullcontext
 from datetime import datetime
 from typing import NamedTuple
 
 import pytest
-from django.core.management import call_command
 from pytest_django.fixtures import Settings
 
 from audit.log.sequencer import sequence_until_empty
+from audit.tests.command_output import json_of, output_of
 from audit.tests.conftest import MakeEvent
 
 pytestmark = pytest.mark.django_db
@@ -76,11 +73,9 @@ def test_each_finding_is_printed_by_its_kind(
     """A disabled key is not tampering."""
     settings.AUDIT_GRANTS = f"{__name__}.found"
     monkeypatch.setattr(f"{__name__}.FOUND", [finding])
-    out = io.StringIO()
-    with pytest.raises(SystemExit) if code else nullcontext():
-        call_command("verify_audit", stdout=out)
-    assert line in out.getvalue()
-    assert "The log is whole: 2 events" in out.getvalue()
+    said = output_of("verify_audit", code=code)
+    assert line in said
+    assert "The log is whole: 2 events" in said
 
 
 def test_each_contradiction_has_its_kind_beside_the_older_members(
@@ -95,10 +90,7 @@ def test_each_contradiction_has_its_kind_beside_the_older_members(
         Found("grant", "g2", disabled_at="2026-11-29"),
     ]
     monkeypatch.setattr(f"{__name__}.FOUND", findings)
-    out = io.StringIO()
-    with pytest.raises(SystemExit):
-        call_command("verify_audit", "--json", stdout=out)
-    answer = json.loads(out.getvalue())
+    answer = json_of("verify_audit", code=1)
     assert answer["contradictions"] == [
         {"kind": "grant", "id": "g1", "table": "", "problem": "no receipt"},
         {"kind": "receipt", "id": "g1", "table": "", "problem": "no text"},

@@ -11,6 +11,7 @@ from kms.backends import gcpkms as gcpkms_backend
 from kms.backends import pkcs11 as pkcs11_backend
 from kms.tests import fake_vault as fake
 from tests import gcp_kms, ministack, openbao, softhsm
+from tests.http_server import serving
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +46,7 @@ def vault(settings: Settings, openbao_url: str) -> str:
 def fake_vault(settings: Settings) -> Iterator[type[fake.FakeVault]]:
     """Configure a fake server; return its handler, which the test may change."""
     handler = type("Handler", (fake.FakeVault,), {})
-    with fake.serving(handler) as url:
+    with serving(handler) as url:
         settings.KEY_BACKEND = "vault"
         settings.VAULT = {"ADDR": url, "TOKEN": "token"}
         yield handler

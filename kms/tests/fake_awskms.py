@@ -11,13 +11,15 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentauth.protocol.keys import Algorithm, PrivateKey
+from tests import http_server
+from tests.http_server import Quiet
 
 ARN = "arn:aws:kms:eu-central-1:123456789012:key/0192f1c8-0000-4000-8000-000000000001"
 URI = f"awskms:{ARN}"
@@ -96,11 +98,11 @@ def reset(handler: BaseHTTPRequestHandler) -> None:
 def serving(fake: FakeKms) -> Iterator[str]:
     """Serve the fake; yields its URL."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked = json.loads(self.body())
             operation = self.headers.get("X-Amz-Target", "").removeprefix("TrentService.")
             if self.path != "/":
                 fake.elsewhere.append(self.path)
@@ -112,31 +114,17 @@ def serving(fake: FakeKms) -> Iterator[str]:
                 self.close_connection = True
                 return
             text = body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(status)
+            headers = {"Content-Type": "application/x-amz-json-1.1"}
             if 300 <= status < 400:
-                self.send_header("Location", f"http://127.0.0.1:{server.server_port}/elsewhere")
-            self.send_header("Content-Type", "application/x-amz-json-1.1")
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
+                headers["Location"] = f"http://{self.headers['Host']}/elsewhere"
+            self.say(status, text, headers)
 
         def do_GET(self) -> None:
             fake.elsewhere.append(self.path)
             self.send_error(404)
 
-        def log_message(self, *_arguments: object) -> None:
-            """Log nothing: a test's output is for the test."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
-    )
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        fake.release.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http_server.serving(Handler) as url:
+        try:
+            yield url
+        finally:
+            fake.release.set()

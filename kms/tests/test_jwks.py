@@ -1,6 +1,5 @@
 """The public key set, and the command that rotates keys."""
 
-import io
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,7 @@ from rest_framework.test import APIRequestFactory
 from agentauth.protocol.keys import parse_jwk
 from audit.models import Event
 from audit.services import Actor
+from audit.tests.command_output import json_of, output_of
 from kms.jwks_view import JwksView
 from kms.lifetimes import PUBLISHED_BEFORE_USE, TOKEN_OVERLAP
 from kms.models import Key
@@ -95,11 +95,7 @@ def test_reading_the_set_makes_no_key() -> None:
 
 
 def test_the_command_makes_the_first_key_and_then_the_next() -> None:
-    answers = []
-    for _ in range(2):
-        out = io.StringIO()
-        call_command("rotate_key", "token", "--json", stdout=out)
-        answers.append(json.loads(out.getvalue()))
+    answers = [json_of("rotate_key", "token") for _ in range(2)]
     assert [Key.objects.get(kid=answer["kid"]).state for answer in answers] == ["active", "next"]
     assert answers[1]["active_from"] == "2026-11-25T09:32:10Z"
     with pytest.raises(CommandError, match="published"):
@@ -108,31 +104,24 @@ def test_the_command_makes_the_first_key_and_then_the_next() -> None:
 
 
 def test_the_command_speaks_plainly_and_knows_its_purposes() -> None:
-    out = io.StringIO()
-    call_command("rotate_key", "receipt", stdout=out)
-    assert Key.objects.get().kid in out.getvalue()
+    said = output_of("rotate_key", "receipt")
+    assert Key.objects.get().kid in said
     with pytest.raises(CommandError, match="invalid choice"):
         call_command("rotate_key", "everything")
 
 
 def test_ensure_keys_gives_every_purpose_one_key_and_is_safe_to_repeat() -> None:
-    outs = [io.StringIO(), io.StringIO()]
-    for out in outs:
-        call_command("ensure_keys", "--json", stdout=out)
-    first, second = (json.loads(out.getvalue()) for out in outs)
+    first, second = json_of("ensure_keys"), json_of("ensure_keys")
     assert first == second
     assert set(first) == {"token", "audit", "receipt"}
-    spoken, silent = io.StringIO(), io.StringIO()
-    call_command("ensure_keys", stdout=spoken)
-    call_command("ensure_keys", verbosity=0, stdout=silent)
-    assert dict(line.split(": ") for line in spoken.getvalue().splitlines()) == first
-    assert silent.getvalue() == ""
+    assert dict(line.split(": ") for line in output_of("ensure_keys").splitlines()) == first
+    assert output_of("ensure_keys", verbosity=0) == ""
 
 
 def test_ensure_keys_says_so_where_no_key_can_be_made(settings: Settings) -> None:
     settings.KEY_BACKEND = "nowhere"
     with pytest.raises(CommandError, match="no key backend named"):
-        call_command("ensure_keys", stdout=io.StringIO())
+        output_of("ensure_keys")
     assert not Key.objects.exists()
 
 

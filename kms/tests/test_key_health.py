@@ -13,6 +13,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.token import MAX_SIGNING_INPUT
 from audit.models import Event
+from audit.tests.command_output import output_of
 from kms import backends
 from kms.backends.file import _KeyFile
 from kms.models import Key
@@ -120,9 +121,7 @@ def test_a_purpose_without_a_key_is_named_and_a_disabled_key_is_not_asked(
 
 def test_for_people_each_key_is_a_line() -> None:
     made()
-    out = StringIO()
-    call_command("check_keys", stdout=out)
-    assert out.getvalue().count(": ok\n") == len(Key.Purpose.values)
+    assert output_of("check_keys").count(": ok\n") == len(Key.Purpose.values)
 
 
 SPOILED: dict[str, Callable[[Any, str], object]] = {

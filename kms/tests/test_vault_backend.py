@@ -175,13 +175,10 @@ def test_SS_4_a_redirect_is_not_followed(
     def redirecting(self: FakeVault) -> None:
         if self.path.startswith("/elsewhere"):
             followed.append(self.path)
-            self.answer({"data": GOOD})
+            self.say(200, {"data": GOOD})
             return
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.send_response(status)
-        self.send_header("Location", f"{home}/elsewhere{self.path}")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self.body()
+        self.say(status, headers={"Location": f"{home}/elsewhere{self.path}"})
 
     fake_vault.do_GET = fake_vault.do_POST = redirecting  # type: ignore[method-assign]
     with pytest.raises(BackendError):

@@ -3,7 +3,6 @@
 The policy is the one of docs/keys/vault.md that allows reading and signing only.
 """
 
-import json
 import logging
 import os
 import subprocess
@@ -11,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +23,19 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.keys import PublicKey
 from kms.backends import BackendError, BusyError, create, open_signer, public_key
 from kms.backends import vault as backend
-from kms.tests.fake_vault import serving
 from tests import openbao
+from tests.http_server import Quiet, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class _Cluster(BaseHTTPRequestHandler):
+class _Cluster(Quiet):
     """A fake Kubernetes API: the one request that the key service makes, and a constant answer."""
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.body()
         user = {"username": "system:serviceaccount:default:agentauth", "uid": "1"}
-        text = json.dumps({"status": {"authenticated": True, "user": user}}).encode()
-        self.send_response(201)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_arguments: object) -> None:
-        """Log nothing: a test's output is for the test."""
+        self.say(201, {"status": {"authenticated": True, "user": user}})
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,14 @@
 """A service provider moves, changes what it allows, gets a new secret: the commands, its grants."""
 
-import json
 from datetime import datetime, timedelta
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import CommandError
 
 from agentauth.protocol.errors import InvalidClientError, InvalidRequestError, InvalidStateError
 from audit.models import Event
+from audit.tests.command_output import json_of
 from registry.models import Grant, Human, ServiceLogo, ServiceProvider, Token
 from registry.services.grants import suspend_grant
 from registry.services.provider_authentication import authenticate_service_provider
@@ -39,13 +37,6 @@ pytestmark = pytest.mark.django_db
 MOVED = "http://127.0.0.1:8009/api"
 
 
-def run(*arguments: str) -> dict[str, Any]:
-    out = StringIO()
-    call_command(*arguments, "--json", stdout=out)
-    answer: dict[str, Any] = json.loads(out.getvalue())
-    return answer
-
-
 def test_a_move_suspends_every_grant_there_and_no_other(
     agent: AgentClient, service_provider: ServiceProvider, token_key: None, now: datetime
 ) -> None:
@@ -58,7 +49,7 @@ def test_a_move_suspends_every_grant_there_and_no_other(
     )
     here, there = approved(agent, service_provider, now=now), approved(agent, other, now=now)
     issue(agent, here)
-    answer = run("change_service_provider", service_provider.slug, "--audience", MOVED)
+    answer = json_of("change_service_provider", service_provider.slug, "--audience", MOVED)
     assert answer == {
         "client_id": str(service_provider.pk),
         "slug": service_provider.slug,
@@ -110,7 +101,7 @@ def test_a_bad_or_overlapping_place_is_refused(
         name="Taken", audience="https://taken.example/v1", actor=TESTER, now=now
     )
     with pytest.raises(CommandError):
-        run("change_service_provider", service_provider.slug, "--audience", audience)
+        json_of("change_service_provider", service_provider.slug, "--audience", audience)
     before = service_provider.audience
     service_provider.refresh_from_db()
     assert service_provider.audience == before
@@ -139,7 +130,9 @@ def test_only_grants_beyond_the_new_allow_list_are_suspended(
     reading = approved(agent, service_provider, now=now)
     paying = approved(agent, service_provider, now=now, capabilities=[READ_CALENDAR, PAY])
     issue(agent, reading)
-    answer = run("change_service_provider", str(service_provider.pk), "--allow", "read:calendar")
+    answer = json_of(
+        "change_service_provider", str(service_provider.pk), "--allow", "read:calendar"
+    )
     assert (answer["allowed"], answer["grants_suspended"]) == (["read:calendar"], 1)
     for grant in (reading, paying):
         grant.refresh_from_db()
@@ -156,7 +149,10 @@ def test_only_grants_beyond_the_new_allow_list_are_suspended(
         "allowed": ["read:calendar"],
         "grants_suspended": 1,
     }
-    assert run("change_service_provider", service_provider.slug, "--allow")["grants_suspended"] == 1
+    assert (
+        json_of("change_service_provider", service_provider.slug, "--allow")["grants_suspended"]
+        == 1
+    )
     reading.refresh_from_db()
     assert reading.suspension_cause == "allowed_changed"
 
@@ -183,9 +179,9 @@ def test_a_bad_entry_or_nothing_to_change_is_refused(
     before = service_provider.allowed
     for arguments in (["--allow", "read"], ["--allow", "read:*"], []):
         with pytest.raises(CommandError):
-            run("change_service_provider", service_provider.slug, *arguments)
+            json_of("change_service_provider", service_provider.slug, *arguments)
     with pytest.raises(CommandError):
-        run("change_service_provider", "nobody", "--allow")
+        json_of("change_service_provider", "nobody", "--allow")
     with pytest.raises(InvalidRequestError):
         change_allowed(
             service_provider=service_provider, allowed=["read:a"] * 65, actor=TESTER, now=now
@@ -205,11 +201,11 @@ def test_an_operator_uploads_a_logo_which_waits(
     path, slug = tmp_path / "logo.webp", service_provider.slug
     for content in (None, b"<svg/>"):
         with pytest.raises(CommandError, match=r"logo\.webp|PNG, JPEG or WebP"):
-            run("change_service_provider", slug, "--audience", MOVED, "--logo", str(path))
+            json_of("change_service_provider", slug, "--audience", MOVED, "--logo", str(path))
         if content is None:
             path.write_bytes(b"<svg/>")
     path.write_bytes(picture(form="WEBP"))
-    assert run("change_service_provider", slug, "--logo", str(path))["grants_suspended"] == 0
+    assert json_of("change_service_provider", slug, "--logo", str(path))["grants_suspended"] == 0
     row = ServiceLogo.objects.get()
     assert (row.service_provider_id, row.approved_at) == (service_provider.pk, None)
     service_provider.refresh_from_db()
@@ -219,7 +215,7 @@ def test_an_operator_uploads_a_logo_which_waits(
 def test_both_changes_or_none(service_provider: ServiceProvider) -> None:
     before = service_provider.audience
     with pytest.raises(CommandError):
-        run(
+        json_of(
             "change_service_provider", service_provider.slug, "--audience", MOVED, "--allow", "read"
         )
     service_provider.refresh_from_db()
@@ -238,11 +234,11 @@ def test_a_secret_is_replaced_without_a_pause(
             return False
         return True
 
-    answer = run("rotate_service_provider_secret", provider.slug)
+    answer = json_of("rotate_service_provider_secret", provider.slug)
     assert answer.keys() == {"client_id", "slug", "client_secret"}
     second = answer["client_secret"]
     assert (good(first), good(second)) == (True, True)
-    ended = run("rotate_service_provider_secret", provider.slug, "--end-previous")
+    ended = json_of("rotate_service_provider_secret", provider.slug, "--end-previous")
     assert ended == {"client_id": str(provider.pk), "slug": provider.slug, "secrets_ended": 1}
     assert (good(first), good(second)) == (False, True)
     third = rotate_secret(service_provider=provider, actor=TESTER, now=now + timedelta(seconds=1))

@@ -2,13 +2,13 @@
 
 import json
 from datetime import datetime
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 
+from audit.tests.command_output import json_of
 from registry.models import Human, ServiceProvider
 from registry.services.humans import suspend_human
 from registry.services.provider_authentication import authenticate_service_provider
@@ -17,15 +17,8 @@ from registry.tests.cast import TESTER, AgentClient
 pytestmark = pytest.mark.django_db
 
 
-def run(*arguments: str) -> dict[str, Any]:
-    out = StringIO()
-    call_command(*arguments, "--json", stdout=out)
-    answer: dict[str, Any] = json.loads(out.getvalue())
-    return answer
-
-
 def test_create_service_provider_shows_the_secret_once() -> None:
-    answer = run(
+    answer = json_of(
         "create_service_provider", "Acme Mail", "--audience", "https://mail.example",
         "--allow", "read:mail", "write:mail/drafts", "--auditor", "--require-nonce",
     )  # fmt: skip
@@ -48,32 +41,32 @@ def test_without_json_it_is_lines_for_people(capsys: pytest.CaptureFixture[str])
 
 def test_allow_may_be_given_more_than_once() -> None:
     many = ["--allow", "read:mail", "write:mail", "--allow", "read:calendar"]
-    answer = run("create_service_provider", "Acme", "--audience", "https://mail.example", *many)
+    answer = json_of("create_service_provider", "Acme", "--audience", "https://mail.example", *many)
     allowed = ServiceProvider.objects.get(pk=answer["client_id"]).allowed
     assert allowed == ["read:mail", "write:mail", "read:calendar"]
 
 
 def test_a_refusal_is_one_line() -> None:
     with pytest.raises(CommandError, match="absolute URL"):
-        run("create_service_provider", "Acme", "--audience", "nonsense")
+        json_of("create_service_provider", "Acme", "--audience", "nonsense")
 
 
 def test_create_enrolment_code_makes_a_code_that_works(alice: Human) -> None:
-    answer = run("create_enrolment_code", "--human", "Alice@example.org")
+    answer = json_of("create_enrolment_code", "--human", "Alice@example.org")
     assert answer.keys() == {"code", "expires_at"}
     assert AgentClient().register(answer["code"]).json()["status"] == "active"
 
 
 def test_create_enrolment_code_needs_an_active_human(alice: Human, now: datetime) -> None:
     with pytest.raises(CommandError):
-        run("create_enrolment_code", "--human", "nobody@example.org")
+        json_of("create_enrolment_code", "--human", "nobody@example.org")
     suspend_human(human=alice, actor=TESTER, now=now)
     with pytest.raises(CommandError):
-        run("create_enrolment_code", "--human", "alice@example.org")
+        json_of("create_enrolment_code", "--human", "alice@example.org")
 
 
 def test_expire_counts_what_ended_in_every_app() -> None:
-    counts = run("expire")
+    counts = json_of("expire")
     assert {
         "grants",
         "agents",
@@ -87,8 +80,8 @@ def test_expire_counts_what_ended_in_every_app() -> None:
 
 def test_load_demo_moves_the_service_to_the_given_audience(settings: Any, tmp_path: Path) -> None:
     settings.VAR_DIR = tmp_path
-    first = run("load_demo")
-    assert run("load_demo", "--audience", "http://127.0.0.1:8011") == first
+    first = json_of("load_demo")
+    assert json_of("load_demo", "--audience", "http://127.0.0.1:8011") == first
     kept = json.loads(Path(first["file"]).read_text())
     assert kept["audience"] == ServiceProvider.objects.get().audience == "http://127.0.0.1:8011"
 
@@ -97,17 +90,17 @@ def test_load_demo_keeps_its_secret_and_makes_a_new_one_when_it_is_lost(
     settings: Any, tmp_path: Path
 ) -> None:
     settings.VAR_DIR = tmp_path
-    first = run("load_demo")
+    first = json_of("load_demo")
     path = tmp_path / "demo" / "service_provider.json"
     assert first["file"] == str(path)
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     kept = json.loads(path.read_text())
     assert kept["client_secret"] not in json.dumps(first)
     assert authenticate_service_provider(client_id=kept["client_id"], secret=kept["client_secret"])
-    assert run("load_demo") == first
+    assert json_of("load_demo") == first
     assert json.loads(path.read_text()) == kept
     path.unlink()
-    run("load_demo")
+    json_of("load_demo")
     renewed = json.loads(path.read_text())
     assert renewed["client_id"] == kept["client_id"]
     assert renewed["client_secret"] != kept["client_secret"]
@@ -115,10 +108,10 @@ def test_load_demo_keeps_its_secret_and_makes_a_new_one_when_it_is_lost(
         client_id=renewed["client_id"], secret=renewed["client_secret"]
     )
     path.write_text("{broken")
-    run("load_demo")
+    json_of("load_demo")
     assert json.loads(path.read_text())["client_id"] == kept["client_id"]
     path.write_text(json.dumps(kept | {"client_secret": "forgotten"}))
-    run("load_demo")
+    json_of("load_demo")
     assert json.loads(path.read_text())["client_secret"] != "forgotten"
     assert ServiceProvider.objects.count() == 1
 
@@ -126,5 +119,5 @@ def test_load_demo_keeps_its_secret_and_makes_a_new_one_when_it_is_lost(
 def test_load_demo_is_for_development_only(settings: Any) -> None:
     settings.DEVELOPMENT = False
     with pytest.raises(CommandError):
-        run("load_demo")
+        json_of("load_demo")
     assert not ServiceProvider.objects.exists()

@@ -1,14 +1,12 @@
 """verify_audit reports each grant that contradicts its receipts or the log."""
 
-import json
 from datetime import datetime, timedelta
-from io import StringIO
 from typing import Any
 
 import pytest
-from django.core.management import call_command
 from django.utils import timezone
 
+from audit.tests.command_output import json_of, output_of
 from audit.tests.tampering import as_table_owner
 from kms.models import Key
 from kms.services import disable_key
@@ -123,18 +121,14 @@ def test_SA_8_disabled_receipt_key_is_distinct_from_a_changed_grant(
 ) -> None:
     grant, changed = (approved(agent, service_provider, now=now) for _ in range(2))
     disable_key(kid=Key.objects.get(purpose="receipt").kid, actor=TESTER, now=now, even_last=True)
-    out = StringIO()
-    call_command("verify_audit", "--json", stdout=out)
-    told = json.loads(out.getvalue())
+    told = json_of("verify_audit")
     assert told["contradicted_grants"] == {}
     assert set(told["grants_of_disabled_keys"]) == {str(grant.pk), str(changed.pk)}
-    out = StringIO()
-    call_command("verify_audit", stdout=out)
+    said = output_of("verify_audit")
     assert (
-        f"Grant {grant.pk} permits nothing: the key that signed its receipt was disabled on"
-        in out.getvalue()
+        f"Grant {grant.pk} permits nothing: the key that signed its receipt was disabled on" in said
     )
-    assert "WAS CHANGED" not in out.getvalue()
+    assert "WAS CHANGED" not in said
     # Terms without a receipt are reported as before, and so are grants the log says ended.
     Grant.objects.filter(pk=changed.pk).update(envelope={"max_uses": 1})
     revoke_grant(grant=grant, actor=TESTER, now=now)
@@ -161,16 +155,8 @@ def test_DJ_17_verify_audit_names_the_grant_and_exits_with_1(
 ) -> None:
     grant = approved(agent, service_provider, now=now)
 
-    def run(*arguments: str) -> str:
-        out = StringIO()
-        call_command("verify_audit", *arguments, stdout=out)
-        return out.getvalue()
-
-    assert json.loads(run("--json"))["contradicted_grants"] == {}
+    assert json_of("verify_audit")["contradicted_grants"] == {}
     Grant.objects.update(valid_until=now.replace(microsecond=0) + timedelta(days=9))
-    out = StringIO()
-    with pytest.raises(SystemExit) as ended:
-        call_command("verify_audit", stdout=out)
-    assert ended.value.code == 1
-    assert f"GRANT {grant.pk} WAS CHANGED: no signed approval covers its terms." in out.getvalue()
-    assert "The log is whole" in out.getvalue()
+    said = output_of("verify_audit", code=1)
+    assert f"GRANT {grant.pk} WAS CHANGED: no signed approval covers its terms." in said
+    assert "The log is whole" in said

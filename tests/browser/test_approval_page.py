@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from approvals.sessions import stored_key
+from tests.actors import may_pay
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
 from tests.browser.conftest import add_authenticator
@@ -20,11 +21,7 @@ from tests.browser.conftest import add_authenticator
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 PHONE = {"width": 390, "height": 844}
 READ = {"type": "read", "resource": "calendar/work"}
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "100.00", "currency": "EUR"},
-}
+PAY = may_pay("100.00")
 FILES = {
     "type": "read",
     "resource": "files/reports",

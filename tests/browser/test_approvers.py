@@ -6,16 +6,13 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.actors import may_pay
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
 from tests.browser.conftest import add_authenticator
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "100.00", "currency": "EUR"},
-}
+PAY = may_pay("100.00")
 
 
 def _person(chromium: Browser) -> Page:

@@ -3,16 +3,13 @@
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from tests.actors import may_pay
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
 from tests.browser.conftest import Device
 
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "100.00", "currency": "EUR"},
-}
+PAY = may_pay("100.00")
 
 
 @pytest.fixture

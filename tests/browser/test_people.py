@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+from tests.actors import may_pay
 from tests.browser import steps
 from tests.browser.backstage import BrowserRegistry
 from tests.browser.conftest import Device, add_authenticator
@@ -16,11 +17,7 @@ from tests.browser.conftest import Device, add_authenticator
 pytestmark = [pytest.mark.browser, pytest.mark.flow]
 READ = {"type": "read", "resource": "calendar"}
 SCRAP = {"type": "delete", "resource": "files/scratch"}
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "100.00", "currency": "EUR"},
-}
+PAY = may_pay("100.00")
 
 
 @pytest.fixture(scope="module")

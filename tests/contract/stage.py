@@ -35,6 +35,7 @@ from registry.tests.cast import (
     issue,
     pending,
 )
+from tests.actors import payment_of
 from tests.endpoints import BODIES, OPERATIONS, needed
 from verifier.endpoint_paths import BATCH
 from verifier.models import Confirmation
@@ -42,11 +43,7 @@ from verifier.services.confirmation_lifecycle import request_confirmation
 
 NOBODY, AGENT, PROVIDER = "nobody", "agent", "provider"
 REGISTER = "POST /v1/agents"
-PAYMENT: dict[str, Any] = {
-    "type": "transact",
-    "resource": "payments",
-    "amount": {"value": "60.00", "currency": "EUR"},
-}
+PAYMENT = payment_of("60.00")
 
 
 @dataclass(frozen=True)

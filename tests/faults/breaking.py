@@ -13,8 +13,9 @@ import psycopg
 
 from tests import faketime
 from tests.conftest import CAMPAIGN
-from tests.faults.stage import Jobs, Stage, run_for, until
+from tests.faults.stage import Jobs, Stage, run_for
 from tests.live import LiveServer
+from tests.waiting import until
 
 # How often PostgreSQL is shut down immediately.
 TIMES = 50 if CAMPAIGN else 2

@@ -8,7 +8,8 @@ import httpx
 
 from tests.actors import LivePerson, Scene, scenes
 from tests.faults.clients import LIMITS, PAY, READ, Agent
-from tests.faults.stage import SETTLE_SECONDS, Stage
+from tests.faults.stage import Stage
+from tests.waiting import SETTLE_SECONDS
 
 CAP = "40.00"
 

@@ -24,13 +24,14 @@ import httpx
 from agentauth.protocol.dpop import make_proof
 from agentauth.sdk import registry_http
 from tests import nginx, pgbouncer, postgres, redis_servers
-from tests.actors import Scene
+from tests.actors import Scene, payment_of
+from tests.certificates import self_signed
 from tests.faults import versions
 from tests.faults.cast import token_of
 from tests.faults.clients import READ, question_of
 from tests.faults.redis_failover import follow, kill_the_primary
-from tests.faults.stage import until
 from tests.flows.test_pgbouncer import ALTER_ROLE, SETTINGS
+from tests.waiting import until
 
 # How many renewed certificates are made. Clients trust all of them from the start.
 RENEWALS = 40
@@ -40,11 +41,7 @@ PROBE_PATIENCE_SECONDS = 10
 # Of the 900 s that a token is valid: after an outage of up to 10 minutes, the probe still has a
 # valid token.
 RENEW_AFTER_SECONDS = 300
-PAYMENT = {
-    "type": "transact",
-    "resource": "payments",
-    "amount": {"value": "0.01", "currency": "EUR"},
-}
+PAYMENT = payment_of("0.01")
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ class ChangeStage(versions.Stage):
         for number in range(RENEWALS):
             folder = self.directory / f"certificate-{number}"
             folder.mkdir()
-            trusted.append(nginx.self_signed(folder).read_text())
+            trusted.append(self_signed(folder).read_text())
         self.trusted = self.directory / "trusted.pem"
         self.trusted.write_text("".join(trusted))
 

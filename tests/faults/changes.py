@@ -32,11 +32,11 @@ from tests.faults.change_stage import (
     Probes,
     change_stage,
 )
-from tests.faults.stage import until
 from tests.faults.table import commit
 from tests.faults.test_two_versions import Company, oracle, prepare
 from tests.faults.versions import printed
 from tests.live import ROOT
+from tests.waiting import until
 
 KINDS = {"light": 12, "payment": 8}
 # Each of them calls this often (calls a second).

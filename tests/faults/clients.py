@@ -26,15 +26,11 @@ from urllib.parse import urlsplit
 import httpx
 
 from agentauth.protocol.dpop import make_proof
-from tests.actors import Scene
+from tests.actors import Scene, may_pay
 from tests.live import LiveServer
 
 READ = {"type": "read", "resource": "calendar"}
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "50.00", "currency": "EUR"},
-}
+PAY = may_pay("50.00")
 # A client waits this long, then counts the answer as lost.
 PATIENCE_SECONDS = 10
 # As in `agentauth.sdk`, a question under the provider's own key is asked at most this often and

@@ -11,15 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.actors import Scene
+from tests.actors import Scene, payment_of
 from tests.faults.clients import READ, question_of, request_of
 from tests.live import LiveServer
 
-PAYMENT = {
-    "type": "transact",
-    "resource": "payments",
-    "amount": {"value": "0.01", "currency": "EUR"},
-}
+PAYMENT = payment_of("0.01")
 # The error of a call that was shed before it was read: its proof is unspent, so the same call is
 # sent again, with a new proof after a while. A call that ran out of time may have spent its proof.
 UNSEEN = "Too many calls at once."

@@ -7,8 +7,8 @@ from pathlib import Path
 from tests import postgres
 from tests.actors import Scene
 from tests.faults.restoring import RestoreStage
-from tests.faults.stage import until
 from tests.live import ROOT
+from tests.waiting import until
 
 # As much of systemd as the page needs: `start` runs the unit's command as its user, with its
 # environment, and the place of the test's server.

@@ -2,8 +2,9 @@
 
 import time
 
-from tests.faults.stage import SETTLE_SECONDS, Stage, until
+from tests.faults.stage import Stage
 from tests.redis_servers import Server, Watched
+from tests.waiting import SETTLE_SECONDS, until
 
 
 def kill_the_primary(watched: Watched) -> Server:

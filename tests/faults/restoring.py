@@ -20,8 +20,9 @@ from tests import postgres, redis_servers
 from tests.actors import LivePerson, Scene, scenes
 from tests.faults.cast import budget, token_of
 from tests.faults.clients import PAY, READ, question_of
-from tests.faults.stage import SETTLE_SECONDS, Stage, until
+from tests.faults.stage import Stage
 from tests.live import ROOT, LiveRegistry
+from tests.waiting import SETTLE_SECONDS, until
 
 ADMIN = "admin@example.org"
 PAGE = ROOT / "docs/restore.md"

@@ -23,9 +23,8 @@ from benchmarks.cpu_time import children
 from tests import postgres, redis_servers
 from tests.fault_proxy import ProxyProcess
 from tests.live import LiveRegistry, LiveServer, LiveVerifier
+from tests.waiting import SETTLE_SECONDS, until
 
-# For everything to recover on a machine that does other work too.
-SETTLE_SECONDS = 120
 DISK_MB = 1200
 Redis = redis_servers.Server | redis_servers.Cluster | redis_servers.Watched
 
@@ -235,17 +234,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def until(true: Callable[[], bool], else_say: str, seconds: float = SETTLE_SECONDS) -> None:
-    """Wait until it holds. While the database recovers the check may fail: not yet."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(psycopg.OperationalError):
-            if true():
-                return
-        time.sleep(0.2)
-    raise AssertionError(else_say)
 
 
 @contextlib.contextmanager

@@ -24,12 +24,13 @@ from tests.actors import Scene, scene
 from tests.faults.alert_faults import FAULTS, STORE, store_takes_all, store_takes_nothing
 from tests.faults.cast import budget
 from tests.faults.clients import PAY, READ, question_of
-from tests.faults.stage import Stage, stage, until
+from tests.faults.stage import Stage, stage
 from tests.faults.table import Results
 from tests.faults.test_table import THREE
 from tests.live import ROOT, LiveRegistry, LiveServer
 from tests.postgres import free_port
 from tests.prometheus import EVERY, SHORTER, Prometheus
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.faults,

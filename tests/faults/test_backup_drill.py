@@ -23,8 +23,9 @@ from tests.faults.restoring import (
     pay,
     restore_stage,
 )
-from tests.faults.stage import Stage, until
+from tests.faults.stage import Stage
 from tests.faults.table import Results
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.faults,

@@ -18,9 +18,9 @@ import pytest
 
 from tests import redis_servers
 from tests.conftest import CAMPAIGN, fresh_database
-from tests.faults.stage import until
 from tests.faults.table import Results
 from tests.live import ROOT, LiveRegistry
+from tests.waiting import until
 
 pytestmark = [pytest.mark.sweep, pytest.mark.postgres, pytest.mark.redis]
 KILLS = 200 if CAMPAIGN else 4

@@ -12,8 +12,9 @@ import pytest
 
 from benchmarks.cpu_time import children
 from tests import postgres, redis_servers
-from tests.faults.stage import is_alive, until
+from tests.faults.stage import is_alive
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
+from tests.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

@@ -24,6 +24,7 @@ from tests.fault_proxy import ProxyProcess
 from tests.faults.table import Results
 from tests.live import LiveRegistry
 from tests.time_limits import within
+from tests.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres]
 
@@ -96,15 +97,6 @@ def held(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             line.stop()
 
 
-def until(true: Callable[[], bool], seconds: float, else_say: str) -> float:
-    """Wait until it holds; returns how long that took, in seconds."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds, else_say
-        time.sleep(0.1)
-    return time.monotonic() - began
-
-
 def unavailable(answer: httpx.Response) -> None:
     """503 with `Retry-After`, which reveals nothing about the cause."""
     assert (answer.status_code, answer.json()["error"]) == (503, "temporarily_unavailable")
@@ -141,13 +133,13 @@ def test_KM_1_key_service_outage_stops_only_new_tokens_and_heals(held: Held, mod
         for _ in range(5):
             unavailable(held.issue())
         assert held.metric("agentauth_key_calls_total", home="vault", outcome="open") > before
-        until(lambda: held.checks()["signing"] == "failing", OPEN_SECONDS, "nobody is told")
+        until(lambda: held.checks()["signing"] == "failing", "nobody is told", OPEN_SECONDS)
         assert held.verify()
     finally:
         held.line.say("pass")
-    until(lambda: held.issue().status_code == 201, WELL_SECONDS, "it does not heal")
+    until(lambda: held.issue().status_code == 201, "it does not heal", WELL_SECONDS)
     assert not held.is_away()
-    until(lambda: held.checks()["signing"] == "ok", WELL_SECONDS, "nobody is told that it is well")
+    until(lambda: held.checks()["signing"] == "ok", "nobody is told that it is well", WELL_SECONDS)
 
 
 @contextlib.contextmanager
@@ -242,25 +234,25 @@ def test_KM_1_frozen_under_load_verify_continues_and_issue_fails_fast(
         cut = time.monotonic()
         held.line.say("blackhole")
         try:
-            opened = until(held.is_away, within(OPEN_SECONDS), "it goes on being asked")
+            opened = until(held.is_away, "it goes on being asked", within(OPEN_SECONDS))
             time.sleep(max(0.0, frozen - opened))
             # On a slow machine it took longer than all of that.
             until(
                 lambda: bool(issuing.told_since(cut + opened) and verifying.told_since(cut)),
-                WELL_SECONDS,
                 "callers stand still",
+                WELL_SECONDS,
             )
         finally:
             mended = time.monotonic()
             held.line.say("pass")
         closed = until(
             lambda: held.issue().status_code == 201 and not held.is_away(),
-            within(WELL_SECONDS),
             "it does not heal",
+            within(WELL_SECONDS),
         )
         well = time.monotonic()
         time.sleep(calm)
-        until(lambda: "201" in issuing.told_since(well), WELL_SECONDS, "callers get no token")
+        until(lambda: "201" in issuing.told_since(well), "callers get no token", WELL_SECONDS)
         end = time.monotonic()
     parts = {"before": (start, cut), "frozen": (cut, mended), "after": (well, end)}
     results.lines.append(

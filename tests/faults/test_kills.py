@@ -20,12 +20,12 @@ import pytest
 
 from agentauth.protocol.encoding import b64u_decode
 from tests import redis_servers
-from tests.actors import LivePerson, Scene, scene
+from tests.actors import LivePerson, Scene, may_pay, scene
 from tests.conftest import CAMPAIGN, fresh_database
-from tests.faults.stage import until
 from tests.faults.table import Results
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
 from tests.sampling import one_in
+from tests.waiting import until
 
 # No timing is asserted, so these run beside the sweeps.
 pytestmark = pytest.mark.sweep
@@ -33,11 +33,7 @@ pytestmark = pytest.mark.sweep
 KILLS = 20 if CAMPAIGN else 1
 # A proof is valid for a minute.
 RETRIED_SECONDS = 40
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "50.00", "currency": "EUR"},
-}
+PAY = may_pay("50.00")
 BUDGET = {"value": "100.00", "currency": "EUR", "period": "total", "zone": "UTC"}
 THREE = {"type": "transact", "resource": "payments", "amount": {"value": "3.00", "currency": "EUR"}}
 Log = dict[str, list[str]]

@@ -1,11 +1,8 @@
 """The reckoning finds each broken promise in hand-made logs, and every fault gets a turn in CI."""
 
-import http.server
 import itertools
-import json
 import random
 import re
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +20,7 @@ from tests.faults.clients import Agent, Answer, Load, Log
 from tests.faults.outcome_checks import bursts, check_answers, unheard
 from tests.faults.scenarios import IN_TURN, OF_A_CLUSTER, OF_A_REPLICA, SCENARIOS, of_this_day
 from tests.faults.table import totals
+from tests.http_server import Quiet, serving
 
 pytestmark = [pytest.mark.faults]
 
@@ -272,22 +270,13 @@ def test_whatever_humans_and_agents_ask_the_registry_its_status_is_kept(
 
 @pytest.fixture
 def one_who_always_says_yes() -> Iterator[Any]:
-    class Yes(http.server.BaseHTTPRequestHandler):
+    class Yes(Quiet):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            body = json.dumps({"valid": True, "decision_id": "another"}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.body()
+            self.say(200, {"valid": True, "decision_id": "another"})
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Yes) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield SimpleNamespace(port=server.server_port, url=f"http://127.0.0.1:{server.server_port}")
-        server.shutdown()
+    with serving(Yes) as url:
+        yield SimpleNamespace(port=int(url.rpartition(":")[2]), url=url)
 
 
 def test_RF_5_after_load_young_proofs_are_replayed_and_doubles_found(

@@ -17,10 +17,11 @@ from tests.faults.cast import budget, token_of
 from tests.faults.clients import PAY, READ, Answer, Log
 from tests.faults.flood import Flood, Told
 from tests.faults.outcome_checks import oracle
-from tests.faults.stage import Stage, stage, until
+from tests.faults.stage import Stage, stage
 from tests.faults.table import Results
 from tests.live import LiveVerifier
 from tests.time_limits import within
+from tests.waiting import until
 from verifier.endpoint import MAX_IN_FLIGHT
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]

@@ -22,8 +22,9 @@ from tests.conftest import CAMPAIGN
 from tests.faults.cast import budget, token_of
 from tests.faults.clients import PAY, READ, Answer, Log, ask, question_of, request_of
 from tests.faults.outcome_checks import oracle
-from tests.faults.stage import Stage, stage, until
+from tests.faults.stage import Stage, stage
 from tests.faults.table import Results
+from tests.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

@@ -17,11 +17,12 @@ from tests.conftest import CAMPAIGN
 from tests.faults.cast import token_of
 from tests.faults.clients import READ, ask, question_of
 from tests.faults.redis_failover import follow, kill_the_primary
-from tests.faults.stage import Stage, stage, until
+from tests.faults.stage import Stage, stage
 from tests.faults.table import Results
 from tests.flows.test_sdk_service_provider import Place
 from tests.redis_servers import Watched
 from tests.time_limits import within
+from tests.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

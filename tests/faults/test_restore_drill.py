@@ -26,8 +26,8 @@ from tests.faults.restoring import (
     pay,
     restore_stage,
 )
-from tests.faults.stage import until
 from tests.live import ROOT
+from tests.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

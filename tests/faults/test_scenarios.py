@@ -44,9 +44,10 @@ from tests.faults.scenarios import (
     Scenario,
     of_this_day,
 )
-from tests.faults.stage import Stage, stage, until
+from tests.faults.stage import Stage, stage
 from tests.faults.table import SEED, Results, Row
 from tests.time_limits import within
+from tests.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

@@ -28,9 +28,10 @@ from tests.faults.breaking import freeze_redis, is_answering, start_jobs, thaw_r
 from tests.faults.cast import budget, token_of
 from tests.faults.clients import PAY, READ, Log, question_of
 from tests.faults.outcome_checks import oracle
-from tests.faults.stage import SETTLE_SECONDS, Stage, stage, until
+from tests.faults.stage import Stage, stage
 from tests.live import LiveServer
 from tests.time_limits import within
+from tests.waiting import SETTLE_SECONDS, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

@@ -22,11 +22,13 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.sdk import VerifierClient
 from tests import faketime, nginx, postgres, redis_servers
 from tests.actors import Scene, scenes
+from tests.certificates import self_signed
 from tests.faults.cast import token_of
 from tests.faults.change_stage import trusting
 from tests.faults.clients import READ
 from tests.faults.restoring import RestoreStage, Story, asks, begin_story, pay
-from tests.faults.stage import Stage, until
+from tests.faults.stage import Stage
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.faults,
@@ -223,9 +225,9 @@ def test_an_expired_certificate_is_named_until_a_reload_renews_it(
     """Clients send nothing and say why."""
     site = "server { listen 443 ssl; location / { return 503; } }"
     with nginx.nginx(site, tmp_path, tls=True) as proxy:
-        expired = nginx.self_signed(tmp_path, valid=-timedelta(hours=1)).read_text()
+        expired = self_signed(tmp_path, valid=-timedelta(hours=1)).read_text()
         (tmp_path / "next").mkdir()
-        following = nginx.self_signed(tmp_path / "next").read_text()
+        following = self_signed(tmp_path / "next").read_text()
         bundle = tmp_path / "trusted.pem"
         bundle.write_text(expired + following)
         proxy.process.send_signal(signal.SIGHUP)

@@ -21,7 +21,6 @@ from tests import previous_release
 from tests.actors import Scene, seeded
 from tests.conftest import CAMPAIGN
 from tests.faults.callers import Caller, Load, Provider, Record, Wires, client_of
-from tests.faults.stage import until
 from tests.faults.versions import (
     LockWatch,
     Release,
@@ -30,6 +29,7 @@ from tests.faults.versions import (
     stage,
 )
 from tests.live import ROOT
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.faults,

@@ -11,9 +11,10 @@ import pytest
 
 from tests import postgres
 from tests.conftest import fresh_database
-from tests.faults.stage import small_disk, until
+from tests.faults.stage import small_disk
 from tests.live import ROOT, LiveRegistry, LiveVerifier
 from tests.postgres import psql
+from tests.waiting import until
 
 pytestmark = [pytest.mark.faults, pytest.mark.postgres]
 

@@ -25,8 +25,9 @@ from tests.actors import Scene, scenes
 from tests.faults.cast import budget
 from tests.faults.clients import PAY, READ, Answer, ask, question_of
 from tests.faults.namespaces import Network
-from tests.faults.stage import Jobs, until
+from tests.faults.stage import Jobs
 from tests.live import ROOT, LiveRegistry, LiveVerifier
+from tests.waiting import until
 
 SIDES = (("one", "data", "third"), ("two",))
 # Primary → where its replica is.

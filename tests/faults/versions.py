@@ -14,8 +14,9 @@ import psycopg
 
 from tests import postgres, redis_servers
 from tests.faults.balancer import Balancer
-from tests.faults.stage import Jobs, until
+from tests.faults.stage import Jobs
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
+from tests.waiting import until
 
 PAGE = ROOT / "docs/upgrade.md"
 DATABASE = "registry"

@@ -16,24 +16,16 @@ from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.key_change import sign_key_change
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from tests.actors import Scene
+from tests.actors import Scene, may_pay, payment_of
 
 READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
-PAY: dict[str, Any] = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "100.00", "currency": "EUR"},
-}
+PAY = may_pay("100.00")
 LIMITS = {
     "confirm_above": {"value": "20.00", "currency": "EUR"},
     "max_requests_per_minute": 600,
     "max_burst": 600,
 }
-PAYMENT = {
-    "type": "transact",
-    "resource": "payments",
-    "amount": {"value": "30.00", "currency": "EUR"},
-}
+PAYMENT = payment_of("30.00")
 
 
 class Nobody(AuthBase):

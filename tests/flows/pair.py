@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 
-from tests.actors import Scene, scene
+from tests.actors import Scene, may_pay, scene
 from tests.flows.test_web_server import exchange
 from tests.live import LiveRegistry, LiveServer
 from tests.production.registry import ProductionRegistry
@@ -18,11 +18,7 @@ from verifier.endpoint_paths import INTROSPECT, VERIFY
 
 FORM = "application/x-www-form-urlencoded"
 READ = {"type": "read", "resource": "calendar"}
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "50.00", "currency": "EUR"},
-}
+PAY = may_pay("50.00")
 # Headers of one answer, or of the server itself (RFC 9110): date, id, server, and whether the
 # connection closes.
 OWN_LINES = {b"date", b"x-request-id", b"server", b"connection"}

@@ -1,14 +1,10 @@
 """The agent's client in one life, at a live registry with a movable clock and a real API."""
 
 import asyncio
-import json
 import re
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -24,6 +20,7 @@ from agentauth.sdk.refusal_responses import answer_for
 from agentauth.sdk.requests_auth import RequestsAuth
 from agentauth.sdk.sync_client import SyncAgentAuthClient
 from tests.flows.clocked import PAY, PAYING, READ, READING, WRITE, Place, clocked_place
+from tests.http_server import Quiet, serving
 from tests.live import ROOT
 from tests.time_limits import HANGS_SECONDS
 
@@ -42,12 +39,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 class Api:
     """An API that asks verify about each request, and counts what it did."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, place: Place, url: str) -> None:
+        self.place, self.url = place, url
         self.done: list[str] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         made = place.registry.manage(
             "create_service_provider",
             "Shop",
@@ -61,63 +55,37 @@ class Api:
             place.registry.url, made["client_id"], made["client_secret"], timeout=HANGS_SECONDS
         )
 
-    def _handler(api: "Api") -> type[BaseHTTPRequestHandler]:  # noqa: N805 — `self` is the handler's
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle_any(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                token = (self.headers.get("Authorization") or "").removeprefix("DPoP ")
-                try:
-                    api.verifier.verify(
-                        token=token,
-                        proof=self.headers.get("DPoP") or "",
-                        method=self.command,
-                        url=api.url + self.path,
-                        action=ACTIONS[self.path],
-                        idempotency_key=self.headers.get("Idempotency-Key"),
-                    )
-                except AgentAuthError as error:
-                    refused = answer_for(error)
-                    self.say(refused.status, dict(refused.headers), refused.body)
-                    return
-                api.done.append(self.path)
-                self.say(200, {}, json.dumps({"done": self.path}).encode())
-
-            do_GET = do_POST = handle_any  # noqa: N815
-
-            def say(self, status: int, headers: dict[str, str], body: bytes) -> None:
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        return Handler
-
-
-@contextmanager
-def serving(place: Place) -> Iterator[Api]:
-    api = Api(place)
-    thread = threading.Thread(target=api.server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        with api.verifier:
-            yield api
-    finally:
-        api.server.shutdown()
-        api.server.server_close()
-        thread.join()
-
 
 @pytest.fixture(scope="module")
 def api(place: Place) -> Iterator[Api]:
-    with serving(place) as made:
-        yield made
+    class Handler(Quiet):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            self.body()
+            token = (self.headers.get("Authorization") or "").removeprefix("DPoP ")
+            try:
+                made.verifier.verify(
+                    token=token,
+                    proof=self.headers.get("DPoP") or "",
+                    method=self.command,
+                    url=made.url + self.path,
+                    action=ACTIONS[self.path],
+                    idempotency_key=self.headers.get("Idempotency-Key"),
+                )
+            except AgentAuthError as error:
+                refused = answer_for(error)
+                self.say(refused.status, refused.body, dict(refused.headers))
+                return
+            made.done.append(self.path)
+            self.say(200, {"done": self.path})
+
+        do_GET = do_POST = handle_any  # noqa: N815
+
+    with serving(Handler) as url:
+        made = Api(place, url)
+        with made.verifier:
+            yield made
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from celery import Celery
 
 from tests import redis_servers, unprivileged
 from tests.conftest import fresh_database
-from tests.faults.stage import until
 from tests.live import LiveRegistry
+from tests.waiting import until
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 PASSWORD = "a-password-of-the-broker"

@@ -20,8 +20,8 @@ from tests import postgres, redis_servers
 from tests.actors import Scene, seeded
 from tests.conftest import CAMPAIGN
 from tests.faults.clients import READ, ask, question_of, request_of
-from tests.faults.stage import until
 from tests.live import LiveRegistry, LiveVerifier
+from tests.waiting import until
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

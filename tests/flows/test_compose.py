@@ -16,9 +16,9 @@ import pytest
 
 from tests import kubernetes
 from tests.compose import NOT_RUN, Stack, running
-from tests.faults.stage import until
 from tests.live import ROOT
 from tests.postgres import free_port
+from tests.waiting import until
 
 pytestmark = [
     pytest.mark.long,

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.actors import Scene, scene
+from tests.actors import Scene, may_pay, scene
 from tests.conftest import CAMPAIGN
 from tests.live import LiveRegistry
 
@@ -20,11 +20,7 @@ pytestmark = [pytest.mark.flow, pytest.mark.production]
 ROUNDS = 10 if CAMPAIGN else 3
 # For half a minute: the proofs are good for one.
 RETRIES = 60
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "50.00", "currency": "EUR"},
-}
+PAY = may_pay("50.00")
 
 
 def in_parallel(place: Scene, bodies: list[dict[str, Any]]) -> list[httpx.Response]:

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from tests import faketime
 from tests.actors import Scene, scenes
 from tests.conftest import CAMPAIGN
 from tests.live import LiveRegistry
+from tests.waiting import until
 
 pytestmark = [pytest.mark.flow, pytest.mark.faketime]
 
@@ -100,12 +101,6 @@ def part(compact: str, index: int) -> dict[str, Any]:
     text = compact.split(".")[index]
     found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     return found
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not true():
-        assert time.monotonic() < deadline
 
 
 @pytest.fixture

@@ -6,18 +6,15 @@ No Envoy can be installed here: what it sends is tested by hand-made requests al
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +24,11 @@ import pytest
 from agentauth import AgentAuthClient, Capability
 from agentauth.integrations.forward_auth import TOLD
 from tests.flows.test_sdk_client import decide
+from tests.http_server import Quiet, serving
 from tests.live import ROOT, LiveRegistry
 from tests.nginx import nginx
 from tests.postgres import free_port
+from tests.waiting import until_listening
 
 pytestmark = [pytest.mark.flow, pytest.mark.nginx]
 
@@ -48,7 +47,7 @@ UNDERSCORES = {
 }
 
 
-class Api(BaseHTTPRequestHandler):
+class Api(Quiet):
     """The API behind the proxy: answers what it was asked, path and headers."""
 
     protocol_version = "HTTP/1.1"
@@ -57,14 +56,8 @@ class Api(BaseHTTPRequestHandler):
         told = {name: self.headers.get(name, "") for name in TOLD}
         seen = sorted(name.lower() for name in self.headers.keys() if "_" in name)
         seen += [name.lower() for name in self.headers.keys() if name.lower() == "upgrade"]
-        body = json.dumps({"path": self.path, "seen": seen, **told}).encode()
-        self.send_response(403 if self.path == "/calendar/forbidden" else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_args: object) -> None:
-        pass
+        status = 403 if self.path == "/calendar/forbidden" else 200
+        self.say(status, {"path": self.path, "seen": seen, **told})
 
 
 @dataclass
@@ -85,19 +78,6 @@ class Place:
         return httpx.get(self.url + path, headers=headers, trust_env=False, timeout=30)
 
 
-@contextlib.contextmanager
-def api() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def started_as_printed(port: int, secret: str) -> list[str]:
     """The command of docs/forward-auth.md; its shell becomes gunicorn."""
     page = (ROOT / "docs/forward-auth.md").read_text()
@@ -116,23 +96,11 @@ def running(command: list[str], log: Path, port: int, cwd: Path = ROOT) -> Itera
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=cwd, env=env, stdout=output, stderr=output)
     try:
-        wait_for(process, port)
+        until_listening(port, process, log)
         yield process
     finally:
         process.terminate()
         process.wait(60)
-
-
-def wait_for(process: subprocess.Popen[bytes], port: int) -> None:
-    """Until it accepts connections. Raises AssertionError if it ends first or takes a minute."""
-    until = time.monotonic() + 60
-    while True:
-        assert process.poll() is None, process.args
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def with_ports(text: str, check: int, behind: int) -> str:
@@ -201,9 +169,9 @@ def place(
     (directory / "agentauth.toml").write_text(text)
     command = started_as_printed(check, made["client_secret"])
     with (
-        api() as behind,
+        serving(Api) as behind,
         running(command, directory / "check.log", check, directory) as process,
-        proxied(request.param, directory, port, check, behind) as url,
+        proxied(request.param, directory, port, check, int(behind.rpartition(":")[2])) as url,
     ):
         yield Place(url, made["slug"], client, process, sqlite_registry, grant.grant_id)
 

@@ -11,20 +11,19 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from html.parser import HTMLParser
 from urllib.parse import quote, urlencode
 
 import pytest
 from django.conf import settings
 
-from agentauth.protocol.capability import parse_action
 from agentauth.protocol.jose import sign_compact
 from approvals.admin_site import site
 from approvals.models import Receipt
 from approvals.services.setup_and_sign_in import create_setup_link
 from approvals.tests.authenticator import Authenticator
-from approvals.tests.cast import ORIGIN, Person, browser
+from approvals.tests.cast import ORIGIN, Person, browser, waiting_confirmation
 from kms.services import ensure_key
 from registry.models import Grant
 from registry.roles import Role
@@ -184,18 +183,8 @@ class Scene:
         )
 
     def confirmation(self, grant: Grant) -> Confirmation:
-        action = PAY | {"amount": {"value": "60.00", "currency": "EUR"}}
-        action = {name: value for name, value in action.items() if name != "max_amount"}
-        action["arguments"] = {"memo": self.says("memo"), "payee": self.says("value")}
-        return Confirmation.objects.create(
-            grant=grant,
-            grant_version=1,
-            action=action,
-            action_digest=parse_action(action).digest(),
-            idempotency_key=self.says("key"),
-            created_at=self.now,
-            expires_at=self.now + timedelta(hours=1),
-        )
+        arguments = {"memo": self.says("memo"), "payee": self.says("value")}
+        return waiting_confirmation(grant, self.now, key=self.says("key"), arguments=arguments)
 
     def read(self) -> Iterator[tuple[str, Read]]:
         for path in self.paths:

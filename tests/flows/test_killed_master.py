@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cpu_time import pids_of
-from tests.faults.stage import until
 from tests.flows.test_slow_senders import LIVE, rest
 from tests.flows.test_verifier_http import Verifier
 from tests.live import ROOT, LiveRegistry, LiveServer
+from tests.waiting import until
 
 pytestmark = pytest.mark.flow
 # Each stays in progress until closed: half a request, and a silent connection.

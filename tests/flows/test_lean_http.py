@@ -22,14 +22,15 @@ import pytest
 from agentauth.server import request_framing
 from tests import redis_servers
 from tests.conftest import CAMPAIGN, fresh_database
-from tests.faults.stage import is_free, until
+from tests.faults.stage import is_free
 from tests.flows.pair import READ, Pair, wait_for_replay_cache
 from tests.flows.test_kept_connections import next_answer
 from tests.flows.test_slow_senders import LIVE, has_ended, rest
-from tests.flows.test_verifier_http import POST, statuses
+from tests.flows.test_verifier_http import statuses
 from tests.flows.test_web_server import exchange, memory
 from tests.live import LiveRegistry, LiveVerifier
 from tests.time_limits import within
+from tests.waiting import until
 from verifier.endpoint_paths import BATCH, VERIFY
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
@@ -99,23 +100,6 @@ def test_DJ_7_a_compressed_body_is_refused_and_nothing_unfolds(pair: Pair, path:
         assert bodies(answer)[0]["error"] == "invalid_request"
     assert memory(pair.lean) - before < MOST_GROWTH
     assert not was_decided(pair, question)
-
-
-@pytest.mark.parametrize(
-    ("lines", "more", "status"),
-    [
-        (b"Content-Length: 100000000\r\n\r\n", b"x" * 1_000_000, 413),
-        (b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 65_536 + b"\r\n", 400),
-        (b"X-A: ", b"x" * 65_536, 431),
-        (b"X-A: ", b"x\r\nX-A: y" * 4096, 431),
-    ],
-)
-def test_DJ_7_what_never_ends_is_refused_and_not_kept_by_the_endpoint(
-    pair: Pair, lines: bytes, more: bytes, status: int
-) -> None:
-    before = memory(pair.lean)
-    assert statuses(exchange(pair.lean, POST + lines, more=more, seconds=60)) == [status]
-    assert memory(pair.lean) - before < MOST_GROWTH
 
 
 @pytest.mark.long

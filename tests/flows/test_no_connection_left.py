@@ -16,10 +16,10 @@ import pytest
 
 from tests import postgres, redis_servers
 from tests.actors import Scene, scenes
-from tests.faults.stage import until
 from tests.flows.pair import wait_for_replay_cache
 from tests.live import LiveRegistry, LiveServer, LiveVerifier
 from tests.time_limits import within
+from tests.waiting import until
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

@@ -16,10 +16,10 @@ import httpx
 import pytest
 
 from tests.actors import scene
-from tests.faults.stage import until
 from tests.live import LiveRegistry
 from tests.otlp_receiver import collector
 from tests.time_limits import HANGS_SECONDS, within
+from tests.waiting import until
 
 pytestmark = pytest.mark.flow
 

@@ -23,6 +23,7 @@ from tests.fault_proxy import ProxyProcess
 from tests.flows.pair import wait_for_replay_cache
 from tests.live import LiveRegistry, LiveVerifier
 from tests.time_limits import within
+from tests.waiting import until
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 READ = {"type": "read", "resource": "calendar"}
@@ -100,21 +101,13 @@ def refused(verifier: LiveVerifier) -> int:
     ).status_code
 
 
-def until(true: Callable[[], bool], seconds: float) -> None:
-    """Wait for it, at most this long."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds, "it did not come to be"
-        time.sleep(0.2)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("mode", ["blackhole", "noreply"])
 def test_RF_4_RF_8_partitioned_verifier_never_says_yes_and_recovers(
     verifier: LiveVerifier, line: ProxyProcess, places: tuple[Scene, Scene], mode: str
 ) -> None:
     ask = [partial(asked, verifier, place, place.token()) for place in places]
-    until(lambda: [each() for each in ask] == [(200, True)] * 2, 30)
+    until(lambda: [each() for each in ask] == [(200, True)] * 2, seconds=30)
     assert refused(verifier) == 401
     line.say(mode)
     cut = time.monotonic()
@@ -128,8 +121,8 @@ def test_RF_4_RF_8_partitioned_verifier_never_says_yes_and_recovers(
         line.say("pass")
         healed = time.monotonic()
         told += [each.result() for each in last]
-        until(lambda: [each() for each in ask] == [(200, True)] * 2, BACK_SECONDS)
-        until(lambda: refused(verifier) == 401, healed + BACK_SECONDS - time.monotonic())
+        until(lambda: [each() for each in ask] == [(200, True)] * 2, seconds=BACK_SECONDS)
+        until(lambda: refused(verifier) == 401, seconds=healed + BACK_SECONDS - time.monotonic())
         assert {each.result() for each in strangers} <= {401, 503}
     assert set(told[:-2]) == {(503, False)}
     assert all(status == 503 or valid for status, valid in told[-2:])
@@ -161,7 +154,7 @@ def test_RF_4_hanging_database_holds_no_registry_thread_for_long(
         assert sorted(seconds for _, seconds in later)[10] < within(2)
     finally:
         line.say("pass")
-    until(lambda: told()[0] == 201, within(BACK_SECONDS))
+    until(lambda: told()[0] == 201, seconds=within(BACK_SECONDS))
 
 
 @pytest.mark.long
@@ -171,18 +164,18 @@ def test_RF_25_process_death_during_a_database_outage_keeps_server_up(
     """A replacement process cannot start, exits, and the next one tries."""
     assert verifier.process
     ask = partial(asked, verifier, places[0], places[0].token())
-    until(lambda: ask() == (200, True), within(30))
+    until(lambda: ask() == (200, True), seconds=within(30))
     line.say("blackhole")
     try:
         [pid] = children(verifier.process.pid)
         os.kill(pid, signal.SIGKILL)
         until(
             lambda: verifier.log.read_text().count("the application did not start") > 0,
-            within(30),
+            seconds=within(30),
         )
     finally:
         line.say("pass")
-    until(lambda: back(ask), within(BACK_SECONDS))
+    until(lambda: back(ask), seconds=within(BACK_SECONDS))
     assert verifier.process.poll() is None
 
 
@@ -200,9 +193,14 @@ def test_RF_5_a_web_process_that_stops_leaves_word_of_what_it_was_told(
     place = places[0]
     # The outage of the test before cut it off too, and only the verifier was waited for.
     wish = {"grant_id": place.grant_id}
-    until(lambda: place.api("POST", "/v1/tokens", wish).status_code == 201, within(BACK_SECONDS))
+    until(
+        lambda: place.api("POST", "/v1/tokens", wish).status_code == 201,
+        seconds=within(BACK_SECONDS),
+    )
     token = place.token()
-    until(lambda: bool(place.ask(place.question(token, READ)).json().get("valid")), within(30))
+    until(
+        lambda: bool(place.ask(place.question(token, READ)).json().get("valid")), seconds=within(30)
+    )
     registry.stop()
     with psycopg.connect(registry.env["DATABASE_URL"]) as database:
         [(told,)] = database.execute("SELECT sum(told) FROM verifier_streamcursor").fetchall()

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from pytest_django.fixtures import Settings
 
-from tests.faults.stage import until
 from tests.kubernetes import FILES, section
 from tests.postgres import free_port
+from tests.waiting import until
 from verifier.stores import redis_keys
 from verifier.stores.lua_scripts import Code
 from verifier.stores.redis_probe import RedisProbe

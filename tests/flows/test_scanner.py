@@ -5,7 +5,7 @@ in this process.
 """
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,11 +14,10 @@ from django.apps import apps
 from django.contrib.sessions.models import Session
 from django.test import Client
 
-from agentauth.protocol.capability import parse_action
 from approvals.admin_site import site
 from approvals.models import Passkey
 from approvals.services.setup_and_sign_in import create_setup_link
-from approvals.tests.cast import PAY, Person, browser, invited
+from approvals.tests.cast import PAY, Person, browser, invited, waiting_confirmation
 from approvals.tests.recovering import begun, ready_link
 from audit.models import Event
 from kms.services import ensure_key
@@ -28,7 +27,6 @@ from registry.tests.cast import TESTER, AgentClient, approve, claim_link, enroll
 from registry.tests.describing import proposed
 from tests.endpoints import FOR_PROGRAMS, ROUTES, address
 from tests.rows import read
-from verifier.models import Confirmation
 
 pytestmark = [pytest.mark.django_db, pytest.mark.sweep]
 
@@ -60,20 +58,7 @@ def links(admin: Person, service_provider: ServiceProvider, now: datetime) -> li
     paying = approve(pending(agent, service_provider, now=now, capabilities=[PAY]), human, now=now)
     assert admin.approve(grants[1]).status_code == 200
     assert admin.deny(grants[2]).status_code == 200
-    action = {
-        "type": "transact",
-        "resource": "payments",
-        "amount": {"value": "60.00", "currency": "EUR"},
-    }
-    confirmation = Confirmation.objects.create(
-        grant=paying,
-        grant_version=1,
-        action=action,
-        action_digest=parse_action(action).digest(),
-        idempotency_key="k",
-        created_at=now,
-        expires_at=now + timedelta(hours=1),
-    )
+    confirmation = waiting_confirmation(paying, now)
     stray = AgentClient()
     stray.register(manifest=stray.manifest(name="Stray"))
     lost = create_human(email="lost@a.example", name="Lost", actor=TESTER, now=now)

@@ -24,9 +24,9 @@ from examples.demo.__main__ import USUAL_PORT, CannotRunError, listen
 from kms import backends
 from tests import gcp_kms, ministack, openbao, softhsm
 from tests.conftest import CAMPAIGN
-from tests.faults.stage import until
 from tests.flows.test_sdk_client import decide
 from tests.live import ROOT, LiveRegistry
+from tests.waiting import until
 
 pytestmark = pytest.mark.flow
 

@@ -19,9 +19,9 @@ from agentauth import AgentAuthClient, Capability
 from agentauth.protocol.dpop import make_proof
 from agentauth.sdk.registry_http import ssl_context
 from examples.demo.__main__ import listen, service_provider
+from tests.certificates import self_signed
 from tests.flows.test_sdk_client import decide
 from tests.live import START_SECONDS, LiveRegistry
-from tests.nginx import self_signed
 from tests.production.registry import ProductionRegistry
 from tests.time_limits import HANGS_SECONDS
 

@@ -22,18 +22,14 @@ from agentauth.protocol.agent_manifest import sign_manifest
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from approvals.tests.authenticator import Authenticator
-from tests.actors import Scene, drawn_in, shown_in
+from tests.actors import Scene, drawn_in, may_pay, shown_in
 from tests.live import LiveRegistry
 from tests.sampling import one_in
 
 pytestmark = pytest.mark.flow
 
 READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
-PAY: dict[str, Any] = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "50.00", "currency": "EUR"},
-}
+PAY = may_pay("50.00")
 LIMITS = {"confirm_above": {"value": "20.00", "currency": "EUR"}}
 
 

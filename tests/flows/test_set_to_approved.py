@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from tests import redis_servers
-from tests.actors import Scene, scene
+from tests.actors import Scene, may_pay, scene
 from tests.conftest import fresh_database
 from tests.flows.pair import wait_for_replay_cache
 from tests.live import LiveRegistry, LiveVerifier
@@ -23,11 +23,7 @@ from tests.live import LiveRegistry, LiveVerifier
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis, pytest.mark.long]
 
 READ: dict[str, Any] = {"type": "read", "resource": "calendar"}
-PAY: dict[str, Any] = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "9000.00", "currency": "EUR"},
-}
+PAY = may_pay("9000.00")
 PAYMENT = PAY | {"amount": {"value": "9000.00", "currency": "EUR"}}
 del PAYMENT["max_amount"]
 # Sets each column as an approval leaves it.

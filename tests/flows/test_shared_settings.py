@@ -10,8 +10,8 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -24,6 +24,7 @@ from tests import redis_servers
 from tests.conftest import fresh_database
 from tests.live import OWN, ROOT
 from tests.postgres import free_port
+from tests.waiting import until
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 PATIENCE_SECONDS = 120
@@ -135,12 +136,8 @@ class Installation:
             ).fetchone()
 
 
-def until(holds: Any) -> Any:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not (found := holds()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
+def answers(port: int, status: int) -> bool:
+    return ask(port, "POST", "/v1/verify").status_code == status
 
 
 def ask(port: int, method: str, path: str) -> httpx.Response:
@@ -194,7 +191,7 @@ def test_SA_14_a_setting_that_changes_stops_processes_without_it(
         installation.process(verifier_at(verifier)) as log,
         installation.process(JOBS) as jobs,
     ):
-        until(lambda: ask(verifier, "POST", "/v1/verify").status_code == 401)
+        until(partial(answers, verifier, 401))
         until(lambda: checks(web).get("configuration") == "ok")
         until(lambda: installation.home()[1] == "redis")
         home = installation.home()
@@ -203,14 +200,14 @@ def test_SA_14_a_setting_that_changes_stops_processes_without_it(
         assert (refused.returncode, "REDIS_URL" in refused.stderr) == (1, True)
         installation.manage("record_settings", "--change", "REDIS_URL", REDIS_URL=elsewhere)
         for port in (web, verifier):
-            until(lambda port=port: ask(port, "POST", "/v1/verify").status_code == 503)
+            until(partial(answers, port, 503))
             assert checks(port)["configuration"] == "failing"
         assert ask(web, "GET", "/sign-in/").status_code == 503
         until(lambda: "REDIS_URL of this process" in jobs.read_text())
         assert "REDIS_URL of this process" in log.read_text()
         installation.manage("record_settings", "--change", "REDIS_URL")
         for port in (web, verifier):
-            until(lambda port=port: ask(port, "POST", "/v1/verify").status_code == 401)
+            until(partial(answers, port, 401))
         assert ask(web, "GET", "/sign-in/").status_code == 200
         assert installation.home() == home
     assert "may act again" in log.read_text()

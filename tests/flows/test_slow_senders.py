@@ -7,18 +7,14 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from agentauth import middleware
 from agentauth.server import request_framing, thread_worker
+from tests.certificates import certificate_for
 from tests.conftest import CAMPAIGN
 from tests.flows.test_web_server import head, memory, status_of
 from tests.live import LiveRegistry
@@ -368,21 +364,9 @@ def test_DJ_7_with_tls_of_its_own_the_server_waits_no_more(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     directory = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
+    certificate, key = certificate_for("localhost")
     kept = directory / "both.pem"
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    kept.write_bytes(pem + certificate.public_bytes(serialization.Encoding.PEM))
+    kept.write_bytes(key + certificate)
     made = LiveRegistry(
         directory, workers=1, arguments=["--certfile", str(kept)], env={"WEB_THREADS": "2"}
     )

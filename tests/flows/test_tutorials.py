@@ -1,11 +1,8 @@
 """Each block of each tutorial runs as printed, with the wheel alone, at a live registry."""
 
-import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ import pytest
 from agentauth.sdk import Action, AgentAuthError, VerifierClient
 from agentauth.sdk.refusal_responses import answer_for
 from tests.flows.tutorials import Reader, blocks, build_wheel
+from tests.http_server import Quiet, serving
 from tests.live import LiveRegistry
 from tests.postgres import free_port
 
@@ -30,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def api(registry: LiveRegistry, name: str) -> Iterator[tuple[str, str]]:
     """An API that asks verify: its slug and its address."""
 
-    class Api(BaseHTTPRequestHandler):
+    class Api(Quiet):
         def answer(self) -> None:
             try:
                 verifier.verify(
@@ -40,35 +38,21 @@ def api(registry: LiveRegistry, name: str) -> Iterator[tuple[str, str]]:
                     url=address + self.path,
                     action=Action("read" if self.command == "GET" else "write", "calendar"),
                 )
-                status, body = 200, json.dumps({"events": ["Lunch"]}).encode()
+                self.say(200, {"events": ["Lunch"]})
             except AgentAuthError as error:
                 refusal = answer_for(error)
-                status, body = refusal.status, refusal.body
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+                self.say(refusal.status, refusal.body)
 
         do_GET = do_POST = answer  # noqa: N815 — named by http.server
 
-        def log_message(self, *_: object) -> None:
-            """Nothing on the test's output."""
-
     # First of all, so that nothing else takes the port meanwhile.
-    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
-        address = f"http://localhost:{server.server_port}"
+    with serving(Api) as url:
+        address = url.replace("127.0.0.1", "localhost")
         made = registry.manage(
             "create_service_provider", name, "--audience", address, "--allow", *ALLOW
         )
-        verifier = VerifierClient(registry.url, made["client_id"], made["client_secret"])
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
+        with VerifierClient(registry.url, made["client_id"], made["client_secret"]) as verifier:
             yield made["slug"], address
-        finally:
-            server.shutdown()
-            thread.join()
-            verifier.close()
 
 
 def test_an_agent_in_ten_minutes(

@@ -21,13 +21,13 @@ import pytest
 
 from agentauth.server import request_framing
 from tests.conftest import CAMPAIGN
-from tests.faults.stage import until as wait_until
 from tests.flows.test_slow_senders import LIVE, has_ended, rest, until
 from tests.flows.test_verifier_http import END, POST, Verifier, line, read_echo, statuses
 from tests.flows.test_verifier_http import verifier as verifier  # noqa: PLC0414 — a fixture
 from tests.flows.test_web_server import exchange, memory
 from tests.live import START_SECONDS, LiveServer
 from tests.time_limits import HANGS_SECONDS, within
+from tests.waiting import until as wait_until
 
 # gunicorn's configuration changes the environment, which must not leak into this process.
 with patch.dict(os.environ):
@@ -102,12 +102,6 @@ def test_RF_20_DJ_7_a_thousand_slow_senders_delay_none_and_are_cut_off(
     assert all(ends[connection] < within(10) for connection, _, _ in first)
     for connection, _, patience in rest_of_them:
         assert patience - 1 < ends[connection] < patience + within(6)
-
-
-@pytest.mark.long
-def test_DJ_7_client_that_is_cut_off_gets_408(connect: Connect) -> None:
-    connection = connect(POST + b"X-A: ")
-    assert statuses(rest(connection)) == [408]
 
 
 def test_DJ_7_unfinished_bodies_have_a_bound_together(

@@ -20,9 +20,9 @@ import pytest
 
 from agentauth.middleware import MOST_WAIT_SECONDS
 from benchmarks.cpu_time import children
-from tests.faults.stage import until
 from tests.live import LiveRegistry, LiveServer
 from tests.time_limits import HANGS_SECONDS
+from tests.waiting import until
 
 pytestmark = pytest.mark.flow
 

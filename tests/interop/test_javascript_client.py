@@ -7,14 +7,13 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any, ClassVar
 
 import pytest
 
 from tests.actors import LivePerson
+from tests.http_server import Quiet, serving
 from tests.live import ROOT, LiveRegistry
 
 pytestmark = pytest.mark.node
@@ -146,45 +145,28 @@ def test_a_client_in_javascript_does_not_sign_outside_the_audience(
     assert re.search("is not under|dot segments|not a URL", refusal["error_description"])
 
 
-class Busy(BaseHTTPRequestHandler):
+class Busy(Quiet):
     """A registry that fails the first registration, and redirects the retry elsewhere."""
 
     seen: ClassVar[list[dict[str, str]]] = []
 
     def do_GET(self) -> None:
         found = {"version": 1, "issuer": f"http://{self.headers['Host']}", "algorithms": ["EdDSA"]}
-        self._answer(200, found)
+        self.say(200, found)
 
     def do_POST(self) -> None:
         self.seen.append({name.lower(): value for name, value in self.headers.items()})
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self._answer(503 if len(self.seen) == 1 else 307, {"error": "temporarily_unavailable"})
-
-    def _answer(self, status: int, body: dict[str, Any]) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Location", "/elsewhere")
-        self.send_header("Retry-After", "0")
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def log_message(self, *_arguments: object) -> None:
-        """Keep requests off the screen."""
+        self.body()
+        self.say(
+            503 if len(self.seen) == 1 else 307,
+            {"error": "temporarily_unavailable"},
+            {"Location": "/elsewhere", "Retry-After": "0"},
+        )
 
 
 def test_js_client_retries_with_a_new_proof_and_follows_no_redirect() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
-        Thread(target=server.serve_forever).start()
-        arguments = [
-            "--registry",
-            f"http://127.0.0.1:{server.server_port}",
-            "--service-provider",
-            "x",
-        ]
-        try:
-            refusal = steps(arguments, code=1)[-1]
-        finally:
-            server.shutdown()
+    with serving(Busy) as url:
+        refusal = steps(["--registry", url, "--service-provider", "x"], code=1)[-1]
     assert refusal["error_description"] == "a redirect from /v1/agents"
     first, second = Busy.seen
     assert first["idempotency-key"] == second["idempotency-key"]

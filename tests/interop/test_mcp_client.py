@@ -1,8 +1,6 @@
 """The official TypeScript MCP client uses the demo service through our server, unmodified."""
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import subprocess
 import sys
@@ -26,20 +24,6 @@ from tests.mcp_story import (
 pytestmark = pytest.mark.node
 
 HERE = Path(__file__).resolve().parent / "mcp"
-
-
-@pytest.fixture(scope="session")
-def _npm_packages() -> None:
-    """Install exactly what the lock file pins, by hash; once, since others use it meanwhile."""
-    lock = HERE / "package-lock.json"
-    complete = HERE / "node_modules" / hashlib.sha256(lock.read_bytes()).hexdigest()
-    with lock.open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        if not complete.exists():
-            command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stdout + done.stderr
-            complete.touch()
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +94,7 @@ def test_the_lock_file_of_the_mcp_client_names_hashes_and_no_registry() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("_npm_packages")
+@pytest.mark.usefixtures("npm_packages_of_mcp")
 @pytest.mark.parametrize("era", ["legacy", "auto"])
 def test_the_client_is_led_to_the_person_and_its_calls_go_on(
     sqlite_registry: LiveRegistry, service: str, tmp_path: Path, era: str
@@ -130,7 +114,7 @@ def test_the_client_is_led_to_the_person_and_its_calls_go_on(
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("_npm_packages")
+@pytest.mark.usefixtures("npm_packages_of_mcp")
 def test_over_http_a_client_without_links_gets_them_as_text(
     sqlite_registry: LiveRegistry, service: str, tmp_path: Path
 ) -> None:
@@ -151,7 +135,7 @@ def test_over_http_a_client_without_links_gets_them_as_text(
     assert not [secret for secret in ("eyJ", "/claim/", "/payments") if secret in log], log
 
 
-@pytest.mark.usefixtures("_npm_packages")
+@pytest.mark.usefixtures("npm_packages_of_mcp")
 def test_over_http_a_denial_reaches_the_client(
     sqlite_registry: LiveRegistry, service: str, tmp_path: Path
 ) -> None:

@@ -11,11 +11,10 @@ import pytest
 from agentauth import AgentAuthClient, Capability
 from tests.flows.test_sdk_client import decide
 from tests.interop.test_npm_clients import HERE
-from tests.interop.test_npm_clients import _npm_packages as _npm_packages  # noqa: PLC0414 — a fixture
 from tests.live import LiveRegistry
 from tests.postgres import free_port
 
-pytestmark = [pytest.mark.node, pytest.mark.usefixtures("_npm_packages")]
+pytestmark = [pytest.mark.node, pytest.mark.usefixtures("npm_packages")]
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Unmodified npm clients: oauth4webapi accepts our token and proof, we accept dpop's proofs."""
 
-import fcntl
-import hashlib
 import json
 import subprocess
 from functools import partial
@@ -11,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.actors import Scene, scene
+from tests.actors import Scene, may_pay, scene
 from tests.asking import answered
 from tests.live import LiveRegistry
 
@@ -19,26 +17,8 @@ pytestmark = [pytest.mark.node, pytest.mark.production]
 
 HERE = Path(__file__).resolve().parent
 READ = {"type": "read", "resource": "calendar"}
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "50.00", "currency": "EUR"},
-}
+PAY = may_pay("50.00")
 ACTION = {"type": "read", "resource": "calendar/work"}
-
-
-@pytest.fixture(scope="session")
-def _npm_packages() -> None:
-    """Install exactly what the lock file pins, by hash; once, since others use it meanwhile."""
-    lock = HERE / "package-lock.json"
-    complete = HERE / "node_modules" / hashlib.sha256(lock.read_bytes()).hexdigest()
-    with lock.open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        if not complete.exists():
-            command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stdout + done.stderr
-            complete.touch()
 
 
 def node(script: str, question: dict[str, Any]) -> Any:
@@ -74,7 +54,7 @@ def test_the_lock_file_names_hashes_and_no_registry() -> None:
     assert all(entry["integrity"].startswith("sha512-") for entry in packages)
 
 
-@pytest.mark.usefixtures("_npm_packages")
+@pytest.mark.usefixtures("npm_packages")
 @pytest.mark.parametrize("envelope", [{}, {"max_requests_per_minute": 60, "max_burst": 5}])
 def test_oauth4webapi_accepts_our_token_with_our_proof(
     sqlite_registry: LiveRegistry, envelope: dict[str, Any]
@@ -89,7 +69,7 @@ def test_oauth4webapi_accepts_our_token_with_our_proof(
     assert ("verify" in claims) == bool(envelope)
 
 
-@pytest.mark.usefixtures("_npm_packages")
+@pytest.mark.usefixtures("npm_packages")
 def test_oauth4webapi_refuses_another_url_and_another_audience(
     sqlite_registry: LiveRegistry,
 ) -> None:
@@ -99,7 +79,7 @@ def test_oauth4webapi_refuses_another_url_and_another_audience(
             node("validate_access_token.mjs", request_of(place, **changes))
 
 
-@pytest.mark.usefixtures("_npm_packages")
+@pytest.mark.usefixtures("npm_packages")
 def test_OA_22_oauth4webapi_introspects_and_revokes(sqlite_registry: LiveRegistry) -> None:
     place = scene(sqlite_registry, capabilities=[READ, PAY], envelope={"max_uses": 3})
     token = place.token()
@@ -118,7 +98,7 @@ def test_OA_22_oauth4webapi_introspects_and_revokes(sqlite_registry: LiveRegistr
     assert (answer["error"], answer["reason"]) == ("invalid_token", "revoked")
 
 
-@pytest.mark.usefixtures("_npm_packages")
+@pytest.mark.usefixtures("npm_packages")
 def test_OA_22_oauth4webapi_needs_the_right_secret_and_its_own_token(
     sqlite_registry: LiveRegistry,
 ) -> None:
@@ -138,7 +118,7 @@ def test_OA_22_oauth4webapi_needs_the_right_secret_and_its_own_token(
     assert answered(lambda: place.ask(place.question(token, ACTION))).json()["valid"] is True
 
 
-@pytest.mark.usefixtures("_npm_packages")
+@pytest.mark.usefixtures("npm_packages")
 @pytest.mark.parametrize("alg", ["EdDSA", "ES256"])
 def test_DN_2_the_npm_package_dpop_does_what_our_nonce_asks_of_it(
     sqlite_registry: LiveRegistry, alg: str
@@ -173,7 +153,7 @@ def test_DN_2_the_npm_package_dpop_does_what_our_nonce_asks_of_it(
     ]
 
 
-@pytest.mark.usefixtures("_npm_packages")
+@pytest.mark.usefixtures("npm_packages")
 @pytest.mark.parametrize("alg", ["EdDSA", "ES256"])
 def test_JK_21_proofs_of_the_npm_package_dpop_are_accepted_once(
     sqlite_registry: LiveRegistry, alg: str

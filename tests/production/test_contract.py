@@ -15,11 +15,11 @@ from tests.contract.decisions import DECISIONS
 from tests.contract.edges import PAGES
 from tests.contract.stage import Stage
 from tests.endpoints import OPERATIONS
-from tests.faults.stage import until
 from tests.production.headers import PLACES, table
 from tests.production.registry import ProductionRegistry
 from tests.production.wire import over_the_wire
 from tests.sampling import one_in
+from tests.waiting import until
 
 pytestmark = pytest.mark.production
 

@@ -12,8 +12,8 @@ import pytest
 
 from registry.management.commands.load_demo import ALLOWED
 from tests.actors import LivePerson
+from tests.certificates import self_signed
 from tests.flows.test_sdk_demo import EXPECTED, Demo, after
-from tests.nginx import self_signed
 from tests.postgres import free_port
 from tests.production.connect_proxy import connect_proxy
 from tests.production.registry import ProductionRegistry

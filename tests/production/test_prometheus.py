@@ -15,24 +15,20 @@ import httpx
 import pytest
 
 from audit.models import Event
-from tests.actors import scene
+from tests.actors import may_pay, scene
 from tests.asking import answered
-from tests.faults.stage import until
 from tests.live import ROOT
 from tests.postgres import free_port
 from tests.production.registry import ProductionRegistry
 from tests.prometheus import Prometheus
 from tests.test_alert_rules import PROMQL
+from tests.waiting import until
 
 pytestmark = [pytest.mark.production, pytest.mark.prometheus]
 KINDS = ("web", "verifier", "jobs", "worker", "beat")
 OPERATIONS = ROOT / "docs/operations.md"
 READ = {"type": "read", "resource": "calendar"}
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "50.00", "currency": "EUR"},
-}
+PAY = may_pay("50.00")
 # For two scrapes and what is recorded from them (s), on a busy machine.
 PANELS_WITHIN = 300
 # Panels without data on a healthy system: nothing has failed.

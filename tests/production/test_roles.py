@@ -11,10 +11,10 @@ from redis.exceptions import NoPermissionError
 
 from tests.actors import Scene, scene
 from tests.asking import answered
-from tests.faults.stage import until
 from tests.postgres import psql
 from tests.production.registry import ProductionRegistry
 from tests.production.units import read_environment
+from tests.waiting import until
 
 pytestmark = pytest.mark.production
 READ = {"type": "read", "resource": "calendar"}

@@ -14,10 +14,10 @@ import pytest
 
 from tests.actors import scene
 from tests.asking import answered
-from tests.faults.stage import until
 from tests.production.environment import USERS
 from tests.production.registry import ProductionRegistry
 from tests.production.units import PATH
+from tests.waiting import until
 
 pytestmark = pytest.mark.production
 

@@ -7,12 +7,13 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 from redis import Redis
 
+from tests.waiting import until
 from verifier.models import Home, StreamCursor
 from verifier.services.outbox_drain import _held_cursors, drain
 from verifier.services.replay_epochs import read_or_create_row
 from verifier.stores.acknowledged_events import AcknowledgedEvents
 from verifier.tests.streams import Verifier, assert_whole, logged_decisions, losses
-from verifier.tests.test_shared_commits import until, waits_for_a_lock
+from verifier.tests.test_shared_commits import waits_for_a_lock
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.redis]
 

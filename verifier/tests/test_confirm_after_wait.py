@@ -9,10 +9,11 @@ from django.utils import timezone
 from agentauth.protocol.errors import GrantChangedError
 from registry.models import Grant, Human
 from registry.services.agents import suspend_agent
+from tests.waiting import until
 from verifier.models import Confirmation
 from verifier.services.confirmation_lifecycle import confirm
 from verifier.tests.scene import PAY, SYSTEM, key, pay, scene
-from verifier.tests.test_shared_commits import until, waits_for_a_lock
+from verifier.tests.test_shared_commits import waits_for_a_lock
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]
 

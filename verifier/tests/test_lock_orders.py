@@ -19,13 +19,14 @@ from agentauth.protocol.errors import (
 from audit.models import Event
 from registry.models import SpentProof
 from tests.time_limits import within
+from tests.waiting import until
 from verifier.models import GrantLedger, ProviderCall
 from verifier.services.short_timeout_connection import use_own_connection
 from verifier.stores import HeldUpError, NotDoneError, ProviderKey, StoreCall, database_decisions
 from verifier.stores.database_decisions import DecisionRequest, decide_one
 from verifier.stores.group_commit import decide_all
 from verifier.tests.scene import PAY, READ, Scene, scene
-from verifier.tests.test_shared_commits import atomically, handed_in, until, waits_for_a_lock
+from verifier.tests.test_shared_commits import atomically, handed_in, waits_for_a_lock
 from verifier.tests.test_store_contract import call, payment, words
 
 pytestmark = [pytest.mark.postgres, pytest.mark.django_db(transaction=True)]

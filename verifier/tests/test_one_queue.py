@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 from django.db import connection, transaction
 
+from tests.waiting import until
 from verifier.models import GrantLedger
 from verifier.stores import database_decisions
 from verifier.stores.database_decisions import DecisionRequest, decide_one
 from verifier.stores.group_commit import decide_all
 from verifier.tests.scene import PAY, Scene, scene
 from verifier.tests.test_counters_outlive import asked_again, budget
-from verifier.tests.test_shared_commits import until, waits_for_a_lock
+from verifier.tests.test_shared_commits import waits_for_a_lock
 from verifier.tests.test_store_contract import payment, words
 from verifier.tests.test_two_grants import second
 

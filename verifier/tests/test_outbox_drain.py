@@ -14,6 +14,7 @@ from redis import Redis
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Event, Leaf, QueueEntry
 from audit.services import seal_audit
+from audit.tests.dying import dies_at
 from audit.tests.tampering import execute
 from registry.models import Agent
 from tests import redis_servers
@@ -158,10 +159,6 @@ def test_a_refusal_is_of_its_agents_human(verifier: Verifier, redis: Redis, now:
     }  # fmt: skip
 
 
-class DeathError(Exception):
-    pass
-
-
 @pytest.mark.parametrize(
     ("place_of_death", "written_before"), [("drain.before_commit", 0), ("drain.after_commit", 3)]
 )
@@ -169,20 +166,13 @@ def test_a_drainer_that_dies_leaves_each_decision_to_be_written_once(
     verifier: Verifier,
     redis: Redis,
     now: datetime,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     place_of_death: str,
     written_before: int,
 ) -> None:
-    def die(name: str) -> None:
-        if name == place_of_death:
-            raise DeathError
-
     written = [verifier.write() for _ in range(3)]
-    with monkeypatch.context() as patch:
-        patch.setattr(outbox_drain, "fault_point", die)
-        with pytest.raises(DeathError):
-            drain(redis, now=now)
+    with dies_at(place_of_death, outbox_drain):
+        drain(redis, now=now)
     assert len(logged_decisions()) == written_before
     assert count_waiting(redis)[0] == 3
     written.append(verifier.write())

@@ -11,6 +11,7 @@ import pytest
 
 from agentauth.protocol.errors import AgentAuthError
 from tests import redis_servers
+from tests.certificates import self_signed
 from tests.fault_proxy import FaultProxy, fault_proxy
 from tests.postgres import free_port
 from verifier.stores import lua_scripts, redis_keys
@@ -339,11 +340,11 @@ def test_redis_password_is_used_and_a_wrong_one_is_unavailable(user: str) -> Non
 def test_over_tls_only_a_server_we_trust_is_asked(
     program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    certificate, key = redis_servers.self_signed(tmp_path)
+    certificate = self_signed(tmp_path, "127.0.0.1")
     port = free_port()
     files = {
         "tls_cert_file": str(certificate),
-        "tls_key_file": str(key),
+        "tls_key_file": str(tmp_path / "proxy.key"),
         "tls_ca_cert_file": str(certificate),
     }
     with redis_servers.server(

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator
 from datetime import timedelta
-from io import StringIO
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from audit import kinds
 from audit.db.role_granting import RoleError, grant_verifier_role
 from audit.models import Event
 from audit.services import SYSTEM
+from audit.tests.command_output import json_of, output_of
 from audit.tests.tampering import execute
 from audit.tests.test_role_rights import MONTHS
 from registry.models import Agent, BarredKey, Grant
@@ -181,15 +181,11 @@ def test_role_with_extra_rights_through_another_role_gets_nothing(group: str) ->
 
 
 def test_the_command_names_the_role_and_its_rights(bound: None) -> None:
-    out = StringIO()
-    call_command("grant_verifier_role", ROLE, "--json", stdout=out)
-    answer = json.loads(out.getvalue())
+    answer = json_of("grant_verifier_role", ROLE)
     assert answer["role"] == ROLE
     told = {table: ", ".join(rights) for table, rights in answer["tables"].items()}
     assert told == {table: rights for table, rights in EXPECTED.items() if rights}
-    spoken = StringIO()
-    call_command("grant_verifier_role", ROLE, stdout=spoken)
-    assert ROLE in spoken.getvalue()
+    assert ROLE in output_of("grant_verifier_role", ROLE)
     with pytest.raises(CommandError, match="no database role"):
         call_command("grant_verifier_role", "nobody there")
 

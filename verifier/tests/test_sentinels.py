@@ -2,8 +2,8 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
-from time import monotonic, sleep
+from collections.abc import Iterator
+from time import monotonic
 
 import pytest
 from django.utils import timezone
@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from tests import redis_servers
 from tests.postgres import free_port
 from tests.redis_servers import Watched
+from tests.waiting import until
 from verifier.models import Home
 from verifier.services.replay_epoch_keeper import Keeper
 from verifier.services.replay_epochs import read_or_create_row
@@ -36,13 +37,6 @@ def watched(settings: Settings) -> Iterator[Watched]:
     with redis_servers.watched() as running:
         settings.REDIS_URL = running.registry_url
         yield running
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = monotonic() + PATIENCE_SECONDS
-    while not true():
-        assert monotonic() < end
-        sleep(0.05)
 
 
 def test_the_primary_is_asked_though_a_sentinel_is_gone(watched: Watched) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -173,13 +172,6 @@ def waits_for_a_lock() -> bool:
             "= current_database()"
         )
         return bool(cursor.fetchone()[0])
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_failed_commit_gives_no_yes_and_no_second_decision(

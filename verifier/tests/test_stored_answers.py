@@ -243,17 +243,17 @@ def test_a_yes_given_again_brings_the_nonce_of_now(shop: Scene) -> None:
 # ---- trouble
 
 
-@pytest.mark.parametrize(
-    ("module", "place_of_fault"),
-    [
-        (database_decisions, "spend_proofs"),
-        (database_decisions, "DecisionBatch"),
-        (database_decisions, "decide"),
-        (database_decisions, "body_of"),
-        (transaction_batch, "record_drafts"),
-        (database_decisions, "fault_point"),
-    ],
-)
+FAULTS = [
+    (database_decisions, "spend_proofs"),
+    (database_decisions, "DecisionBatch"),
+    (database_decisions, "decide"),
+    (database_decisions, "body_of"),
+    (transaction_batch, "record_drafts"),
+    (database_decisions, "fault_point"),
+]
+
+
+@pytest.mark.parametrize(("module", "place_of_fault"), FAULTS)
 def test_503_is_never_stored_and_the_retry_is_judged_again(
     shop: Scene, monkeypatch: pytest.MonkeyPatch, module: Any, place_of_fault: str
 ) -> None:
@@ -270,16 +270,7 @@ def test_503_is_never_stored_and_the_retry_is_judged_again(
     assert GrantLedger.objects.get().uses == 1
 
 
-@pytest.mark.parametrize(
-    ("module", "place_of_fault"),
-    [
-        (database_decisions, "DecisionBatch"),
-        (database_decisions, "decide"),
-        (database_decisions, "body_of"),
-        (transaction_batch, "record_drafts"),
-        (database_decisions, "fault_point"),
-    ],
-)
+@pytest.mark.parametrize(("module", "place_of_fault"), FAULTS[1:])
 def test_fault_after_spending_a_proof_does_not_make_a_retry_a_replay(
     db: None, monkeypatch: pytest.MonkeyPatch, module: Any, place_of_fault: str
 ) -> None:

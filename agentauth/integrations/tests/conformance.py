@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -22,6 +21,8 @@ import httpx
 from agentauth.integrations.incoming import Incoming
 from agentauth.integrations.provider_settings import Provider
 from agentauth.integrations.requirement import requires
+from tests import http_server
+from tests.http_server import Quiet
 
 AUDIENCE: Final = "https://api.sp.example"
 # In the body of every protected answer, with the name of the agent it is for.
@@ -122,36 +123,20 @@ def yes(agent: str, **members: object) -> dict[str, Any]:
 def verifying() -> Iterator[Verify]:
     registry = Verify()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         protocol_version = "HTTP/1.1"
         # Head and body in one packet, else each answer waits for an acknowledgement.
         wbufsize = 65_536
 
         def do_POST(self) -> None:
-            question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            answer = {"error": "temporarily_unavailable"} if registry.down else None
-            body = json.dumps(answer or registry.answer(question)).encode()
-            self.send_response(503 if registry.down else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
+            question = json.loads(self.body())
             if registry.down:
-                self.send_header("Retry-After", "0")
-            self.end_headers()
-            self.wfile.write(body)
+                self.say(503, {"error": "temporarily_unavailable"}, {"Retry-After": "0"})
+            else:
+                self.say(200, registry.answer(question))
 
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        registry.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield registry
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server.serving(Handler) as registry.url:
+        yield registry
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -270,3 +272,19 @@ INTEGRATIONS = (
     # Under ASGI, Django warns of a view that streams and is not asynchronous.
     integration("AgentAuthMiddleware", EVERY - {"/stream"}, asgi=True),
 )
+
+
+def check(*middleware: str) -> "subprocess.CompletedProcess[str]":
+    """Run `manage.py check` in a service provider's project with this middleware."""
+    project = """if True:
+        from django.conf import settings
+        import sys
+        ours = ["agentauth.integrations.django.Checks"]
+        settings.configure(INSTALLED_APPS=ours, MIDDLEWARE=sys.argv[1:])
+        import django
+        from django.core.management import call_command
+        django.setup()
+        call_command("check")
+    """
+    command = [sys.executable, "-c", project, *middleware]
+    return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -3,8 +3,6 @@ arguments; behind no cache.
 """
 
 import functools
-import subprocess
-import sys
 from functools import partial
 from typing import Any
 
@@ -17,7 +15,7 @@ from django.test import override_settings
 from agentauth.integrations import django_decorators as guard
 from agentauth.integrations.django import decision, protected, unprotected
 from agentauth.integrations.tests.conformance import Integration, running
-from agentauth.integrations.tests.django_site import start
+from agentauth.integrations.tests.django_site import check, start
 from agentauth.integrations.tests.test_django import (
     ALLOWED,
     READ,
@@ -132,25 +130,9 @@ def test_SA_5_a_cache_that_is_not_seen_at_the_start_stops_each_request() -> None
 
 
 def test_SA_5_check_names_the_cache_that_stops_the_start() -> None:
-    """As `manage.py check` runs in the service provider's project."""
-    project = """if True:
-        from django.conf import settings
-        import sys
-        ours = ["agentauth.integrations.django.Checks"]
-        settings.configure(INSTALLED_APPS=ours, MIDDLEWARE=sys.argv[1:])
-        import django
-        from django.core.management import call_command
-        django.setup()
-        call_command("check")
-    """
     ours = "agentauth.integrations.django.AgentAuthMiddleware"
     cache = "django.middleware.cache.FetchFromCacheMiddleware"
-
-    def checked(*middleware: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", project, *middleware]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    good, bad = checked(ours), checked(ours, cache)
+    good, bad = check(ours), check(ours, cache)
     assert good.returncode == 0, good.stderr
     assert bad.returncode == 1
     assert "agentauth_sdk.E001" in bad.stderr

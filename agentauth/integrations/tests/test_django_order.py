@@ -1,6 +1,5 @@
 """Other middleware of a Django project: what it answers itself, and where it leads a request."""
 
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +13,7 @@ from django.http.response import HttpResponseBase
 
 from agentauth.integrations.tests.cases import refused
 from agentauth.integrations.tests.conformance import SECRET, Integration, Site, running
-from agentauth.integrations.tests.django_site import start
+from agentauth.integrations.tests.django_site import check, start
 
 HERE = __name__
 OURS = "agentauth.integrations.django.AgentAuthMiddleware"
@@ -169,24 +168,8 @@ def test_protected_view_notices_another_method_after_process_view(middleware: st
 
 
 def test_check_names_the_middleware_that_stops_the_start() -> None:
-    """As `manage.py check` runs in the service provider's project."""
-    project = """if True:
-        from django.conf import settings
-        import sys
-        ours = ["agentauth.integrations.django.Checks"]
-        settings.configure(INSTALLED_APPS=ours, MIDDLEWARE=sys.argv[1:])
-        import django
-        from django.core.management import call_command
-        django.setup()
-        call_command("check")
-    """
-
-    def checked(*middleware: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", project, *middleware]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
     common = "django.middleware.common.CommonMiddleware"
-    good, bad = checked(SECURITY, OURS, common), checked(SECURITY, common, OURS)
+    good, bad = check(SECURITY, OURS, common), check(SECURITY, common, OURS)
     assert good.returncode == 0, good.stderr
     assert bad.returncode == 1
     assert f"{common} stands before" in bad.stderr

@@ -14,11 +14,17 @@ def registry() -> FakeRegistry:
 
 
 @pytest.fixture
-def site(registry: FakeRegistry, tmp_path: Path) -> Site:
-    """A protected server, and an agent that is registered and has a grant."""
+def agent(registry: FakeRegistry, tmp_path: Path) -> FakeRegistry:
+    """A registry whose agent may use the service."""
     registry.grants.append(grant())
     registered(registry, tmp_path)
-    return Site(Verify(registry.now), registry, tmp_path)
+    return registry
+
+
+@pytest.fixture
+def site(agent: FakeRegistry, tmp_path: Path) -> Site:
+    """A service whose tools are protected, and an agent that may use it."""
+    return Site(Verify(agent.now), agent, tmp_path)
 
 
 @pytest.fixture

@@ -17,19 +17,9 @@ from agentauth.sdk.tests.fake_registry import (
     URL,
     FakeRegistry,
     error,
-    grant,
-    registered,
 )
 
 POST = {**READ, "method": "POST", "idempotency_key": "k-1"}
-
-
-@pytest.fixture
-def agent(registry: FakeRegistry, tmp_path: Path) -> FakeRegistry:
-    """A registry whose agent may read the calendar."""
-    registry.grants.append(grant())
-    registered(registry, tmp_path)
-    return registry
 
 
 @pytest.mark.parametrize("method", ["POST", "post", "PUT", "PATCH", "DELETE"])

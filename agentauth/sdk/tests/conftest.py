@@ -1,16 +1,26 @@
 import asyncio
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from agentauth.sdk.tests.fake_registry import FakeRegistry
+from agentauth.sdk import AgentAuthClient
+from agentauth.sdk.tests.fake_registry import FakeRegistry, grant, registered
 
 
 @pytest.fixture
 def registry() -> FakeRegistry:
     return FakeRegistry(now=int(time.time()))
+
+
+@pytest.fixture
+def client(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
+    """The client of an agent with a grant."""
+    made = registered(registry, tmp_path)
+    registry.grants = [grant()]
+    return made
 
 
 @pytest.fixture

@@ -22,20 +22,11 @@ from agentauth.sdk.tests.fake_registry import (
     GRANT_ID,
     FakeRegistry,
     error,
-    grant,
-    registered,
     run,
 )
 
 DAY = 86_400
 DECLARE = "/v1/agents/me/manifest"
-
-
-@pytest.fixture
-def client(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
-    made = registered(registry, tmp_path)
-    registry.grants = [grant()]
-    return made
 
 
 def at(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:

@@ -47,13 +47,6 @@ def step_up(**members: Any) -> httpx.Response:
     return error(403, "step_up_required", **(body | members))
 
 
-@pytest.fixture
-def client(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
-    made = registered(registry, tmp_path)
-    registry.grants = [grant()]
-    return made
-
-
 Steps = list[httpx.Response]
 
 

@@ -52,7 +52,7 @@ from agentauth.sdk.tests.hostile_server import (
 )
 from agentauth.sdk.tests.log_folders import LOG_KEY
 from agentauth.sdk.tests.test_verifier import ASK, YES
-from tests.nginx import self_signed
+from tests.certificates import self_signed
 
 __all__ = ["both"]
 

@@ -34,7 +34,7 @@ from agentauth.sdk.tests.log_folders import (
     MadeLog,
     b64u,
 )
-from tests.nginx import self_signed
+from tests.certificates import self_signed
 
 URL = "https://log.example"
 LOG = MadeLog()

@@ -2,13 +2,11 @@
 
 import asyncio
 import io
-import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from agentauth.sdk.sync_client import SyncAgentAuthClient
 from agentauth.sdk.tests import hostile_server as hostile
 from agentauth.sdk.tests.fake_registry import CALENDAR, SP_ID, FakeRegistry, grant, run
 from agentauth.sdk.tests.hostile_server import answer, dripping
+from tests.http_server import Quiet, serving
 
 CREDENTIALS = ("authorization", "dpop")
 NONCE = 'DPoP error="use_dpop_nonce", algs="EdDSA"'
@@ -73,39 +72,24 @@ class Api:
 @pytest.fixture
 def apis() -> Iterator[tuple[Api, Api]]:
     """The service provider, and another host."""
-    servers = [serving(Api()), serving(Api())]
-    yield servers[0][0], servers[1][0]
-    for _, server in servers:
-        server.shutdown()
-        server.server_close()
+    with running(Api()) as first, running(Api()) as other:
+        yield first, other
 
 
-def serving(api: Api) -> tuple[Api, ThreadingHTTPServer]:
-    class Handler(BaseHTTPRequestHandler):
+@contextmanager
+def running(api: Api) -> Iterator[Api]:
+    class Handler(Quiet):
         protocol_version = "HTTP/1.1"
 
         def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            status, more, said = api.answer(self.command, self.path, headers, body)
-            content = json.dumps(said).encode()
-            self.send_response(status)
-            for name, value in more.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            status, more, said = api.answer(self.command, self.path, headers, self.body())
+            self.say(status, said, more)
 
         do_GET = do_POST = handle_any  # noqa: N815
 
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    api.url = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    return api, server
+    with serving(Handler) as api.url:
+        yield api
 
 
 class Kind:

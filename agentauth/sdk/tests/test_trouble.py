@@ -29,13 +29,6 @@ STALE = {"WWW-Authenticate": 'DPoP error="invalid_token", algs="EdDSA"'}
 MANY = 100
 
 
-@pytest.fixture
-def client(registry: FakeRegistry, tmp_path: Path) -> AgentAuthClient:
-    made = registered(registry, tmp_path)
-    registry.grants = [grant()]
-    return made
-
-
 async def at_once(client: AgentAuthClient) -> list[int]:
     calls = (client.call(SP_ID, "GET", "/v1/x") for _ in range(MANY))
     return [response.status_code for response in await asyncio.gather(*calls)]

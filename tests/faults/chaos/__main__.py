@@ -28,10 +28,10 @@ from tests.faults.chaos.load import ROLES, Company, Probes
 from tests.faults.chaos.servers import folder
 from tests.faults.chaos.system import System, system
 from tests.faults.outcome_checks import CUT_OFF_SECONDS
-from tests.faults.stage import until
 from tests.faults.two_hosts import PARTITION_SECONDS, hosts, rehearse
 from tests.live import ROOT
 from tests.prometheus import SHORTER, Prometheus
+from tests.waiting import until
 
 # The word for the rehearsal of two hosts.
 TWO_HOSTS = "two-hosts"

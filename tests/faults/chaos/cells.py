@@ -9,8 +9,8 @@ from typing import Final
 from benchmarks.cpu_time import children
 from tests.faults.chaos.servers import Process
 from tests.faults.chaos.system import System
-from tests.faults.stage import until
 from tests.live import LiveServer
+from tests.waiting import until
 
 Act = Callable[[System], None]
 # systemd starts a dead process again after this long (RestartSec of deploy/systemd).

@@ -13,17 +13,13 @@ import httpx
 
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from tests.actors import Scene, seeded
+from tests.actors import Scene, may_pay, seeded
 from tests.faults.callers import Caller, Provider, Record, Wires, client_of
 from tests.faults.chaos.system import System
 
 READ = {"type": "read", "resource": "calendar"}
 ONE = {"type": "transact", "resource": "payments", "amount": {"value": "1.00", "currency": "EUR"}}
-PAY = {
-    "type": "transact",
-    "resource": "payments",
-    "max_amount": {"value": "50.00", "currency": "EUR"},
-}
+PAY = may_pay("50.00")
 PAYING = {"budgets": [{"value": "1000000.00", "currency": "EUR", "period": "day", "zone": "UTC"}]}
 # Kind → capability, limits, number of agents, calls a second of each.
 ROLES: dict[str, tuple[dict[str, Any], dict[str, Any], int, float]] = {

@@ -25,10 +25,11 @@ from tests.faults.chaos.servers import (
     pooler,
     proxy,
 )
-from tests.faults.stage import Jobs, until
+from tests.faults.stage import Jobs
 from tests.live import LiveRegistry, LiveServer, LiveVerifier
 from tests.postgres import free_port
 from tests.prometheus import Prometheus
+from tests.waiting import until
 
 TOKEN = "only-for-the-collector-of-this-test"
 VERIFIER_ROLE = "verifier"
