@@ -72,10 +72,10 @@ screenshots: $(VENV)/dev.stamp ## every page and state at 390 and 1440 px, light
 bench: $(VENV)/dev.stamp ## measure; alone on the machine
 	$(BIN)/python -m benchmarks.verify
 	$(BIN)/python -m benchmarks.sdk_verifier
-	$(BIN)/python -m benchmarks.postgresql_share
-	$(BIN)/python -m benchmarks.events
+	$(BIN)/python -m benchmarks.postgresql_ceiling
+	$(BIN)/python -m benchmarks.event_processing
 	$(BIN)/python -m benchmarks.verification_cpu
-	$(BIN)/python -m benchmarks.log
+	$(BIN)/python -m benchmarks.log_growth
 	$(BIN)/python -m benchmarks.log_queries
 	$(BIN)/python -m benchmarks.verify_log
 	$(BIN)/python -m benchmarks.verify_audit

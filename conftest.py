@@ -177,7 +177,7 @@ def _database_clock_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replay_cache_lease, "LEASE", replay_cache_lease.Lease())
     # Nothing outside is newer than a test's rows. Tests of a restore compare for themselves.
     monkeypatch.setattr(
-        "verifier.services.rollback_detection.HISTORY_COMPARISON.holds", lambda _row: True
+        "verifier.services.rollback_hold.HISTORY_COMPARISON.holds", lambda _row: True
     )
     SILENCE.record_answer()
     monkeypatch.setattr(host_clock_check.CLOCK, "_is_recorded", False)

@@ -9,6 +9,6 @@ class AgentAuthConfig(AppConfig):
     def ready(self) -> None:
         # Imported here, where their models are loaded. Celery is not: its processes start from
         # agentauth/celery.py, and all others would start a fifth slower for it.
-        from agentauth import checks, installation_steps
+        from agentauth import checks, missing_installation_steps
 
-        _ = checks, installation_steps
+        _ = checks, missing_installation_steps

@@ -13,8 +13,8 @@ from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.untrusted_text import check_host
 from audit.archive import parquet
 from audit.checkpoints.cosigning import witnesses
-from audit.stores import store_uris as stores
-from audit.stores.store_uris import store_error
+from audit.stores import store_uri_checks as stores
+from audit.stores.store_uri_checks import store_error
 from kms.backends.key_backend_setting import PLACES, package_error, place_error
 from verifier.stores.redis_url import parse_redis_url
 

@@ -1,10 +1,10 @@
 """Refuses strangers before Django reads their requests, if there are too many of them.
 
 See docs/protocol.md, "Rate limits". Django takes 5 ms of CPU to refuse a caller. While the
-allowance of all strangers (`rate_limits.STRANGERS`) is used up, a worker process of the web server
-checks credentials itself, with one query for all calls of 0.1 s. Calls with valid ones go on to
-Django, which judges them as always; the others get 429 here, and are counted. Nothing is authorised
-here.
+allowance of all strangers (`caller_limits.STRANGERS`) is used up, a worker process of the web
+server checks credentials itself, with one query for all calls of 0.1 s. Calls with valid ones go on
+to Django, which judges them as always; the others get 429 here, and are counted. Nothing is
+authorised here.
 """
 
 import io
@@ -27,7 +27,6 @@ from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.security import SecurityMiddleware
 from django.utils.http import http_date
 
-from agentauth.flood_credentials import Call, jkt_of, pair_of, read_call, verifies
 from agentauth.http_errors import STATUSES, body_of, count_stranger, headers_of, record_strangers
 from agentauth.middleware import REGISTRATION
 from agentauth.observability import metrics
@@ -35,14 +34,15 @@ from agentauth.protocol.errors import (
     RateLimitedError,
     TemporarilyUnavailableError,
 )
+from agentauth.raw_request_credentials import Call, jkt_of, pair_of, read_call, verifies
 from agentauth.security_headers import SecurityHeadersMiddleware
 from agentauth.urlconf_endpoints import endpoints
 from audit.new_ids import new_id_text
-from registry import rate_limits
+from registry import caller_limits
 from registry.refusal_recording import METHODS
-from registry.services.agent_keys import callers_with
+from registry.services.agent_key_lookup import callers_with
 from registry.services.provider_authentication import find_by_credentials
-from verifier.endpoint import render_body
+from verifier.asgi_endpoint import render_body
 from verifier.services.short_timeout_connection import use_own_connection
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Judged:
         """The whole HTTP answer that refuses the request."""
         assert self.call is not None
         wait = (
-            max(rate_limits.wait(*each) for each in _limits_of(self.call))
+            max(caller_limits.wait(*each) for each in _limits_of(self.call))
             if self.verdict is Verdict.REFUSED
             else 0.0
         )
@@ -128,7 +128,7 @@ class PreauthFilter:
 
     def concern(self, data: bytearray) -> bool:
         """Whether a request that begins so must be judged; without pressure, only registrations."""
-        if rate_limits.wait(rate_limits.STRANGERS, rate_limits.CREDENTIALS):
+        if caller_limits.wait(caller_limits.STRANGERS, caller_limits.CREDENTIALS):
             self._pressed_until = time.monotonic() + _PRESSED_SECONDS
         return self._is_pressed() or _REGISTERS.match(data) is not None
 
@@ -151,7 +151,7 @@ class PreauthFilter:
         if call.registers:
             return (
                 self._refuse(call)
-                if any(rate_limits.wait(*each) for each in _limits_of(call))
+                if any(caller_limits.wait(*each) for each in _limits_of(call))
                 else Verdict.DJANGO
             )
         if not self._is_pressed():
@@ -186,7 +186,9 @@ class PreauthFilter:
                 holds = key in claimed and verifies(call)
                 # Unclaimed agents are limited by their address, known or not.
                 known = holds and claimed[key or ""]
-                holds = known or (holds and not rate_limits.wait(rate_limits.ADDRESS, call.address))
+                holds = known or (
+                    holds and not caller_limits.wait(caller_limits.ADDRESS, call.address)
+                )
             if known:
                 self._remember(call)
             verdicts.append(Verdict.DJANGO if holds else self._refuse(call))
@@ -296,7 +298,7 @@ def through_middleware(answer: HttpResponse, path: str) -> None:
 def _render_refusal(verdict: Verdict, wait: int) -> tuple[bytes, bytes]:
     """Status line with constant headers, and the body, as in Django's own answers."""
     error = (
-        rate_limits.limit_error(wait)
+        caller_limits.limit_error(wait)
         if verdict is Verdict.REFUSED
         else TemporarilyUnavailableError()
     )
@@ -320,5 +322,11 @@ def _plain_paths() -> frozenset[str]:
 
 def _limits_of(call: Call) -> tuple[tuple[str, str], tuple[str, str]]:
     if call.registers:
-        return (rate_limits.STRANGERS, rate_limits.REGISTRATIONS), (rate_limits.ENTRY, call.address)
-    return (rate_limits.STRANGERS, rate_limits.CREDENTIALS), (rate_limits.ADDRESS, call.address)
+        return (caller_limits.STRANGERS, caller_limits.REGISTRATIONS), (
+            caller_limits.ENTRY,
+            call.address,
+        )
+    return (caller_limits.STRANGERS, caller_limits.CREDENTIALS), (
+        caller_limits.ADDRESS,
+        call.address,
+    )

@@ -23,6 +23,7 @@ from rest_framework import exceptions as drf
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from agentauth.client_address import address_of
 from agentauth.observability import metrics
 from agentauth.protocol.errors import (
     AgentAuthError,
@@ -37,14 +38,13 @@ from agentauth.protocol.errors import (
     RateLimitedError,
     TemporarilyUnavailableError,
 )
-from agentauth.proxies import address_of
 from audit import kinds
 from audit.log.refusal_counts import Batches
 from audit.services import Actor, record_refusal
-from registry import rate_limits
+from registry import caller_limits
 from registry.authentication import actor_of
 from registry.refusal_recording import method_and_route, record_refused_request
-from registry.refusal_texts import refusal_text
+from registry.refusal_translation import refusal_text
 from verifier.services import replay_cache_lease
 
 logger = logging.getLogger(__name__)
@@ -247,8 +247,8 @@ def _charge_refused_credentials(
         return error
     try:
         if not request.META.get(COUNTED):
-            rate_limits.take(rate_limits.STRANGERS, rate_limits.CREDENTIALS)
-        rate_limits.take(rate_limits.ADDRESS, address_of(request))
+            caller_limits.take(caller_limits.STRANGERS, caller_limits.CREDENTIALS)
+        caller_limits.take(caller_limits.ADDRESS, address_of(request))
     except RateLimitedError as limited:
         return limited
     return error

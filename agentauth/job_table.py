@@ -25,11 +25,11 @@ from audit.db.partition_creation import create_partitions
 from audit.services import seal_audit
 from kms.services import promote_due_keys, rotate_due_keys
 from registry.services import expiry as registry_expiry
+from verifier.services import decision_stream_drain, replay_cache_lease
 from verifier.services import expiry as verifier_expiry
-from verifier.services import outbox_drain, replay_cache_lease
 from verifier.services.periodic_rollback_check import mark_history
 from verifier.services.replay_epoch_keeper import keep_home
-from verifier.services.rollback_detection import holding
+from verifier.services.rollback_hold import holding
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def may_act() -> bool:
 JOBS: Final = (
     Job(keep_home, EACH_SECOND),
     Job(mark_history, EACH_SECOND),
-    Job(outbox_drain.drain_redis, EACH_SECOND),
+    Job(decision_stream_drain.drain_redis, EACH_SECOND),
     Job(seal_audit, EACH_SECOND),
     Job(create_partitions, SLOWLY),
     Job(promote_due_keys, SLOWLY),

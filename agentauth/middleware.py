@@ -21,6 +21,7 @@ from django.http import (
 from django.http.response import HttpResponseBase
 from django.utils import timezone, translation
 
+from agentauth.client_address import address_of
 from agentauth.http_errors import RequestTooLargeError, domain_error, error_response
 from agentauth.observability.logging_config import request_id
 from agentauth.observability.request_ids import new_request_id
@@ -31,10 +32,9 @@ from agentauth.protocol.errors import (
     RateLimitedError,
     TemporarilyUnavailableError,
 )
-from agentauth.proxies import address_of
 from agentauth.server.request_framing import WAITED
 from agentauth.startup_checks import START
-from registry import rate_limits
+from registry import caller_limits
 from registry.models import Human
 from verifier.endpoint_paths import LEAN_PATHS
 from verifier.services import replay_cache_lease
@@ -255,7 +255,7 @@ class RateLimitMiddleware:
             return None
         request.counted = True  # type: ignore[attr-defined]  # as below
         try:
-            rate_limits.take(rate_limits.ADDRESS, address_of(request))
+            caller_limits.take(caller_limits.ADDRESS, address_of(request))
         except RateLimitedError as error:
             return error_response(request, error)
         return None
@@ -272,13 +272,13 @@ class RateLimitMiddleware:
             return
         request.counted = True  # type: ignore[attr-defined]  # not counted again
         if signed_in:
-            rate_limits.take(rate_limits.HUMAN, str(request.user.pk))
+            caller_limits.take(caller_limits.HUMAN, str(request.user.pk))
         elif registers or (request.method == "POST" and path.startswith(ENTRANCES)):
-            rate_limits.take(rate_limits.ENTRY, address_of(request))
+            caller_limits.take(caller_limits.ENTRY, address_of(request))
             if registers:
-                rate_limits.take(rate_limits.STRANGERS, rate_limits.REGISTRATIONS)
+                caller_limits.take(caller_limits.STRANGERS, caller_limits.REGISTRATIONS)
         else:
-            rate_limits.take(rate_limits.ADDRESS, address_of(request))
+            caller_limits.take(caller_limits.ADDRESS, address_of(request))
 
 
 class NoBrowserMiddleware:

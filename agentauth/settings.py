@@ -87,7 +87,7 @@ MIDDLEWARE = [
     "agentauth.middleware.ServerNonceMiddleware",
     "agentauth.security_headers.SecurityHeadersMiddleware",
     "agentauth.middleware.OverloadMiddleware",
-    "agentauth.proxies.ForwardedMiddleware",
+    "agentauth.client_address.ForwardedMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -114,7 +114,7 @@ WEB_CONCURRENCY = number("WEB_CONCURRENCY", 2, least=1, most=512)
 WEB_THREADS = number("WEB_THREADS", 16, least=1, most=512)
 LONG_POLL_SLOTS = WEB_THREADS // 4
 
-# Rate limits: registry/rate_limits.py. Only tests may go without.
+# Rate limits: registry/caller_limits.py. Only tests may go without.
 RATE_LIMITED = not TESTING or env("RATE_LIMITS") == "on"
 SERVICE_PROVIDER_CALLS_PER_MINUTE = number(
     "SERVICE_PROVIDER_CALLS_PER_MINUTE", 60_000, least=1, most=1_000_000_000

@@ -30,7 +30,7 @@ from registry.services.settings_agreement import (
     is_database_ahead,
     release_disagreement,
 )
-from verifier.services import rollback_detection
+from verifier.services import rollback_hold
 from verifier.services.host_clock_check import clock_problem
 from verifier.services.replay_epochs import contradiction, read_or_create_row, read_row
 
@@ -249,9 +249,9 @@ def check_command(*, check_settings: bool, check_hold: bool) -> None:
     if check_hold:
         # With other settings, the history cannot be compared with the records outside.
         refuse(
-            rollback_detection.halt(read_or_create_row()[0])
+            rollback_hold.halt(read_or_create_row()[0])
             if check_settings
-            else rollback_detection.hold_of(read_row()[0])
+            else rollback_hold.hold_of(read_row()[0])
         )
 
 

@@ -30,16 +30,16 @@ from approvals.admin_forms import (
     ServiceProviderChangeForm,
     ServiceProviderForm,
 )
+from approvals.admin_label_translation import translate_names
 from approvals.admin_lists import ListPages
-from approvals.admin_names import translate_names
 from approvals.admin_permissions import RolePages, require_permission
 from approvals.models import Recovery
 from approvals.role_words import ROLES
-from approvals.services.catalogue_approval import proposed_catalogues
-from approvals.services.human_locking import hold_human
+from approvals.services.catalogue_approval_signing import proposed_catalogues
+from approvals.services.human_row_locks import hold_human
 from approvals.services.human_suspension_and_erasure import change_role
 from approvals.services.log_break_signing import unsigned_breaks
-from approvals.services.logo_approval import proposed_logos
+from approvals.services.logo_approval_signing import proposed_logos
 from approvals.services.operations_overview import read_overview
 from approvals.services.reauthentication import acting
 from approvals.services.setup_and_sign_in import create_setup_link
@@ -52,7 +52,7 @@ from registry.admin import ADMINS as REGISTRY_ADMINS
 from registry.authentication import actor_of
 from registry.models import Grant, Human, ServiceProvider
 from registry.refusal_recording import record_refused_request
-from registry.refusal_texts import refusal_text
+from registry.refusal_translation import refusal_text
 from registry.roles import Permission, role_named
 from registry.services.catalogues import create_with_catalogue, propose_catalogue
 from registry.services.enrolment_codes import create_enrolment_code

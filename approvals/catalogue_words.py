@@ -9,9 +9,9 @@ from django.utils import formats
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from agentauth.protocol.argument_constraint import Scalar
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.catalogue import ArgumentWords, Catalogue
-from agentauth.protocol.constraint import Scalar
 from approvals.quotation_marks import quoted
 
 _BYTES: Final = (("GB", 1_073_741_824), ("MB", 1_048_576), ("kB", 1_024))

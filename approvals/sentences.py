@@ -8,10 +8,10 @@ from django.utils import formats
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext, pgettext
 
+from agentauth.protocol.argument_constraint import Constraint, Scalar
 from agentauth.protocol.behavioural_envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.capability import PAYEE, Action, Capability
 from agentauth.protocol.catalogue import NO_CATALOGUE, ArgumentWords, Catalogue
-from agentauth.protocol.constraint import Constraint, Scalar
 from agentauth.protocol.money import MINOR_DIGITS, Money
 from agentauth.protocol.untrusted_text import legible
 from approvals.catalogue_words import argument_name, argument_words, measured, service_sentence

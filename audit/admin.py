@@ -16,7 +16,7 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 
 from audit import kinds
-from audit.log.event_writing import KINDS
+from audit.log.event_inserts import KINDS
 from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
 
 # A search that no index supports covers only this many of the newest events.

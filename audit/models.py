@@ -1,4 +1,4 @@
-"""Tables of the audit log. Events and leaves are write-once; audit/db/triggers.py enforces that."""
+"""Tables of the audit log. Events and leaves are write-once (audit/db/trigger_operations.py)."""
 
 from django.db import models
 

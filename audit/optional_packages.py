@@ -1,8 +1,8 @@
 """Packages that only some settings need, and the sentence for an operator who lacks one.
 
 requirements-production.txt has them, requirements.txt does not: docs/adr/0037-optional-packages.md.
-kms/backends/key_backend_setting.py, audit/stores/store_uris.py and audit/archive/parquet.py say
-which setting needs which package.
+kms/backends/key_backend_setting.py, audit/stores/store_uri_checks.py and audit/archive/parquet.py
+say which setting needs which package.
 """
 
 import importlib.util

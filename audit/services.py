@@ -24,7 +24,7 @@ from audit import kinds
 from audit.db.partition_creation import ensure_partitions
 from audit.db.prebuilt_sql import Statement, fill_model
 from audit.log.event_encoding import data_text
-from audit.log.event_writing import (
+from audit.log.event_inserts import (
     KINDS,
     CommitmentTemplate,
     Data,

@@ -235,7 +235,7 @@ def resources() -> list[Resource]:
         ),
         Resource(
             "the log: one process takes events over and numbers them", published("events_rate"),
-            "`events`",
+            "`event_processing`",
             "sharded logs, each with its own numbers, tree and checkpoint. On paper",
         ),
         Resource(
@@ -244,7 +244,7 @@ def resources() -> list[Resource]:
         ),
         Resource(
             "one core of PostgreSQL", 1e6 / published("event_postgres_us"),
-            "`events`",
+            "`event_processing`",
             "more cores; then read replicas for lookups, and Citus or a cluster per tenant for "
             "ledgers and events. On paper",
         ),

@@ -12,7 +12,7 @@ from agentauth.protocol.agent_manifest import sign_manifest
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
-from benchmarks.load import METHOD, PATH, BodyWriter, Crowd, Question
+from benchmarks.load_generation import METHOD, PATH, BodyWriter, Crowd, Question
 
 READ = {"type": "read", "resource": "calendar"}
 MAX_ACCEPT = 500

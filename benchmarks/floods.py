@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from benchmarks.flood_requests import FLOODS, READ, Flood, Target, own_data
-from benchmarks.load import Question, requests_in, write_requests
-from benchmarks.measured_system import WORKERS, MeasuredSystem, machine, place
+from benchmarks.load_generation import Question, requests_in, write_requests
 from benchmarks.open_loop import open_loop
+from benchmarks.system_under_test import WORKERS, MeasuredSystem, machine, place
 
 AGENTS = 100
 CONNECTIONS, STRANGERS = 8, 128

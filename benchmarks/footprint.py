@@ -26,10 +26,10 @@ from redis import Redis
 
 from benchmarks import issuance, verify
 from benchmarks.cpu_time import check_us, cpu_seconds, machine, pids_of
-from benchmarks.load import Question
-from benchmarks.measured_system import MeasuredSystem, place
+from benchmarks.load_generation import Question
 from benchmarks.open_loop import open_loop
 from benchmarks.result_file import RESULTS, write_result
+from benchmarks.system_under_test import MeasuredSystem, place
 from tests.actors import LivePerson, seeded
 
 # Redis decides what their agents do; under TERMS, with a budget, the database does.

@@ -21,7 +21,7 @@ from typing import Any
 
 import psycopg
 
-from benchmarks.measured_system import ENV, machine
+from benchmarks.system_under_test import ENV, machine
 from tests import postgres
 from tests.live import LiveRegistry
 

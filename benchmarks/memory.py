@@ -38,7 +38,7 @@ from verifier.requests import parse_verify_request
 from verifier.services.cached_token import CachedToken, known_of
 from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.tagged_cache import TaggedCache
-from verifier.services.verified_tokens import ProvedTokens
+from verifier.services.verified_token_cache import ProvedTokens
 from verifier.stores import StoreCall
 from verifier.stores.redis_decisions import plan_light_decision
 

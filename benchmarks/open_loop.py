@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from benchmarks.load import TIMEOUT_SECONDS, VALID, Tally
+from benchmarks.load_generation import TIMEOUT_SECONDS, VALID, Tally
 
 _END = b"\r\n\r\n"
 _LENGTH = b"content-length:"

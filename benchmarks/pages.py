@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measured_system import ENV, machine
+from benchmarks.system_under_test import ENV, machine
 from tests import postgres
 from tests.live import LiveRegistry
 
@@ -205,8 +205,8 @@ class Crowd:
     def pages(self, only: str = "") -> Iterator[tuple[str, str]]:
         """Route and path of each page of the URL table that can be opened here."""
         from audit.models import Event
+        from registry.caller_limits import limiter
         from registry.models import Grant
-        from registry.rate_limits import limiter
         from tests.endpoints import address, pages
 
         agent, approved, _human = self.agents[0]

@@ -1,4 +1,4 @@
-// The servers that benchmarks/peers.py measures, as one process: `node peer.mjs FOLDER KIND REDIS_URL`.
+// The servers that benchmarks/comparable_servers.py measures, as one process: `node peer.mjs FOLDER KIND REDIS_URL`.
 // Reads `{"port": number, "jkts": [thumbprint, …]}` from standard input, and prints one line of JSON: a
 // token bound to each key. KIND: `oidc-dpop` and `oidc-introspection` are node-oidc-provider with its memory adapter;
 // `jose` is what one writes by hand, with spent proofs in Redis.

@@ -18,9 +18,16 @@ from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-from benchmarks.load import BodyWriter, Crowd, Question, Tally, requests_in, write_requests
-from benchmarks.measured_system import MeasuredSystem, machine, place
+from benchmarks.load_generation import (
+    BodyWriter,
+    Crowd,
+    Question,
+    Tally,
+    requests_in,
+    write_requests,
+)
 from benchmarks.open_loop import open_loop, percentile
+from benchmarks.system_under_test import MeasuredSystem, machine, place
 from benchmarks.verify import READ
 from tests.live import LiveVerifier
 

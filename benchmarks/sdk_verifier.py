@@ -27,9 +27,9 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.sdk.async_verifier import AsyncVerifierClient
 from agentauth.sdk.verifier import VerifierClient
 from benchmarks.cpu_time import check_us
-from benchmarks.load import METHOD, PATH, Crowd
-from benchmarks.measured_system import WORKERS, machine, place
+from benchmarks.load_generation import METHOD, PATH, Crowd
 from benchmarks.open_loop import percentile
+from benchmarks.system_under_test import WORKERS, machine, place
 from benchmarks.verify import READ
 
 AGENTS = 100

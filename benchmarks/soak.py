@@ -19,9 +19,9 @@ from pathlib import Path
 from statistics import fmean
 
 from benchmarks.cpu_time import pids_of
-from benchmarks.load import Question, Tally, requests_in, write_requests
-from benchmarks.measured_system import MeasuredSystem, machine, place
+from benchmarks.load_generation import Question, Tally, requests_in, write_requests
 from benchmarks.open_loop import open_loop
+from benchmarks.system_under_test import MeasuredSystem, machine, place
 from benchmarks.verify import READ
 
 AGENTS = 1000

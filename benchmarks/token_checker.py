@@ -18,7 +18,7 @@ import httpx
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.key_set import read_key_set
 from agentauth.protocol.token import TokenKey, verify_token
-from benchmarks.load import TIMEOUT_SECONDS, BodyWriter, Crowd, Question
+from benchmarks.load_generation import TIMEOUT_SECONDS, BodyWriter, Crowd, Question
 
 THREADS = 4
 READING = Question({"type": "read", "resource": "calendar"})

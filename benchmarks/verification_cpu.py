@@ -49,13 +49,13 @@ from agentauth.server import verifier_application
 from agentauth.server.loop_worker import Connection, Worker
 from registry.models import Grant, Human, Token
 from registry.services.token_state import TokenState
-from verifier.endpoint import Edge, Endpoint
+from verifier.asgi_endpoint import Edge, Endpoint
 from verifier.services import replay_cache_lease
 from verifier.services.cached_token import CachedToken, known_of
 from verifier.services.clock_readings import ClockReading
-from verifier.services.loop_verification import VerifierProcess
 from verifier.services.replay_epochs import ReplayEpoch
 from verifier.services.state_cache import StateCache
+from verifier.services.verifier_process import VerifierProcess
 from verifier.stores.lua_scripts import Script
 from verifier.stores.redis_client import pack
 from verifier.stores.redis_servers import Servers

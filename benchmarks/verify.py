@@ -17,9 +17,9 @@ from typing import Any
 from agentauth.protocol.dpop import WINDOW_SECONDS
 from agentauth.protocol.hours_and_periods import DAYS
 from benchmarks.cpu_time import check_us
-from benchmarks.load import Question, Tally, requests_in, with_wrk, write_requests
-from benchmarks.measured_system import WORKERS, MeasuredSystem, machine, place
+from benchmarks.load_generation import Question, Tally, requests_in, with_wrk, write_requests
 from benchmarks.open_loop import open_loop
+from benchmarks.system_under_test import WORKERS, MeasuredSystem, machine, place
 
 READ = {"type": "read", "resource": "calendar"}
 PAY = {"type": "transact", "resource": "payments", "amount": {"value": "0.01", "currency": "EUR"}}

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.log import write_until
-from benchmarks.measured_system import ENV, machine
+from benchmarks.log_growth import write_until
+from benchmarks.system_under_test import ENV, machine
 from tests import postgres
 from tests.live import LiveRegistry
 

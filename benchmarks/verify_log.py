@@ -25,7 +25,7 @@ from agentauth.protocol.encoding import b64u_encode, canonical_json
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.log_hashes import CompactTree, canonical_entry_hash, leaf_hash
 from agentauth.protocol.signed_notes import verifier_key
-from benchmarks.measured_system import machine
+from benchmarks.system_under_test import machine
 from tests.live import ROOT
 
 ORIGIN = "registry.example/v1/audit"

@@ -10,7 +10,6 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from agentauth.protocol.certificate import sign_certificate, verify_certificate
 from agentauth.protocol.errors import (
     InvalidRequestError,
     InvalidStateError,
@@ -19,6 +18,7 @@ from agentauth.protocol.errors import (
 )
 from agentauth.protocol.identifiers import is_id
 from agentauth.protocol.keys import PublicKey
+from agentauth.protocol.process_key_certificate import sign_certificate, verify_certificate
 from agentauth.protocol.token import CertifiedKey, TokenKey
 from audit import kinds
 from audit.new_ids import new_id

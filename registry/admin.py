@@ -18,7 +18,7 @@ from kms.models import Key, KeyCertificate
 from registry.authentication import actor_of
 from registry.models import Agent, CatalogueVersion, Grant, ServiceProvider
 from registry.refusal_recording import record_refused_request
-from registry.refusal_texts import refusal_text
+from registry.refusal_translation import refusal_text
 from registry.services import agents, grants, service_providers
 
 # Ids that fit into one URL.

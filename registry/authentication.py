@@ -28,9 +28,9 @@ from agentauth.protocol.errors import (
     RateLimitedError,
 )
 from audit.services import Actor
-from registry import rate_limits
+from registry import caller_limits
 from registry.models import Agent, Human, ServiceProvider
-from registry.services.agent_keys import holder_of
+from registry.services.agent_key_lookup import holder_of
 from registry.services.barred_keys import bar_disclosed_key
 from registry.services.nonces import REGISTRY, nonces_of
 from registry.services.provider_authentication import authenticate_service_provider
@@ -56,12 +56,12 @@ def enforce_rate_limit(
 
     A refusal sets `request.user` first, so that its event names the caller.
     """
-    sort = rate_limits.AGENT if isinstance(caller, Agent) else rate_limits.SERVICE_PROVIDER
+    sort = caller_limits.AGENT if isinstance(caller, Agent) else caller_limits.SERVICE_PROVIDER
     key = str(caller.pk)
     if isinstance(caller, Agent) and caller.human_id is None:
         # No human vouches for an unclaimed agent, and keys cost nothing: with a limit per agent, a
         # stranger could add to it with each new key. So its calls count by address.
-        sort, key = rate_limits.ADDRESS, str(getattr(request._request, "client_address", ""))  # noqa: SLF001 — our own attribute on DRF's inner request
+        sort, key = caller_limits.ADDRESS, str(getattr(request._request, "client_address", ""))  # noqa: SLF001 — our own attribute on DRF's inner request
     try:
         ask(sort, key)
     except RateLimitedError:
@@ -158,7 +158,7 @@ class AgentProofAuthentication(BaseAuthentication):
         except ProofNonceRequiredError:
             if (known := self.holder(request, proof.jkt)) is not None:
                 # The proof shows which agent calls, so the call does not count as a stranger's.
-                enforce_rate_limit(request, known, rate_limits.take)
+                enforce_rate_limit(request, known, caller_limits.take)
                 request._request.counted = True  # type: ignore[attr-defined]  # noqa: SLF001 — our own attribute on DRF's inner request
             raise
         agent = self.holder(request, proof.jkt)
@@ -167,9 +167,9 @@ class AgentProofAuthentication(BaseAuthentication):
             raise InvalidClientError("No agent is registered with this key.")
         # Check the limit before spending the proof, which is a write. Count the call afterwards: a
         # replayed proof is not the agent's call.
-        enforce_rate_limit(request, agent, rate_limits.check)
+        enforce_rate_limit(request, agent, caller_limits.check)
         self.spend(request, proof)
-        enforce_rate_limit(request, agent, rate_limits.take)
+        enforce_rate_limit(request, agent, caller_limits.take)
         return agent, proof
 
     def holder(self, request: Request, jkt: str) -> Agent | None:
@@ -193,7 +193,7 @@ class ServiceProviderAuthentication(BaseAuthentication):
             return None
         client_id, secret = read_basic(header)
         caller = authenticate_service_provider(client_id=client_id, secret=secret)
-        enforce_rate_limit(request, caller, rate_limits.take)
+        enforce_rate_limit(request, caller, caller_limits.take)
         return caller, None
 
     def authenticate_header(self, request: Request) -> str:

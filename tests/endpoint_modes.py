@@ -25,7 +25,7 @@ from kms.process_key_certificates import token_keys
 from tests import conformance
 from verifier.endpoint_paths import LEAN_PATHS
 from verifier.models import Home, StateChange
-from verifier.services import loop_verification, replay_cache_lease, replay_epochs, state_cache
+from verifier.services import replay_cache_lease, replay_epochs, state_cache, verifier_process
 from verifier.services.clock_readings import ClockReading
 from verifier.services.state_change_feed import present_position, state_since
 from verifier.services.state_watcher import StateNews, StateReading
@@ -51,7 +51,7 @@ MODULES: Final = frozenset(
         "operations",
         "presence_leases",
         "recorded_arguments",
-        "verified_tokens",
+        "verified_token_cache",
         "stored_answers",
         "requests",
         "token_and_proof",
@@ -151,7 +151,7 @@ class LeanClient(Client):
 
 def drain_redis_to_log() -> None:
     """Drain the decisions in Redis into the log."""
-    from verifier.services.outbox_drain import drain
+    from verifier.services.decision_stream_drain import drain
 
     # One at a time: two drainers would skip each other's shards.
     with _DRAINING, sync_client() as client:
@@ -247,7 +247,7 @@ class RunningEndpoint:
     def __init__(self) -> None:
         # It sets up Django, which pytest has already done.
         from agentauth.server.verifier_application import start
-        from verifier.endpoint import Endpoint
+        from verifier.asgi_endpoint import Endpoint
 
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -325,7 +325,7 @@ def run_endpoint(redis_url: str) -> Iterator[RunningEndpoint]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settings, "REDIS_URL", redis_url)
         patch.setattr(state_cache, "Watcher", ManualWatcher)
-        patch.setattr(loop_verification, "EpochKeeperThread", IdleEpochKeeper)
+        patch.setattr(verifier_process, "EpochKeeperThread", IdleEpochKeeper)
         made = RunningEndpoint()
         try:
             yield made

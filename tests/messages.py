@@ -21,7 +21,7 @@ APPS = ("agentauth", "audit", "kms", "registry", "verifier", "approvals")
 REFUSING = (
     "approvals/",
     "registry/services/",
-    "registry/rate_limits.py",
+    "registry/caller_limits.py",
     "registry/permissions.py",
     "verifier/services/",
     "agentauth/http_errors.py",
@@ -166,7 +166,7 @@ def _names_of_models() -> Iterator[tuple[str, Message]]:
     """The names of rows, columns and choices, which the control room shows."""
     from django.utils import translation
 
-    from approvals.admin_names import names_of
+    from approvals.admin_label_translation import names_of
     from approvals.admin_site import site
 
     for model in site._registry:

@@ -182,7 +182,7 @@ def _granted(
     from agentauth.protocol.capability import parse_capabilities
     from agentauth.protocol.keys import LocalSigner, PrivateKey
     from audit.services import Actor
-    from registry.services import enrolment_codes, grant_requests, registration
+    from registry.services import agent_registration, enrolment_codes, grant_requests
     from tests import receipts
 
     now, system = datetime.now(UTC), Actor(kind="system", id="seed")
@@ -203,7 +203,7 @@ def _granted(
         manifest, expected_audience=settings.ISSUER, now=int(now.timestamp())
     )
     _, code = enrolment_codes.create_enrolment_code(human=human, actor=system, now=now)
-    agent = registration.register_agent(
+    agent = agent_registration.register_agent(
         manifest=verified, enrolment_code=code, actor=system, now=now
     ).agent
     wish = grant_requests.GrantRequest(

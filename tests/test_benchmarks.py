@@ -12,13 +12,20 @@ import pytest
 from agentauth.protocol.keys import Algorithm, LocalSigner, PrivateKey
 from agentauth.protocol.token import sign_token
 from agentauth.sdk.verifier import VerifierClient
-from benchmarks import postgresql_share, sdk_verifier, verify
-from benchmarks.driver_check import by_open_loop, difference
+from benchmarks import postgresql_ceiling, sdk_verifier, verify
 from benchmarks.flood_requests import FLOODS, Target
 from benchmarks.issuance import Answers, signed
-from benchmarks.load import Crowd, Question, Tally, parse_tally, requests_in, write_requests
-from benchmarks.measured_system import place
+from benchmarks.load_generation import (
+    Crowd,
+    Question,
+    Tally,
+    parse_tally,
+    requests_in,
+    write_requests,
+)
+from benchmarks.load_generator_check import by_open_loop, difference
 from benchmarks.open_loop import open_loop, percentile
+from benchmarks.system_under_test import place
 
 pytestmark = pytest.mark.flow
 ROOT = Path(__file__).resolve().parent.parent
@@ -188,7 +195,7 @@ LOG = """@7@ LOG:  statement: BEGIN
 
 
 def test_statements_of_a_payment_are_read_from_the_log_of_postgresql() -> None:
-    assert list(postgresql_share.transactions(LOG)) == [
+    assert list(postgresql_ceiling.transactions(LOG)) == [
         [
             "BEGIN",
             (
@@ -209,7 +216,7 @@ def test_what_differs_between_payments_comes_from_a_table() -> None:
         for number in (1, 2, 3)
     }
     odd = {"k-000000000004": "SELECT 1;"}
-    text, rows = postgresql_share.script(payments | odd, since=0x019F00000000)
+    text, rows = postgresql_ceiling.script(payments | odd, since=0x019F00000000)
     assert rows == [
         ["019f0000-0000-7000-8000-<tail>", "k-<tail>", f"it's {number}"] for number in (1, 2, 3)
     ]
@@ -221,7 +228,7 @@ def test_what_differs_between_payments_comes_from_a_table() -> None:
         ),
     ]
     # An older id belongs to an existing row.
-    _, [row, *_] = postgresql_share.script(payments, since=0x019F00000001)
+    _, [row, *_] = postgresql_ceiling.script(payments, since=0x019F00000001)
     assert row[0] == "019f0000-0000-7000-8000-000000000001"
 
 
@@ -230,9 +237,9 @@ def test_pgbench_run_with_failed_transactions_gives_no_figure() -> None:
         "number of transactions actually processed: 30\nnumber of failed transactions: {} "
         "(0.000%)\ntps = 15.5 (x)\n"
     )
-    assert postgresql_share.counted(printed.format(0)) == (30, 15.5)
+    assert postgresql_ceiling.counted(printed.format(0)) == (30, 15.5)
     with pytest.raises(ValueError, match="some failed"):
-        postgresql_share.counted(printed.format(1))
+        postgresql_ceiling.counted(printed.format(1))
 
 
 def test_cpu_is_reported_in_signature_checks_of_the_same_minute() -> None:
@@ -274,9 +281,9 @@ def test_a_part_gets_a_yes_to_every_call(name: str, monkeypatch: pytest.MonkeyPa
             assert (len(answers.times), answers.failed) == (3 * agents, 0)
         if name == "hot":
             file = there.directory / "payment.sql"
-            file.write_text(postgresql_share.written(there))
+            file.write_text(postgresql_ceiling.written(there))
             # Its CPU is counted in ticks of 10 ms; a run of one second may have none.
-            rate, _ = postgresql_share.pgbench(there, file, 2, 1)
+            rate, _ = postgresql_ceiling.pgbench(there, file, 2, 1)
             assert rate > 0
 
 
@@ -345,8 +352,8 @@ def test_every_command_that_is_printed_parses() -> None:
     assert {command.split()[0] for command in found} >= {
         "verify",
         "sdk_verifier",
-        "postgresql_share",
-        "peers",
+        "postgresql_ceiling",
+        "comparable_servers",
     }
     assert len(measured) > 40
     results = (

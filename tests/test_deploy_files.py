@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from agentauth.tests.test_settings import SAFE
-from audit.stores.store_uris import DEFAULT_LOCK_DAYS
+from audit.stores.store_uri_checks import DEFAULT_LOCK_DAYS
 from tests.nginx import documented
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,7 +20,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.models.fields import NOT_PROVIDED
 
-from audit.db.triggers import append_only, state_machine
+from audit.db.trigger_operations import append_only, state_machine
 
 # Fixed: the last migration that runs on an empty log alone.
 LAST_THAT_MAY = "0002_squashed_0011_months_and_triggers"

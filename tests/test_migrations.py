@@ -15,7 +15,7 @@ from django.db.migrations.operations.base import Operation
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models import NOT_PROVIDED
 
-from audit.db.triggers import append_only
+from audit.db.trigger_operations import append_only
 from registry.release_compatibility import RELEASE
 from tests import previous_release
 
@@ -55,7 +55,7 @@ def is_plain(operation: Operation, made: set[str]) -> bool:
     if getattr(operation, "model_name", "").lower() in made:
         return True
     if getattr(operation, "table", "").partition("_")[2] in made:
-        # A trigger of ours (audit/db/triggers.py).
+        # A trigger of ours (audit/db/trigger_operations.py).
         return True
     if isinstance(operation, migrations.AddField):
         return bool(operation.field.null or operation.field.db_default is not NOT_PROVIDED)

@@ -206,7 +206,7 @@ REACHES_OUT = {
     ("verifier/stores/redis_servers_for_threads.py", "asyncio"),
     ("verifier/stores/redis_py_client.py", "redis"),
     ("verifier/stores/sentinels.py", "redis"),
-    ("verifier/services/outbox_drain.py", "redis"),
+    ("verifier/services/decision_stream_drain.py", "redis"),
     ("agentauth/server/thread_worker.py", "socket"),
     ("agentauth/server/thread_worker.py", "ssl"),
     # The kind of address it listens on.
@@ -229,8 +229,8 @@ REACHES_OUT = {
     ("registry/services/logo_encoding.py", "subprocess"),
     # Only the event loop: what these read arrives over Django's connections.
     ("agentauth/server/verifier_application.py", "asyncio"),
-    ("verifier/endpoint.py", "asyncio"),
-    ("verifier/services/loop_verification.py", "asyncio"),
+    ("verifier/asgi_endpoint.py", "asyncio"),
+    ("verifier/services/verifier_process.py", "asyncio"),
     ("verifier/services/batch_fairness.py", "asyncio"),
     ("verifier/stores/group_commit.py", "asyncio"),
     ("verifier/services/state_cache.py", "asyncio"),
@@ -317,12 +317,12 @@ TABLE_NAMES_ONLY = {
     "agentauth/observability/traced_calls.py",
     "agentauth/postgresql/base.py",
     "audit/db/partition_dropping.py",
-    "audit/log/event_writing.py",
+    "audit/log/event_inserts.py",
     "audit/db/role_granting.py",
     "audit/db/prebuilt_sql.py",
-    "audit/db/triggers.py",
+    "audit/db/trigger_operations.py",
     # The clause about seals that have ended.
-    "registry/services/agent_keys.py",
+    "registry/services/agent_key_lookup.py",
     "registry/services/token_state.py",
     "verifier/services/state_change_feed.py",
 }

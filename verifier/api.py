@@ -10,7 +10,7 @@ from rest_framework.response import Response
 
 from agentauth.protocol.json_fields import items
 from audit.fault_injection import fault_point
-from registry import rate_limits
+from registry import caller_limits
 from registry.api.base_view import NativeView
 from registry.api.tokens import presented_token
 from registry.authentication import ServiceProviderAuthentication
@@ -63,7 +63,7 @@ class VerifyBatchView(NativeView):
         asked = items(body["requests"], "requests", maximum=MAX_REQUESTS)
         # Authentication counted one call. `charge` never refuses: a batch larger than the whole
         # allowance could otherwise never pass.
-        rate_limits.charge(rate_limits.SERVICE_PROVIDER, str(provider.pk), len(asked) - 1)
+        caller_limits.charge(caller_limits.SERVICE_PROVIDER, str(provider.pk), len(asked) - 1)
         answers = verify_batch(
             service_provider=provider,
             requests=asked,

@@ -27,7 +27,7 @@ from registry.models import ServiceProvider
 from registry.services.nonces import Nonces
 from verifier.requests import VerifyRequest
 from verifier.services import replay_epochs
-from verifier.services.verified_tokens import ProvedTokens
+from verifier.services.verified_token_cache import ProvedTokens
 from verifier.stores import EarlyRefusal, ProviderKey, StoreCall
 
 TOKENS = ProvedTokens()

@@ -242,7 +242,7 @@ class Home(models.Model):
     # Written by release 3. Release 5 drops it.
     back_after = models.PositiveSmallIntegerField(default=0)
     # The start of the database whose history was compared
-    # (verifier/services/rollback_detection.py).
+    # (verifier/services/rollback_hold.py).
     vouched_for = models.CharField(max_length=128, blank=True, db_default="", default="")
     # Since when the database is held, because it was set back or closed, and why. Null
     # and empty: not held.

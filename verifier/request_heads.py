@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.http.request import split_domain_port, validate_host
 
-from verifier.accept_header import takes_json
+from verifier.json_accept_check import takes_json
 from verifier.services.state_cache import credentials_digest
 
 Scope = Mapping[str, Any]

@@ -6,7 +6,7 @@
    in the database (docs/adr/0013-what-redis-may-hold.md).
 4. The answer is given if the state it rests on is still fresh enough.
 
-Processes differ in their `VerifierRuntime`: the verifier process (services/loop_verification.py)
+Processes differ in their `VerifierRuntime`: the verifier process (services/verifier_process.py)
 caches the state and waits in an event loop; the web process (services/web_verification.py) reads
 the state for each call and blocks its thread.
 """

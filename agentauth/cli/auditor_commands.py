@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.sdk import verify_log, verify_log_proof
-from agentauth.sdk.approval_receipts import check_receipt, read_file, read_key_set, summary
+from agentauth.sdk.offline_receipt_check import check_receipt, read_file, read_key_set, summary
 
 from .result import DONE, REFUSED, Outcome
 

@@ -3,13 +3,13 @@
 import asyncio
 from pathlib import Path
 
-from agentauth.sdk.approval_receipts import read_file
 from agentauth.sdk.errors import WitnessStateError
+from agentauth.sdk.offline_receipt_check import read_file
 from agentauth.sdk.stderr_output import print_stderr
+from agentauth.sdk.witness.cosigning import Witness
 from agentauth.sdk.witness.key_and_logs import create_witness_key, read_logs, read_witness_key
-from agentauth.sdk.witness.rules import Witness
+from agentauth.sdk.witness.latest_checkpoints import State
 from agentauth.sdk.witness.server import WitnessServer
-from agentauth.sdk.witness.state import State
 
 from .result import Outcome
 

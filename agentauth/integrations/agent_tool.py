@@ -41,7 +41,7 @@ from agentauth.sdk.errors import NoGrantError
 from agentauth.sdk.registry_answers import Confirmation, Grant
 from agentauth.sdk.registry_http import new_key
 
-from .incoming import Incoming
+from .incoming_request import Incoming
 from .requirement import ConfigurationError, Requirement
 from .tool_results import answer_line, failure_line, no_grant_line, result_line, timeout_line
 

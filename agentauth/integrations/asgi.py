@@ -23,7 +23,7 @@ from agentauth.sdk.refusal_responses import HttpAnswer
 from agentauth.sdk.verifier import Allowed
 
 from . import provider_responses
-from .incoming import (
+from .incoming_request import (
     WEBSOCKET,
     Incoming,
     asgi_headers,

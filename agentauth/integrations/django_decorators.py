@@ -21,7 +21,7 @@ from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
 from . import provider_responses
-from .incoming import (
+from .incoming_request import (
     Incoming,
     asgi_headers,
     asgi_target,

@@ -47,7 +47,7 @@ from agentauth.sdk.refusal_responses import HttpAnswer
 from agentauth.sdk.url_checks import check_audience
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
-from .incoming import WEBSOCKET, Incoming, question, wsgi_headers, wsgi_target
+from .incoming_request import WEBSOCKET, Incoming, question, wsgi_headers, wsgi_target
 from .provider_responses import PRIVATE, once, refusal
 from .requirement import ConfigurationError, Requirement, requires
 

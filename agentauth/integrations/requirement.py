@@ -19,13 +19,13 @@ from typing import Any, Final
 from urllib.parse import quote
 from uuid import UUID
 
+from agentauth.protocol.argument_constraint import Scalar, check_argument, parse_scalar
 from agentauth.protocol.capability import TYPES, Action, parse_allow_entry
-from agentauth.protocol.constraint import Scalar, check_argument, parse_scalar
 from agentauth.protocol.encoding import MAX_BODY_BYTES
 from agentauth.protocol.errors import AgentAuthError, InvalidRequestError
 from agentauth.protocol.money import Money
 
-from .incoming import Incoming
+from .incoming_request import Incoming
 
 # Attributes of a view, endpoint or handler: its requirement, and that it is open to every caller.
 GUARDED: Final = "agentauth_guarded"

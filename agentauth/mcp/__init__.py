@@ -4,8 +4,8 @@
   `options` (how it runs), `server_tools` (what its tools do), `argument_checks` (checked before
   anything is sent), `url_elicitation` (links for a person), `outcomes` and `access_outcomes` (what
   the client sees).
-- `protect`: checks each call of an MCP server's tools with verify. `rules` maps tools to actions,
-  `tool_call_messages` reads and writes the JSON-RPC of a call.
+- `protect`: checks each call of an MCP server's tools with verify. `tool_action` maps tools to
+  actions, `tool_call_messages` reads and writes the JSON-RPC of a call.
 - `signing`: signs the calls of a Python MCP client to a protected server.
 
 Importing this package alone needs no further packages, so that a command line can offer `run`.

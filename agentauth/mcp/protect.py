@@ -52,7 +52,8 @@ from .mcp_sdk import (
     ServerRequestContext,
     TransportSecuritySettings,
 )
-from .rules import ToolAction
+from .sdk_request_validation import HttpChecks
+from .tool_action import ToolAction
 from .tool_call_messages import (
     Answer,
     ToolCall,
@@ -62,8 +63,7 @@ from .tool_call_messages import (
     take_call,
     waiting,
 )
-from .tool_schema import ToolSchema
-from .transport_checks import HttpChecks
+from .tool_schema_validation import ToolSchema
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from approvals.models import Notification
-from audit.checkpoints.copy_locations import store_name
+from audit.checkpoints.checkpoint_copies import store_name
 from audit.checkpoints.cosigning import witnesses
 from audit.db.role_rights import may_read_log
 from audit.log.load_shedding import MAX_WAITING_EVENTS
@@ -20,7 +20,7 @@ from audit.new_ids import made_at
 from audit.verify.log_status import log_coverage, read_log_status
 from kms.models import Key
 from registry.models import Grant
-from verifier.services import outbox_drain
+from verifier.services import decision_stream_drain
 from verifier.stores.lua_scripts import MAX_STREAM
 
 
@@ -147,7 +147,7 @@ def _log(now: datetime) -> Iterator[GaugeMetricFamily]:
 def _streams() -> Iterator[GaugeMetricFamily]:
     if not settings.REDIS_URL:
         return
-    waiting = outbox_drain.count_waiting_in_redis()
+    waiting = decision_stream_drain.count_waiting_in_redis()
     yield GaugeMetricFamily(
         "agentauth_redis_up",
         "1 if Redis answered this scrape, else 0",

@@ -16,9 +16,9 @@ from agentauth.observability.spans import FAILED, begin_trace, links_to, request
 from agentauth.protocol.errors import AgentAuthError
 from registry.refusal_recording import METHODS, method_of
 from verifier import api
-from verifier.endpoint import BESIDE, Endpoint
+from verifier.asgi_endpoint import BESIDE, Endpoint
 from verifier.endpoint_paths import LEAN_PATHS
-from verifier.services.loop_verification import VerifierProcess
+from verifier.services.verifier_process import VerifierProcess
 
 _SERVER_ERROR: Final = 500
 _ROUTES: Final = frozenset({path.encode() for path in LEAN_PATHS} | BESIDE)

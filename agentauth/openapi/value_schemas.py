@@ -8,6 +8,7 @@ package still checks.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from agentauth.protocol.argument_constraint import MAX_CONSTRAINTS, MAX_ITEMS, MAX_TEXT, OPERATORS
 from agentauth.protocol.behavioural_envelope import DEFAULT_MAXIMA
 from agentauth.protocol.capability import (
     MAX_ARGUMENTS,
@@ -16,7 +17,6 @@ from agentauth.protocol.capability import (
     PAYEE,
     TYPES,
 )
-from agentauth.protocol.constraint import MAX_CONSTRAINTS, MAX_ITEMS, MAX_TEXT, OPERATORS
 from agentauth.protocol.hours_and_periods import DAYS, PERIODS
 from agentauth.protocol.json_fields import INTEGER_LIMIT
 from agentauth.protocol.money import MINOR_DIGITS

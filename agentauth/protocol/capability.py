@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from .constraint import (
+from .argument_constraint import (
     Constraint,
     Scalar,
     check_argument,

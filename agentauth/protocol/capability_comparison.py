@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from .argument_constraint import MAX_CONSTRAINTS
 from .capability import Action, Capability, lies_under
-from .constraint import MAX_CONSTRAINTS
 from .fast_dataclass import per_call
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from .argument_constraint import check_argument
 from .capability import (
     Action,
     Capability,
@@ -17,7 +18,6 @@ from .capability import (
     lies_under,
     parse_allow_entry,
 )
-from .constraint import check_argument
 from .encoding import canonical_json, sha256
 from .errors import InvalidRequestError
 from .json_fields import members, quote_safely, text

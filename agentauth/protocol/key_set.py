@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Final
 
-from .certificate import verify_certificate
 from .errors import InvalidKeyError, InvalidRequestError
 from .json_fields import items
 from .keys import PrivateMemberError, PublicKey, parse_jwk
+from .process_key_certificate import verify_certificate
 from .token import TokenKey
 
 # More than any registry publishes. Bounds the work that a key set can cause.
@@ -17,8 +17,8 @@ def read_key_set(key_set: object, *, expected_issuer: str) -> dict[str, TokenKey
     """Read `/.well-known/jwks.json` (RFC 7517 section 5): keys by `kid`, ready for
     `token.verify_access_token`.
 
-    A key with a `certificate` counts only if a key of the same set without one certified it.
-    Otherwise it is left out, as is a key of a type that we cannot read.
+    A key with a `process_key_certificate` counts only if a key of the same set without one
+    certified it. Otherwise it is left out, as is a key of a type that we cannot read.
 
     Raises InvalidRequestError for the whole set if it is no key set, if any key shows a private
     member, or if a key that we can read has no `kid`, one that appears twice, or, with a

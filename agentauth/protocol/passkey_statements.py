@@ -15,7 +15,7 @@ from .capability import GRAVE_TYPES, parse_action, parse_capabilities
 from .encoding import canonical_json, sha256
 from .errors import InvalidRequestError
 from .json_fields import INTEGER_LIMIT, integer, items, members, text
-from .statement_routing import ROUTED, check_routing
+from .statement_routing_member import ROUTED, check_routing
 from .untrusted_text import MAX_NAME, check_host
 
 # Hashed before the statement, so that a signature over one kind cannot be shown as another.

@@ -14,7 +14,7 @@ from .capability import Action, Capability
 from .catalogue import CatalogueRef
 from .encoding import b64u_encode, timestamp
 from .passkey_statements import Statement, consent_sha256, parse_statement
-from .statement_routing import routing_json
+from .statement_routing_member import routing_json
 
 
 @dataclass(frozen=True, slots=True)

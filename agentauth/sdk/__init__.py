@@ -2,7 +2,7 @@
 
 - An agent: `client` is the interface, and `sync_client` the same without `await`. They stand on
   `agent_lifecycle` (key, manifest, registration), `grants_and_tokens` (grants and tokens, with
-  `ensure_plan`, `grant_choice` and the caches of `client_cache`), `decision_polling` (for a
+  `ensure_grant_plan`, `grant_choice` and the caches of `client_cache`), `decision_polling` (for a
   person), `service_calls` (a call to a service provider, with `rate_pacing`) and
   `agent_registry_client` (the registry's API, on `registry_http`, as `log_client` is). `httpx_auth`
   and `requests_auth` sign for other HTTP clients, `link_display`
@@ -17,7 +17,7 @@
 - Both: `bounded_http` makes one HTTP exchange, with `server_nonces` and `url_checks`; its result is
   in `registry_answers` and `errors`.
 - An auditor: `log_client` reads the public log. `verify_log` and `verify_log_proof` also run as
-  plain files, without this package; `approval_receipts` checks approvals offline, `witness/`
+  plain files, without this package; `offline_receipt_check` checks approvals offline, `witness/`
   cosigns checkpoints.
 - `redacted_response` is a service provider's answer as a model may see it.
 - `stderr_output` writes lines to a terminal; the command line is `agentauth.cli`.

@@ -19,7 +19,7 @@ from agentauth.protocol.errors import (
 
 from .agent_lifecycle import AgentLife
 from .client_cache import Cache, CachedValue, Locks, cache_lookup, read_token
-from .ensure_plan import Plan, held, plan, with_time
+from .ensure_grant_plan import Plan, held, plan, with_time
 from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError
 from .grant_choice import choose_grant, find_same, is_usable, waits_for_human
 from .own_manifest import check_within

@@ -37,7 +37,8 @@ keepalive = 75
 loglevel = "warning"
 # Unused; it would lie in the home directory.
 control_socket_disable = True
-# No header sets gunicorn's scheme or SCRIPT_NAME: agentauth/proxies.py reads what proxies report.
+# No header sets gunicorn's scheme or SCRIPT_NAME: agentauth/client_address.py reads what proxies
+# report.
 forwarded_allow_ips = ""
 forwarder_headers = ""
 # Drop header names with an underscore: WSGI cannot tell them from those with a hyphen.

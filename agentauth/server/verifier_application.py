@@ -19,6 +19,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.db import connection, connections
 from django.http import HttpRequest, HttpResponse
 
+from agentauth.client_address import client_address
 from agentauth.flood_filter import through_middleware
 from agentauth.http_errors import (
     COUNTED,
@@ -39,16 +40,15 @@ from agentauth.protocol.errors import (
     RateLimitedError,
     TemporarilyUnavailableError,
 )
-from agentauth.proxies import client_address
 from agentauth.startup_checks import START, StartRefusedError, verifier_role_is_bounded
-from registry import rate_limits
+from registry import caller_limits
 from registry.refusal_recording import METHODS
-from verifier.endpoint import BESIDE, Edge, Endpoint, Request, Response, render_body
+from verifier.asgi_endpoint import BESIDE, Edge, Endpoint, Request, Response, render_body
 from verifier.endpoint_paths import LEAN_PATHS, VERIFY
 from verifier.request_heads import Scope
 from verifier.services import replay_cache_lease
-from verifier.services.loop_verification import VerifierProcess
 from verifier.services.state_cache import StateCache
+from verifier.services.verifier_process import VerifierProcess
 from verifier.stores.redis_servers import Servers
 
 logger = logging.getLogger(__name__)
@@ -120,9 +120,9 @@ class Delegate:
         if authorization is not None and cached_state.held_provider(head.digest) is not None:
             return scope
         try:
-            rate_limits.check(rate_limits.ADDRESS, _address(scope))
-            kind = rate_limits.NAMELESS if authorization is None else rate_limits.CREDENTIALS
-            rate_limits.take(rate_limits.STRANGERS, kind)
+            caller_limits.check(caller_limits.ADDRESS, _address(scope))
+            kind = caller_limits.NAMELESS if authorization is None else caller_limits.CREDENTIALS
+            caller_limits.take(caller_limits.STRANGERS, kind)
         except RateLimitedError:
             # Valid credentials that are not cached yet are accepted at any address.
             if authorization and await cached_state.provider(authorization) is not None:

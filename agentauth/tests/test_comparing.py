@@ -10,7 +10,7 @@ from django.test import Client
 
 from agentauth.observability import health
 from audit.checkpoints.rollback_check import Mark
-from verifier.services import replay_cache_lease, rollback_detection
+from verifier.services import replay_cache_lease, rollback_hold
 from verifier.services.replay_epochs import ReplayEpoch
 
 # Other threads must see what the test wrote.
@@ -22,10 +22,8 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.opened = Event(), Event()
-        monkeypatch.setattr(
-            rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
-        )
-        monkeypatch.setattr(rollback_detection, "check_history", self.check)
+        monkeypatch.setattr(rollback_hold, "HISTORY_COMPARISON", rollback_hold.HistoryComparison())
+        monkeypatch.setattr(rollback_hold, "check_history", self.check)
         monkeypatch.setattr(replay_cache_lease, "LEASE", replay_cache_lease.Lease())
         # The wait for it must outlast the comparison.
         monkeypatch.setattr(replay_cache_lease, "COMPARE_SECONDS", 60)
@@ -89,7 +87,7 @@ def test_SA_13_a_call_after_a_probes_comparison_looks_again(
     assert not gate.is_ready()
     assert gate.begun.wait(10)
     gate.opened.set()
-    while rollback_detection.HISTORY_COMPARISON.is_comparing():
+    while rollback_hold.HISTORY_COMPARISON.is_comparing():
         sleep(0.01)
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(gate.call).result().number == 1

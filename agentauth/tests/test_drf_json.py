@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from agentauth.drf_json import MAX_BODY_BYTES, Negotiation, StrictJSONParser
 from agentauth.protocol.errors import EncodingError
 from registry.api.base_view import NativeView
-from verifier.accept_header import takes_json
+from verifier.json_accept_check import takes_json
 
 
 def body(size: int) -> io.BytesIO:

@@ -18,7 +18,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.server import verifier_application
 from audit.log.refusal_counts import Batches
 from audit.models import Event
-from registry import rate_limits
+from registry import caller_limits
 from registry.services.provider_authentication import find_by_credentials
 from registry.tests.cast import basic
 from tests.contract.scenarios import one_call_a_minute
@@ -26,7 +26,7 @@ from tests.endpoint_comparison import Ask, Both, ask
 from tests.endpoint_comparison import both as both  # noqa: PLC0414 — a fixture
 from tests.endpoint_comparison import served as served  # noqa: PLC0414 — a fixture
 from tests.time_limits import within
-from verifier.endpoint import MAX_IN_FLIGHT
+from verifier.asgi_endpoint import MAX_IN_FLIGHT
 from verifier.endpoint_paths import VERIFY
 from verifier.services import state_cache
 from verifier.tests.scene import LOOK, Scene, scene
@@ -174,9 +174,9 @@ def test_SA_10_a_proven_caller_is_answered_whatever_lines_come_twice(
     """If one header comes twice the others are not read, so the call seemed without credentials."""
     place = scene()
     assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200
-    rate_limits.take(rate_limits.STRANGERS, rate_limits.NAMELESS)
+    caller_limits.take(caller_limits.STRANGERS, caller_limits.NAMELESS)
     assert both.at_endpoint(ask(place, place.body(LOOK), authorization=None))[0] == 429
-    rate_limits.limiter(rate_limits.SERVICE_PROVIDER)._whole_at.clear()
+    caller_limits.limiter(caller_limits.SERVICE_PROVIDER)._whole_at.clear()
     made = ask(place, place.body(LOOK))
     twice = replace(made, headers=[*made.headers, (name, "*/*"), (name, "*/*")])
     handed_on.clear()
@@ -224,8 +224,8 @@ def test_SA_10_while_guesses_wait_known_callers_are_answered(
 
     known = ask(place, place.body(LOOK))
     assert both.at_endpoint(known)[0] == 200
-    rate_limits.take(rate_limits.STRANGERS, rate_limits.CREDENTIALS)
-    rate_limits.limiter(rate_limits.SERVICE_PROVIDER)._whole_at.clear()
+    caller_limits.take(caller_limits.STRANGERS, caller_limits.CREDENTIALS)
+    caller_limits.limiter(caller_limits.SERVICE_PROVIDER)._whole_at.clear()
     monkeypatch.setattr(state_cache, "find_by_credentials", waiting)
     with ThreadPoolExecutor(MAX_IN_FLIGHT + 40) as callers:
         guesses = [
@@ -256,7 +256,7 @@ def test_SA_10_good_credentials_are_good_at_a_guessers_address(
     handed_on.clear()
     assert both.at_endpoint(ask(place, place.body(LOOK)))[0] == 200
     assert handed_on == []
-    rate_limits.limiter(rate_limits.SERVICE_PROVIDER)._whole_at.clear()
+    caller_limits.limiter(caller_limits.SERVICE_PROVIDER)._whole_at.clear()
     both.running.forget()
     # In a form only the view accepts, which is read first.
     assert (

@@ -9,7 +9,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.job_table import JOBS
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.checkpoints.copy_locations import ContradictedError, StoreChangedError, key_of
+from audit.checkpoints.checkpoint_copies import ContradictedError, StoreChangedError, key_of
 from audit.checkpoints.rollback_check import Mark
 from audit.models import Head, Leaf, QueueEntry
 from audit.stores.store_factory import store_at
@@ -18,7 +18,7 @@ from audit.tests.tampering import as_table_owner
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import replay_cache_lease, rollback_detection
+from verifier.services import replay_cache_lease, rollback_hold
 
 
 @pytest.mark.django_db
@@ -33,10 +33,8 @@ def test_SA_13_no_job_runs_or_numbers_events_during_a_history_halt(
     def compare(_mark: Mark | None) -> None:
         raise error
 
-    monkeypatch.setattr(
-        rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
-    )
-    monkeypatch.setattr(rollback_detection, "check_history", compare)
+    monkeypatch.setattr(rollback_hold, "HISTORY_COMPARISON", rollback_hold.HistoryComparison())
+    monkeypatch.setattr(rollback_hold, "check_history", compare)
     ensure_key(purpose="audit", actor=TESTER, now=now)
     waiting, heads = QueueEntry.objects.count(), list(Head.objects.values())
     assert waiting
@@ -99,16 +97,14 @@ def test_SA_13_a_store_is_moved_before_the_history_can_be_compared(
     settings: Settings, tmp_path: Path, now: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a new AUDIT_STORE and restarted PostgreSQL, jobs resume by docs/operations.md."""
-    monkeypatch.setattr(rollback_detection, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(rollback_hold, "RETRY_SECONDS", 0)
     monkeypatch.setattr(replay_cache_lease, "FRESH_SECONDS", 0)
     for job in JOBS:
         monkeypatch.setattr(job, "_rests_until", 0.0)
     old, settings.AUDIT_STORE = f"file:{tmp_path / 'old'}", f"file:{tmp_path / 'old'}"
     for command in ("record_settings", "ensure_keys", "seal_audit"):
         call_command(command)
-    monkeypatch.setattr(
-        rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
-    )
+    monkeypatch.setattr(rollback_hold, "HISTORY_COMPARISON", rollback_hold.HistoryComparison())
     settings.AUDIT_STORE = f"file:{tmp_path / 'new'}"
     with pytest.raises(CommandError, match="AUDIT_STORE of this process differs"):
         call_command("seal_audit")

@@ -26,7 +26,7 @@ from registry.services.settings_agreement import (
 )
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import replay_cache_lease, rollback_detection
+from verifier.services import replay_cache_lease, rollback_hold
 from verifier.services.replay_cache_lease import Lease
 from verifier.services.replay_epoch_keeper import Keeper
 from verifier.services.replay_epochs import read_or_create_row
@@ -313,10 +313,8 @@ def test_SA_13_a_process_with_another_setting_compares_nothing(
     """Otherwise it would hold the database for the content of a foreign Redis or store."""
     record(now)
     asked: list[object] = []
-    monkeypatch.setattr(
-        rollback_detection, "HISTORY_COMPARISON", rollback_detection.HistoryComparison()
-    )
-    monkeypatch.setattr(rollback_detection, "check_history", asked.append)
+    monkeypatch.setattr(rollback_hold, "HISTORY_COMPARISON", rollback_hold.HistoryComparison())
+    monkeypatch.setattr(rollback_hold, "check_history", asked.append)
     place, settings.REDIS_URL = settings.REDIS_URL, "redis://127.0.0.1:1"
     read_or_create_row()
     assert asked == []

@@ -9,7 +9,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from django.utils import timezone
 
-from agentauth import installation_steps
+from agentauth import missing_installation_steps
 from agentauth.observability import health
 from agentauth.startup_checks import Start
 from audit.services import Actor
@@ -79,8 +79,8 @@ def test_it_is_ready_where_a_later_release_has_migrated() -> None:
     ids=["all", "part of a squashed one"],
 )
 def test_it_is_not_ready_before_its_own_migrations(waiting: list[tuple[str, str]]) -> None:
-    assert installation_steps.is_migrated()
+    assert missing_installation_steps.is_migrated()
     for app, name in waiting:
         MigrationRecorder(connection).record_unapplied(app, name)
     assert not migrations_hold()
-    assert not installation_steps.is_migrated()
+    assert not missing_installation_steps.is_migrated()

@@ -15,7 +15,7 @@ from agentauth.protocol.errors import InvalidStateError, TemporarilyUnavailableE
 from agentauth.server import verifier_application
 from agentauth.server.verifier_application import Delegate
 from tests import endpoint_modes
-from verifier.endpoint import Request, Response
+from verifier.asgi_endpoint import Request, Response
 from verifier.request_heads import Head
 from verifier.services.state_cache import StateCache
 

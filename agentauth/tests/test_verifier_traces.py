@@ -83,7 +83,7 @@ def test_a_failed_verification_is_marked_as_one(
 
     place = scene(READ)
     tracing.start("verifier")
-    monkeypatch.setattr("verifier.services.loop_verification.VerifierProcess.verify", fails)
+    monkeypatch.setattr("verifier.services.verifier_process.VerifierProcess.verify", fails)
     assert both.at_endpoint(ask(place, place.body(READ)))[0] == 500
     tracing.stop()
     [span] = [span for span in receiver.spans if span.name == "POST /v1/verify"]

@@ -11,7 +11,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.models import Leaf
 from tests.postgres import free_port
 from tests.redis_servers import Server
-from verifier.services.outbox_drain import drain_redis
+from verifier.services.decision_stream_drain import drain_redis
 from verifier.stores.lua_scripts import MAX_STREAM
 from verifier.tests.streams import Verifier, logged_decisions
 

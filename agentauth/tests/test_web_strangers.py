@@ -13,16 +13,16 @@ from django.test import Client
 from pytest_django import Settings
 
 from agentauth import flood_filter, http_errors
-from agentauth.flood_credentials import Call, read_call
 from agentauth.flood_filter import Judged, PreauthFilter, Verdict
 from agentauth.observability import metrics
 from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.raw_request_credentials import Call, read_call
 from audit.log.refusal_counts import Batches
 from audit.models import Event
 from kms.row_seals import DEMAND
-from registry import rate_limits
+from registry import caller_limits
+from registry.caller_limits import ADDRESS, CREDENTIALS, ENTRY, REGISTRATIONS, STRANGERS
 from registry.models import Human, ServiceProvider
-from registry.rate_limits import ADDRESS, CREDENTIALS, ENTRY, REGISTRATIONS, STRANGERS
 from registry.services.agents import revoke_agent
 from registry.tests.cast import TESTER, AgentClient, basic, enrolled
 from tests.contract.scenarios import one_call_a_minute
@@ -39,7 +39,7 @@ def _many_strangers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The outsiders' common limit is used up. One event of refusals an hour."""
     monkeypatch.setattr(http_errors, "_batches", Batches(seconds=3600))
     with one_call_a_minute():
-        rate_limits.take(STRANGERS, CREDENTIALS)
+        caller_limits.take(STRANGERS, CREDENTIALS)
         yield
 
 
@@ -80,7 +80,7 @@ def guess(provider: ServiceProvider, secret: str) -> Call:
 
 
 def test_SA_10_while_there_are_few_strangers_django_takes_all(judging: PreauthFilter) -> None:
-    rate_limits.limiter.cache_clear()
+    caller_limits.limiter.cache_clear()
     data, head, end = request("GET /v1/agents/me", "DPoP: x")
     assert not judging.concern(data)
     assert judging.judge("connection", data, head, end, peer=PEER).verdict is ALLOWED
@@ -92,7 +92,7 @@ def test_SA_10_strangers_stay_out_for_ten_seconds_more(
     now = 50.0
     monkeypatch.setattr(flood_filter, "time", SimpleNamespace(monotonic=lambda: now))
     assert verdict_of(judging, "GET /v1/agents/me", "DPoP: x") is WAITS
-    rate_limits.limiter.cache_clear()
+    caller_limits.limiter.cache_clear()
     for now, expected in ((59.9, WAITS), (60.0, ALLOWED)):  # noqa: B007 — the clock reads it
         assert verdict_of(judging, "GET /v1/agents/me", "DPoP: x") is expected
 
@@ -212,7 +212,7 @@ def test_SA_10_unclaimed_agent_uses_the_allowance_of_its_address(judging: Preaut
     stranger = AgentClient()
     assert stranger.register().status_code == 201
     assert judging.look_up([own(stranger)]) == [ALLOWED]
-    rate_limits.take(ADDRESS, PEER[0])
+    caller_limits.take(ADDRESS, PEER[0])
     assert judging.look_up([own(stranger)]) == [REFUSED]
     # So it is looked up each time.
     assert judging._known == {}
@@ -246,17 +246,17 @@ def test_SA_10_a_registration_is_let_in_by_its_own_allowances(judging: PreauthFi
     line = "POST /v1/agents"
     # Wrong credentials do not block registration.
     assert verdict_of(judging, line) is ALLOWED
-    rate_limits.take(ENTRY, PEER[0])
+    caller_limits.take(ENTRY, PEER[0])
     assert verdict_of(judging, line) is REFUSED
     assert verdict_of(judging, line, peer=("203.0.113.8", 1)) is ALLOWED
-    rate_limits.take(STRANGERS, REGISTRATIONS)
+    caller_limits.take(STRANGERS, REGISTRATIONS)
     assert verdict_of(judging, line, peer=("203.0.113.8", 1)) is REFUSED
 
 
 def test_SA_10_while_there_are_few_guesses_registrations_are_judged(judging: PreauthFilter) -> None:
-    rate_limits.limiter.cache_clear()
+    caller_limits.limiter.cache_clear()
     assert verdict_of(judging, "POST /v1/agents") is ALLOWED
-    rate_limits.take(STRANGERS, REGISTRATIONS)
+    caller_limits.take(STRANGERS, REGISTRATIONS)
     assert verdict_of(judging, "POST /v1/agents") is REFUSED
     assert verdict_of(judging, "POST http://localhost:8000/v1/agents?a=b") is REFUSED
 
@@ -265,7 +265,7 @@ def test_SA_10_addresses_are_those_that_our_proxies_name(
     judging: PreauthFilter, settings: Settings
 ) -> None:
     settings.TRUSTED_PROXIES = 1
-    rate_limits.take(ENTRY, "198.51.100.9")
+    caller_limits.take(ENTRY, "198.51.100.9")
     assert verdict_of(judging, "POST /v1/agents", "X-Forwarded-For: 198.51.100.9") is REFUSED
     two = "X-Forwarded-For: 198.51.100.9", "X-Forwarded-For: 198.51.100.10"
     assert verdict_of(judging, "POST /v1/agents", *two) is ALLOWED

@@ -9,7 +9,7 @@ from typing import Any
 from django.db import migrations
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from audit.db.triggers import append_only, keep_ended
+from audit.db.trigger_operations import append_only, keep_ended
 
 _SEALED = ("passkey", "setupcode", "recovery")
 _SENTENCE = "append-only: rows of approvals_receipt never change"

@@ -16,7 +16,7 @@ from approvals.notifications.channel_secrets import encrypt, make_secret
 from approvals.notifications.outbox import tell_channels, tell_security
 from approvals.notifications.push import Subscription
 from approvals.notifications.webhooks import shown
-from approvals.services.human_locking import hold_human
+from approvals.services.human_row_locks import hold_human
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human

@@ -41,7 +41,7 @@ from registry.models import Agent, EnrolmentCode, Grant, Human
 from registry.services.grant_requests import withdraw_grant
 from registry.services.grants import suspend_grant
 from verifier.models import Home
-from verifier.services import rollback_detection
+from verifier.services import rollback_hold
 from verifier.services.replay_epochs import configured_cache, database_clock, read_or_create_row
 from verifier.stores.log_size_mark import read_mark
 from verifier.stores.redis_probe import RedisProbe
@@ -127,7 +127,7 @@ def continue_after_restore(
 
 def _require_held_row(*, undetected: bool) -> Home:
     row, _now = read_or_create_row()
-    if row.held_at is None and not undetected and (unknown := rollback_detection.halt(row)):
+    if row.held_at is None and not undetected and (unknown := rollback_hold.halt(row)):
         raise TemporarilyUnavailableError(f"Nothing was done: {unknown.reason}.")
     if row.held_at is None and not undetected:
         begun = current_break()

@@ -23,7 +23,7 @@ from approvals import sentences
 from approvals.models import Challenge, Receipt
 from approvals.quotation_marks import quoted
 from approvals.services.lookalike_warnings import name_warnings
-from approvals.services.page_token import read_drawn
+from approvals.services.page_snapshot_token import read_drawn
 from registry.models import Grant, Human
 from registry.services.catalogues import Published, published_catalogue, words_of
 from registry.services.decision_routing import (

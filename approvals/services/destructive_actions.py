@@ -26,9 +26,9 @@ from agentauth.protocol.errors import (
 )
 from approvals import sentences
 from approvals.models import Challenge, Passkey, SetupCode
-from approvals.services import cascades
-from approvals.services.cascades import Cascade
-from approvals.services.human_locking import hold_human
+from approvals.services import cascade_previews
+from approvals.services.cascade_previews import Cascade
+from approvals.services.human_row_locks import hold_human
 from approvals.services.human_suspension_and_erasure import delete_human, hold_ways_in
 from approvals.services.recovery import check_taken_part_in
 from approvals.services.text_erasure import forget_invitation
@@ -99,14 +99,14 @@ def _lock_purposes(keys: QuerySet[Key], _now: datetime) -> None:
 KINDS: Final[Mapping[str, Kind]] = {
     "agent": Kind(
         Agent.objects.prefetch_related("human"),
-        cascades.describe_agent,
+        cascade_previews.describe_agent,
         lambda row, **how: revoke_agent(agent=row, **how),
         "revoke",
         gettext_noop("agents"),
     ),
     "grant": Kind(
         Grant.objects.prefetch_related("agent__human", "service_provider"),
-        cascades.describe_grant,
+        cascade_previews.describe_grant,
         lambda row, **how: revoke_grant(grant=row, **how),
         "revoke",
         gettext_noop("grants"),
@@ -114,14 +114,14 @@ KINDS: Final[Mapping[str, Kind]] = {
     ),
     "service_provider": Kind(
         ServiceProvider.objects.all(),
-        cascades.describe_service_provider,
+        cascade_previews.describe_service_provider,
         lambda row, **how: revoke_service_provider(service_provider=row, **how),
         "revoke",
         gettext_noop("service providers"),
     ),
     "human": Kind(
         Human.objects.all(),
-        cascades.describe_human,
+        cascade_previews.describe_human,
         lambda row, **how: delete_human(human=row, **how),
         "delete",
         gettext_noop("humans"),
@@ -129,7 +129,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     ),
     "invitation": Kind(
         SetupCode.objects.all(),
-        cascades.describe_invitation,
+        cascade_previews.describe_invitation,
         lambda row, **how: forget_invitation(invitation=row, **how),
         "forget",
         gettext_noop("invitations"),
@@ -137,7 +137,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     ),
     "key": Kind(
         Key.objects.all(),
-        cascades.describe_key,
+        cascade_previews.describe_key,
         lambda row, **how: disable_key(kid=row.kid, **how),
         "disable",
         gettext_noop("keys"),
@@ -145,7 +145,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     ),
     "key_certificate": Kind(
         KeyCertificate.objects.prefetch_related("issuer"),
-        cascades.describe_key_certificate,
+        cascade_previews.describe_key_certificate,
         lambda row, **how: revoke_certificate(serial=str(row.serial), **how),
         "revoke",
         gettext_noop("certificates"),

@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 from agentauth.protocol.approval_receipt import MAX_RECEIPT_BYTES
 from agentauth.protocol.encoding import read_object
 from agentauth.protocol.jose import parse_compact
-from approvals.services.changes_since_shown import change_sentence
+from approvals.services.change_sentences import change_sentence
 from approvals.services.offered_capabilities import LostPermission
 from approvals.services.passkey_signature_flow import receipt_of
 from registry.models import Grant, Human

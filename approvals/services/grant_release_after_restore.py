@@ -2,7 +2,7 @@
 
 Unused means that neither the lost log nor this one has, since the backup, an event that could have
 used, ended or changed the grant, its agent, its human or its service provider
-(`unused_grants.HARMLESS` lists the kinds that do not count).
+(`grants_unused_since_backup.HARMLESS` lists the kinds that do not count).
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from agentauth.protocol.passkey_statements import MAX_RELEASED
 from approvals import consent_texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony, begin, use_second_step
-from approvals.services.page_token import Page, check_drawn
+from approvals.services.grants_unused_since_backup import prove_lost_log, read_present
+from approvals.services.page_snapshot_token import Page, check_drawn
 from approvals.services.passkey_signature_flow import accept_signature, ask_signature
 from approvals.services.statement_builders import signing
-from approvals.services.unused_grants import prove_lost_log, read_present
 from audit import kinds
-from audit.checkpoints.anchors import Anchor
+from audit.checkpoints.signed_checkpoint_reading import Anchor
 from audit.models import LogBreak
 from audit.services import Actor, record
 from registry.models import Grant, Human
-from registry.refusal_texts import refusal_text
+from registry.refusal_translation import refusal_text
 from registry.services.grants import release_grant
 
 

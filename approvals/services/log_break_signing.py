@@ -10,7 +10,7 @@ from agentauth.protocol.statement_building import break_statement
 from approvals import consent_texts
 from approvals.models import Challenge, Receipt
 from approvals.services.challenges import Ceremony
-from approvals.services.page_token import Page
+from approvals.services.page_snapshot_token import Page
 from approvals.services.passkey_signature_flow import accept_signature, ask_signature, receipt_of
 from approvals.services.statement_builders import signing
 from audit import kinds

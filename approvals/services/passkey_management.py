@@ -21,7 +21,7 @@ from approvals.models import Challenge, Notification, Passkey
 from approvals.notifications.outbox import tell_security
 from approvals.passkeys import VerifiedRegistration, creation_options, verify_registration
 from approvals.services.challenges import Ceremony, answering, begin, latest
-from approvals.services.human_locking import hold_human
+from approvals.services.human_row_locks import hold_human
 from audit import kinds
 from audit.services import Actor, record
 from kms.row_seals import DEMAND

@@ -24,8 +24,8 @@ from approvals.services.challenges import (
     spend,
     take,
 )
-from approvals.services.human_locking import hold_human
-from approvals.services.page_token import Page, check_drawn
+from approvals.services.human_row_locks import hold_human
+from approvals.services.page_snapshot_token import Page, check_drawn
 from audit.fault_injection import fault_point
 from kms.services import signer
 from registry.models import Human

@@ -18,7 +18,7 @@ from approvals.services.challenges import (
     latest,
     passkey_options,
 )
-from approvals.services.human_locking import hold_human
+from approvals.services.human_row_locks import hold_human
 from audit import kinds
 from audit.services import Actor, record
 from registry.models import Human

@@ -28,7 +28,7 @@ from approvals.notifications.channel_management import remove_all_but_email
 from approvals.notifications.outbox import tell_security
 from approvals.passkeys import creation_options
 from approvals.services.challenges import Ceremony, answering, begin, latest
-from approvals.services.human_locking import hold_human
+from approvals.services.human_row_locks import hold_human
 from approvals.services.passkey_management import (
     add_passkey,
     hold_passkeys,

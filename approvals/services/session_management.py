@@ -11,7 +11,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError, NotFoundError
 from approvals.models import HumanSession
-from approvals.services.presence_lease import end_presence
+from approvals.services.presence_lease_signing import end_presence
 from approvals.sessions import SessionFacts, forget_sessions, read_facts
 from audit import kinds
 from audit.services import Actor, record

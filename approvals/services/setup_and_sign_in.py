@@ -25,7 +25,7 @@ from approvals.models import Challenge, SetupCode
 from approvals.passkeys import creation_options, request_options
 from approvals.services.challenges import Ceremony, answering, begin, check_signature, latest
 from approvals.services.passkey_management import USER_HANDLE_BYTES, add_passkey, verify_new
-from approvals.services.presence_lease import end_presence
+from approvals.services.presence_lease_signing import end_presence
 from approvals.services.recent_recovery import RECENT
 from approvals.sessions import stored_key
 from audit import kinds

@@ -14,7 +14,7 @@ from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 from approvals import sentences
 from approvals.services.offered_capabilities import asked_capabilities, current_offer
-from approvals.services.term_fields import (
+from approvals.services.term_field_parsing import (
     Fields,
     InvalidChoicesError,
     narrow_capability,
@@ -22,7 +22,7 @@ from approvals.services.term_fields import (
     read_number,
 )
 from registry.models import Grant
-from registry.refusal_texts import refusal_text
+from registry.refusal_translation import refusal_text
 from registry.services.grants import latest_end
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)

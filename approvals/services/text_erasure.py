@@ -18,7 +18,7 @@ from agentauth.protocol.encoding import b64u_encode, read_object
 from agentauth.protocol.errors import AgentAuthError, InvalidStateError
 from agentauth.protocol.identifiers import ENTROPY_BYTES, uuid7_text
 from agentauth.protocol.jose import parse_compact
-from agentauth.protocol.statement_routing import owner_id
+from agentauth.protocol.statement_routing_member import owner_id
 from approvals.models import Challenge, Receipt, SetupCode
 from approvals.notifications.channel_management import erase_channels
 from audit import kinds

@@ -11,7 +11,7 @@ from approvals.services.continue_after_restore import continue_after_restore
 from audit.models import LogBreak
 from audit.services import seal_audit
 from registry.tests.cast import TESTER
-from verifier.services import rollback_detection
+from verifier.services import rollback_hold
 from verifier.services.closing_before_restore import close_history
 from verifier.services.replay_epochs import read_or_create_row
 
@@ -47,6 +47,6 @@ def restored(
     with set_back():
         happens()
         end()
-    rollback_detection.hold(read_or_create_row()[0], "It was set back.")
+    rollback_hold.hold(read_or_create_row()[0], "It was set back.")
     done = continue_after_restore(operator="alice", actor=TESTER, now=timezone.now())
     return LogBreak.objects.get(pk=done.log)

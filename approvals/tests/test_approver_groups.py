@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.money import Money
-from agentauth.sdk.approval_receipts import check_receipt, read_key_set, summary
+from agentauth.sdk.offline_receipt_check import check_receipt, read_key_set, summary
 from approvals.models import Challenge, Receipt
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.services.statement_builders import approval, confirmation

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 
 from agentauth.protocol.errors import InvalidRequestError, InvalidStateError
 from approvals.services.human_suspension_and_erasure import delete_human, suspend_human
-from approvals.services.local_times import moment_typed
+from approvals.services.typed_local_time import moment_typed
 from approvals.tests.cast import Person
 from audit import kinds
 from audit.models import Event

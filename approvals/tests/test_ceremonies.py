@@ -14,17 +14,17 @@ from pytest_django.fixtures import Settings
 
 from approvals.models import Challenge, Receipt
 from approvals.services import (
-    agent_claiming,
-    catalogue_approval,
-    confirmations,
-    grant_decisions,
+    agent_claim_signing,
+    catalogue_approval_signing,
+    confirmation_signing,
+    grant_decision_signing,
     grant_release_after_restore,
     log_break_signing,
-    logo_approval,
-    resuming,
+    logo_approval_signing,
+    resume_signing,
 )
 from approvals.services.decidable_requests import find_case
-from approvals.services.page_token import Page, drawn_token
+from approvals.services.page_snapshot_token import Page, drawn_token
 from approvals.tests import service_moves
 from approvals.tests.cast import PAY, READ_CALENDAR, Person, drawn_on, waiting_confirmation
 from approvals.tests.database_rollback import restored
@@ -107,7 +107,9 @@ def approval(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         f"/approvals/{grant.pk}/",
-        lambda: grant_decisions.approval_page(find_case(grant.pk, cast.alice.human, cast.now)),
+        lambda: grant_decision_signing.approval_page(
+            find_case(grant.pk, cast.alice.human, cast.now)
+        ),
         cast.alice.drawn(grant),
         lambda drawn: cast.alice.statement(grant, drawn=drawn),
     )
@@ -118,7 +120,9 @@ def second_step(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         f"/approvals/{grant.pk}/",
-        lambda: grant_decisions.approval_page(find_case(grant.pk, cast.alice.human, cast.now)),
+        lambda: grant_decision_signing.approval_page(
+            find_case(grant.pk, cast.alice.human, cast.now)
+        ),
         cast.alice.drawn(grant),
         lambda drawn: cast.alice.ask(grant, "second-step", drawn=drawn),
     )
@@ -137,7 +141,7 @@ def claim(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         path,
-        lambda: agent_claiming.claim_page(stray.agent(), cast.alice.human, now=timezone.now()),
+        lambda: agent_claim_signing.claim_page(stray.agent(), cast.alice.human, now=timezone.now()),
         cast.alice.drawn_at(path),
         lambda drawn: cast.alice.post(f"{path}statement", {"code": code, "drawn": drawn}),
     )
@@ -154,7 +158,7 @@ def confirmation(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         path,
-        lambda: confirmations.confirmation_page(
+        lambda: confirmation_signing.confirmation_page(
             Confirmation.objects.get(pk=row.pk), cast.alice.human, now=timezone.now()
         ),
         cast.alice.drawn_at(path),
@@ -201,8 +205,8 @@ def resume(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.alice,
         path,
-        lambda: resuming.resume_page(
-            resuming.find_suspension(cast.agent.agent(), party="owner", now=cast.now)
+        lambda: resume_signing.resume_page(
+            resume_signing.find_suspension(cast.agent.agent(), party="owner", now=cast.now)
         ),
         cast.alice.drawn_at(path),
         lambda drawn: cast.alice.post(f"{path}statement", {"drawn": drawn}),
@@ -216,7 +220,7 @@ def catalogue(cast: Cast) -> Ceremony:
         cast.admin,
         path,
         lambda: (
-            catalogue_approval.review_version(
+            catalogue_approval_signing.review_version(
                 CatalogueVersion.objects.select_related("service_provider").get(pk=row.pk)
             ).page
         ),
@@ -231,7 +235,9 @@ def logo(cast: Cast) -> Ceremony:
     return Ceremony(
         cast.admin,
         path,
-        lambda: logo_approval.waiting_page(ServiceProvider.objects.get(pk=cast.provider.pk)),
+        lambda: logo_approval_signing.waiting_page(
+            ServiceProvider.objects.get(pk=cast.provider.pk)
+        ),
         cast.admin.drawn_at(path),
         lambda drawn: cast.admin.post(f"{path}statement", {"drawn": drawn}),
     )

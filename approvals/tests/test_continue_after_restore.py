@@ -28,7 +28,7 @@ from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.log_keys import audit_vkeys
 from registry.tests.cast import TESTER, AgentClient, approved, pending
 from verifier.models import Home
-from verifier.services import rollback_detection
+from verifier.services import rollback_hold
 from verifier.services.replay_epochs import read_or_create_row
 
 pytestmark = pytest.mark.django_db
@@ -41,15 +41,15 @@ def store(settings: Settings, tmp_path: Path, keys: None) -> Store:
 
 
 @pytest.fixture
-def vouched(monkeypatch: pytest.MonkeyPatch) -> rollback_detection.HistoryComparison:
+def vouched(monkeypatch: pytest.MonkeyPatch) -> rollback_hold.HistoryComparison:
     """A process that knows nothing yet."""
-    made = rollback_detection.HistoryComparison()
-    monkeypatch.setattr(rollback_detection, "HISTORY_COMPARISON", made)
+    made = rollback_hold.HistoryComparison()
+    monkeypatch.setattr(rollback_hold, "HISTORY_COMPARISON", made)
     return made
 
 
 def hold() -> None:
-    rollback_detection.hold(read_or_create_row()[0], "It was set back.")
+    rollback_hold.hold(read_or_create_row()[0], "It was set back.")
 
 
 def go_on(*, undetected: bool = False) -> Continued:
@@ -202,12 +202,12 @@ def test_SA_13_nothing_is_continued_that_is_not_held_unless_it_is_said(store: St
 
 
 def test_SA_13_nothing_continues_before_the_set_back_check_is_done(
-    store: Store, vouched: rollback_detection.HistoryComparison, monkeypatch: pytest.MonkeyPatch
+    store: Store, vouched: rollback_hold.HistoryComparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(_mark: object) -> None:
         raise TemporarilyUnavailableError
 
-    monkeypatch.setattr(rollback_detection, "check_history", away)
+    monkeypatch.setattr(rollback_hold, "check_history", away)
     with pytest.raises(
         TemporarilyUnavailableError, match="Nothing was done: the database was started"
     ):
@@ -216,7 +216,7 @@ def test_SA_13_nothing_continues_before_the_set_back_check_is_done(
 
 
 def test_SA_13_an_operator_continues_despite_a_record_from_the_future(
-    store: Store, vouched: rollback_detection.HistoryComparison
+    store: Store, vouched: rollback_hold.HistoryComparison
 ) -> None:
     """Only a database that knows the log could tell that the object is not ours."""
     store.put_once(key_of_break("20991231235959"), b"{}")

@@ -23,7 +23,7 @@ from audit.models import Checkpoint, CheckpointCopy, Cosignature, Event, Segment
 from kms.models import Key, KeyCertificate
 from kms.process_key_certificates import certify
 from kms.services import ensure_key, promote_due_keys, rotate_key
-from registry import rate_limits
+from registry import caller_limits
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agents import suspend_agent
 from registry.tests.cast import TESTER, AgentClient, enrolled, pending
@@ -258,9 +258,9 @@ def test_DJ_16_guessing_at_the_door_is_slowed_down(
     """The real limits in one process: 60 tries at once an address; a signed-in admin goes on."""
     settings.RATE_LIMITED, settings.WEB_CONCURRENCY = True, 1
     # However slow this machine is, no time passes.
-    monkeypatch.setattr("registry.rate_limits.time", SimpleNamespace(monotonic=lambda: 1_000.0))
+    monkeypatch.setattr("registry.caller_limits.time", SimpleNamespace(monotonic=lambda: 1_000.0))
     monkeypatch.setattr("agentauth.http_errors._batches", Batches(seconds=60))
-    rate_limits.limiter.cache_clear()
+    caller_limits.limiter.cache_clear()
     stranger = browser()
     body = json.dumps({"credential": {"id": "AA"}})
     tries = [
@@ -271,7 +271,7 @@ def test_DJ_16_guessing_at_the_door_is_slowed_down(
     slowed = stranger.post("/sign-in/finish", body, content_type="application/json")
     assert int(slowed["Retry-After"]) >= 1
     assert admin.get("/admin/").status_code == 200
-    rate_limits.limiter.cache_clear()
+    caller_limits.limiter.cache_clear()
 
 
 def _request(admin: Person) -> Any:

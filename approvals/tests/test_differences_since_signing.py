@@ -3,7 +3,7 @@
 import pytest
 
 from agentauth.protocol.capability import Capability
-from approvals.services.changes_since_shown import change_sentence
+from approvals.services.change_sentences import change_sentence
 from approvals.services.differences_since_signing import describe_differences
 from approvals.services.offered_capabilities import LostPermission
 from approvals.tests.cast import Person

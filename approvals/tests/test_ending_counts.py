@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from approvals.services.cascades import Cascade
+from approvals.services.cascade_previews import Cascade
 from approvals.services.destructive_actions import Preview
 
 LOSS = Cascade("1", "x", "x", (), ())

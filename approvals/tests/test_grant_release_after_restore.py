@@ -16,7 +16,7 @@ from agentauth.protocol.approval_receipt import verify_receipt
 from approvals.event_kind_words import kind_sentence
 from approvals.models import Receipt
 from approvals.services.grant_release_after_restore import judge_suspended_grants
-from approvals.services.unused_grants import ContraryEvents, PresentLog
+from approvals.services.grants_unused_since_backup import ContraryEvents, PresentLog
 from approvals.tests.cast import READ_CALENDAR, Person, drawn_on
 from approvals.tests.database_rollback import close, restored, set_back
 from audit import kinds

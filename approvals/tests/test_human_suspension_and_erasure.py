@@ -14,7 +14,7 @@ from django.db import IntegrityError, connection, transaction
 
 from agentauth.protocol.encoding import b64u_encode
 from agentauth.protocol.errors import InvalidStateError
-from agentauth.sdk.approval_receipts import check_receipt
+from agentauth.sdk.offline_receipt_check import check_receipt
 from approvals.models import Passkey, Receipt, SetupCode
 from approvals.services.expiry import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human

@@ -18,7 +18,7 @@ from approvals.notifications import mail, webhooks
 from approvals.quotation_marks import QUOTED, quoted
 from approvals.services.recovery_alert_mail import notice_text
 from approvals.services.setup_and_sign_in import create_setup_link
-from approvals.services.term_fields import read_money
+from approvals.services.term_field_parsing import read_money
 from approvals.templatetags.display_filters import set_apart, when
 from approvals.tests.cast import ORIGIN, Person, browser
 from approvals.tests.notifying import by_mail, by_webhook

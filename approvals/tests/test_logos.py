@@ -12,7 +12,7 @@ from agentauth.protocol.approval_receipt import verify_receipt
 from agentauth.protocol.encoding import sha256
 from agentauth.protocol.errors import InvalidStateError
 from approvals.models import Receipt
-from approvals.services import logo_approval
+from approvals.services import logo_approval_signing
 from approvals.tests.cast import Person, browser
 from approvals.tests.test_swaps import after
 from audit import kinds
@@ -166,7 +166,9 @@ def test_a_logo_uploaded_while_the_signature_is_checked_is_not_approved(
     logo(service_provider, now)
     path = f"/logos/{service_provider.pk}/"
     signed = {"credential": admin.device.assertion(admin.press_on(path).json()["publicKey"])}
-    after(monkeypatch, logo_approval, "waiting_page", lambda: logo(service_provider, now, RED))
+    after(
+        monkeypatch, logo_approval_signing, "waiting_page", lambda: logo(service_provider, now, RED)
+    )
     assert_refused(admin.post(f"{path}decide", signed), 409, "invalid_state")
     assert not ServiceLogo.objects.exclude(approved_at=None).exists()
 
@@ -184,7 +186,7 @@ def test_DJ_17_bytes_that_are_not_the_encoders_are_not_signed_for(
     assert admin.post(f"{path}decide", signed).status_code == 409
     assert "Approve with passkey" not in admin.get(path).content.decode()
     with pytest.raises(InvalidStateError):
-        logo_approval.waiting_page(service_provider)
+        logo_approval_signing.waiting_page(service_provider)
     with pytest.raises(InvalidStateError):
         approve_logo(row=ServiceLogo.objects.get(), actor=TESTER, now=now)
     assert shown_image(digest) is None

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import NotFoundError
 from approvals.models import Receipt, SetupCode
-from approvals.services import grant_decisions
+from approvals.services import grant_decision_signing
 from approvals.services.decidable_requests import find_open_case
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.sessions import stored_key
@@ -118,7 +118,7 @@ def test_AP_9_a_loss_while_the_request_is_under_way_is_a_loss(
     session_key = stored_key(str(alice.client.session.session_key))
     lose(alice, loss, now)
     with pytest.raises(NotFoundError):
-        grant_decisions.decide(
+        grant_decision_signing.decide(
             case,
             session_key=session_key,
             credential=alice.device.assertion(options),

@@ -17,7 +17,7 @@ from approvals.tests.cast import Person
 from approvals.tests.database_rollback import restored, set_back
 from audit import kinds
 from audit.archive.store_move import move_store
-from audit.checkpoints.copy_locations import ContradictedError, StoreChangedError
+from audit.checkpoints.checkpoint_copies import ContradictedError, StoreChangedError
 from audit.checkpoints.endings_in_store import ENDINGS, Ending
 from audit.checkpoints.rollback_check import check_history
 from audit.checkpoints.signing import checkpoint_log

@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from agentauth.protocol.encoding import b64u_encode
 from approvals.models import Receipt
 from approvals.services import receipt_key_backfill
-from approvals.services.cascades import describe_key
+from approvals.services.cascade_previews import describe_key
 from approvals.services.expiry import expire_everything
 from approvals.services.human_suspension_and_erasure import delete_human
 from approvals.tests.cast import Person

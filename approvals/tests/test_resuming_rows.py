@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import InvalidStateError
 from approvals import resume_consent_texts
-from approvals.services.resuming import Party, Row, find_suspension
+from approvals.services.resume_signing import Party, Row, find_suspension
 from approvals.tests.cast import Person
 from registry.models import Grant, ServiceProvider
 from registry.services.agents import suspend_agent

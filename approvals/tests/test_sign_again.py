@@ -15,7 +15,7 @@ from agentauth.protocol.errors import (
     InvalidStateError,
 )
 from approvals.models import Receipt
-from approvals.services import grant_decisions
+from approvals.services import grant_decision_signing
 from approvals.services.decidable_requests import find_case
 from approvals.tests.cast import Person
 from audit import kinds
@@ -42,16 +42,16 @@ def paid(alice: Person, paying: Grant) -> Grant:
 
 def sign_again(alice: Person, grant: Grant, now: datetime, **choices: str) -> Receipt:
     case, chosen = find_case(grant.pk, alice.human, now), KEEP | choices
-    drawn = grant_decisions.draw_approval(case, now=now).drawn
-    drawn = grant_decisions.review_choices(case, chosen, drawn=drawn, now=now).drawn
+    drawn = grant_decision_signing.draw_approval(case, now=now).drawn
+    drawn = grant_decision_signing.review_choices(case, chosen, drawn=drawn, now=now).drawn
     actor = Actor("human", str(alice.human.pk))
-    grant_decisions.take_second_step(
+    grant_decision_signing.take_second_step(
         case, chosen, session_key=SESSION, drawn=drawn, actor=actor, now=now
     )
-    options = grant_decisions.begin_approval(
+    options = grant_decision_signing.begin_approval(
         case, chosen, session_key=SESSION, drawn=drawn, now=now
     )
-    receipt = grant_decisions.decide(
+    receipt = grant_decision_signing.decide(
         case,
         session_key=SESSION,
         credential=alice.device.assertion(options),
@@ -99,11 +99,13 @@ def test_it_may_be_narrowed_again_and_never_widened_back(
 def test_a_page_drawn_before_the_suspension_signs_nothing(
     alice: Person, paid: Grant, now: datetime
 ) -> None:
-    drawn = grant_decisions.draw_approval(find_case(paid.pk, alice.human, now), now=now).drawn
+    drawn = grant_decision_signing.draw_approval(
+        find_case(paid.pk, alice.human, now), now=now
+    ).drawn
     suspend_grant(grant=paid, actor=TESTER, now=now, cause="manifest_changed")
     case = find_case(paid.pk, alice.human, now)
     with pytest.raises(GrantChangedError):
-        grant_decisions.begin_approval(case, KEEP, session_key=SESSION, drawn=drawn, now=now)
+        grant_decision_signing.begin_approval(case, KEEP, session_key=SESSION, drawn=drawn, now=now)
 
 
 def test_what_a_person_suspended_is_not_signed_back(
@@ -121,6 +123,6 @@ def test_a_suspended_grant_is_revoked_and_not_denied(
 ) -> None:
     suspend_grant(grant=paid, actor=TESTER, now=now, cause="recovery")
     case = find_case(paid.pk, alice.human, now)
-    drawn = grant_decisions.draw_approval(case, now=now).drawn
+    drawn = grant_decision_signing.draw_approval(case, now=now).drawn
     with pytest.raises(InvalidStateError):
-        grant_decisions.begin_denial(case, "", session_key=SESSION, drawn=drawn, now=now)
+        grant_decision_signing.begin_denial(case, "", session_key=SESSION, drawn=drawn, now=now)

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from approvals.services.resuming import Party, Row, find_suspension
+from approvals.services.resume_signing import Party, Row, find_suspension
 from approvals.tests.cast import Person
 from registry.models import Agent, ServiceProvider
 from registry.services.agents import suspend_agent

@@ -14,7 +14,7 @@ from approvals.tests.cast import Person
 from kms.models import Key
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import rollback_detection
+from verifier.services import rollback_hold
 from verifier.services.replay_epochs import read_or_create_row
 
 pytestmark = pytest.mark.django_db
@@ -52,7 +52,7 @@ def test_WA_20_of_two_signatures_with_one_counter_one_is_refused(
 def test_SA_13_of_two_operators_who_continue_one_succeeds(
     keys: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rollback_detection.hold(read_or_create_row()[0], "It was set back.")
+    rollback_hold.hold(read_or_create_row()[0], "It was set back.")
     before = list(Key.objects.order_by("kid"))
     after(
         monkeypatch,

@@ -10,7 +10,7 @@ from agentauth.protocol.capability import Capability
 from agentauth.protocol.errors import GrantChangedError, InvalidRequestError
 from agentauth.protocol.money import Money
 from approvals.services.decidable_requests import find_case
-from approvals.services.grant_decisions import draw_approval, review_choices
+from approvals.services.grant_decision_signing import draw_approval, review_choices
 from approvals.services.term_choices import (
     Terms,
     changes,

@@ -108,7 +108,7 @@ def test_AP_2_a_rotation_between_the_look_and_the_swap_grants_nothing(
         agent.rotate()
         approve_grant(**arguments)
 
-    monkeypatch.setattr("approvals.services.grant_decisions.approve_grant", rotated_first)
+    monkeypatch.setattr("approvals.services.grant_decision_signing.approve_grant", rotated_first)
     assert_refused(alice.decide(reading, options), 409, "grant_changed")
     reading.refresh_from_db()
     assert reading.status == "pending"

@@ -9,10 +9,10 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import InvalidStateError, NotFoundError
-from approvals.services import grant_decisions
+from approvals.services import grant_decision_signing
 from approvals.services.decidable_requests import Case
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.views.grant_descriptions import describe_grant
+from approvals.views.grants_in_words import describe_grant
 from approvals.views.request_helpers import (
     answer,
     chosen_ids,
@@ -73,7 +73,7 @@ def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
         "agent": grant.agent,
         "provider": grant.service_provider,
         "lines": describe_grant(grant),
-        "denial": grant_decisions.draw_denial(case, reason, now=timezone.now()),
+        "denial": grant_decision_signing.draw_denial(case, reason, now=timezone.now()),
         "reason": reason,
     }
     return render(request, "denial.html", context)
@@ -84,7 +84,7 @@ def page(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     # Before the body is read, so that others get the same error whatever they send.
     case, body = find_request(request_id, human_of(request)), read_posted_json(request)
-    found = grant_decisions.review_denial(
+    found = grant_decision_signing.review_denial(
         case, member(body, "reason"), drawn=member(body, "drawn"), now=timezone.now()
     )
     return answer(sentences=found.sentences, drawn=found.drawn)
@@ -95,7 +95,7 @@ def review(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 def statement(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     # Before the body is read, so that others get the same error whatever they send.
     case, body = find_request(request_id, human_of(request)), read_posted_json(request)
-    options = grant_decisions.begin_denial(
+    options = grant_decision_signing.begin_denial(
         case,
         member(body, "reason"),
         session_key=session_key_of(request),
@@ -109,7 +109,7 @@ def statement(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def decide(request: HttpRequest, request_id: uuid.UUID) -> HttpResponse:
     case = find_request(request_id, human_of(request))
-    grant_decisions.decide(
+    grant_decision_signing.decide(
         case,
         session_key=session_key_of(request),
         credential=read_posted_json(request).get("credential"),

@@ -19,10 +19,10 @@ from approvals.quotation_marks import quoted
 from approvals.services.lookalike_warnings import name_warnings
 from approvals.services.passkey_signature_flow import receipt_of
 from approvals.views.event_sentences import describe_events
-from approvals.views.grant_descriptions import describe_grant, describe_permissions
+from approvals.views.grants_in_words import describe_grant, describe_permissions
 from approvals.views.paging import page_of
 from approvals.views.request_helpers import human_of, require_sign_in
-from approvals.views.usage_descriptions import load_usage
+from approvals.views.usage_in_words import load_usage
 from audit.models import Event
 from registry.authentication import actor_of
 from registry.models import Agent, Grant, Human

@@ -20,12 +20,12 @@ from agentauth.protocol.errors import (
     TemporarilyUnavailableError,
 )
 from agentauth.protocol.money import MINOR_DIGITS, Money
-from approvals.services.human_locking import hold_human
-from approvals.services.local_times import moment_typed
+from approvals.services.human_row_locks import hold_human
 from approvals.services.reauthentication import acting
-from approvals.services.term_fields import read_money
+from approvals.services.term_field_parsing import read_money
+from approvals.services.typed_local_time import moment_typed
 from approvals.views import settings
-from approvals.views.approver_descriptions import describe_approvers, preview
+from approvals.views.approvers_in_words import describe_approvers, preview
 from approvals.views.paging import id_or_none_of_ours
 from approvals.views.reauthentication import check_verification
 from approvals.views.request_helpers import human_of, require_sign_in
@@ -39,7 +39,7 @@ from registry.models import (
     ServiceProvider,
 )
 from registry.refusal_recording import record_refused_request
-from registry.refusal_texts import refusal_text
+from registry.refusal_translation import refusal_text
 from registry.roles import Permission
 from registry.services import approvers
 from registry.services.roles import check_permission

@@ -10,8 +10,8 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import NotFoundError
-from approvals.services import catalogue_approval
-from approvals.services.page_token import drawn_token
+from approvals.services import catalogue_approval_signing
+from approvals.services.page_snapshot_token import drawn_token
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.views.request_helpers import (
     answer,
@@ -29,10 +29,10 @@ from registry.services.catalogues import read_catalogue, refuse_catalogue
 @require_sign_in
 def page(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
-    row = catalogue_approval.find_version(
+    row = catalogue_approval_signing.find_version(
         catalogue_id, human=human, permission=Permission.READ_REQUESTS
     )
-    review = catalogue_approval.review_version(row)
+    review = catalogue_approval_signing.review_version(row)
     context = {
         "row": row,
         "provider": row.service_provider,
@@ -42,7 +42,7 @@ def page(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
         "sha256": read_catalogue(row).ref.sha256,
         "is_owner": Permission.OWN in human.permissions,
         "drawn": drawn_token(review.page, now=timezone.now()),
-        "receipt": catalogue_approval.approval_receipt(row),
+        "receipt": catalogue_approval_signing.approval_receipt(row),
     }
     return render(request, "catalogue.html", context)
 
@@ -52,8 +52,8 @@ def page(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
 def statement(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
     # Before reading the body, so that other people get the same error whatever they send.
-    row = catalogue_approval.find_version(catalogue_id, human=human)
-    options = catalogue_approval.begin_approval(
+    row = catalogue_approval_signing.find_version(catalogue_id, human=human)
+    options = catalogue_approval_signing.begin_approval(
         row=row,
         human=human,
         drawn=member(read_posted_json(request), "drawn"),
@@ -67,8 +67,8 @@ def statement(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def decide(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
-    row = catalogue_approval.find_version(catalogue_id, human=human)
-    catalogue_approval.finish_approval(
+    row = catalogue_approval_signing.find_version(catalogue_id, human=human)
+    catalogue_approval_signing.finish_approval(
         row=row,
         human=human,
         session_key=session_key_of(request),
@@ -82,7 +82,7 @@ def decide(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
 @require_POST
 @require_sign_in
 def refuse(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
-    row = catalogue_approval.find_version(catalogue_id, human=human_of(request))
+    row = catalogue_approval_signing.find_version(catalogue_id, human=human_of(request))
     refuse_catalogue(row=row, actor=actor_of(request), now=timezone.now())
     messages.success(request, _("Refused"))
     return HttpResponseRedirect(f"/catalogues/{row.pk}/")
@@ -93,10 +93,10 @@ def refuse(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
 def receipt(request: HttpRequest, catalogue_id: uuid.UUID) -> HttpResponse:
     """The signed receipt of the approval."""
     human = human_of(request)
-    row = catalogue_approval.find_version(
+    row = catalogue_approval_signing.find_version(
         catalogue_id, human=human, permission=Permission.READ_REQUESTS
     )
-    found = catalogue_approval.approval_receipt(row)
+    found = catalogue_approval_signing.approval_receipt(row)
     if found is None:
         raise NotFoundError("There is no receipt for this version.")
     headers = {"Content-Disposition": f"attachment; filename=catalogue-{row.pk}.jws"}

@@ -7,10 +7,10 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.identifiers import parse_id
-from approvals.services import agent_claiming
-from approvals.services.page_token import drawn_token
+from approvals.services import agent_claim_signing
+from approvals.services.page_snapshot_token import drawn_token
 from approvals.services.setup_and_sign_in import session_key_of
-from approvals.views.grant_descriptions import describe_kinds
+from approvals.views.grants_in_words import describe_kinds
 from approvals.views.request_helpers import (
     answer,
     human_of,
@@ -27,7 +27,7 @@ from registry.services.agent_claims import find_claim
 def page(request: HttpRequest, secret: str) -> HttpResponse:
     now = timezone.now()
     agent = find_claim(secret, now=now)
-    drawn_page = agent_claiming.claim_page(agent, human_of(request), now=now)
+    drawn_page = agent_claim_signing.claim_page(agent, human_of(request), now=now)
     context = {
         "agent": agent,
         "grant": _grant(request),
@@ -43,7 +43,7 @@ def page(request: HttpRequest, secret: str) -> HttpResponse:
 @require_sign_in
 def statement(request: HttpRequest, secret: str) -> HttpResponse:
     now, human, body = timezone.now(), human_of(request), read_posted_json(request)
-    options = agent_claiming.begin_claim(
+    options = agent_claim_signing.begin_claim(
         agent=find_claim(secret, now=now),
         human=human,
         code=member(body, "code"),
@@ -61,7 +61,7 @@ def decide(request: HttpRequest, secret: str) -> HttpResponse:
     now, human = timezone.now(), human_of(request)
     # `owner`: a double click or a retry finds the agent already claimed and gets the first answer.
     agent = find_claim(secret, now=now, owner=human)
-    agent_claiming.finish_claim(
+    agent_claim_signing.finish_claim(
         agent=agent,
         human=human,
         session_key=session_key_of(request),

@@ -7,9 +7,9 @@ from typing import Any, Final
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from agentauth.protocol.argument_constraint import Scalar
 from agentauth.protocol.capability import PAYEE, Action, parse_action
 from agentauth.protocol.catalogue import NO_CATALOGUE, Catalogue
-from agentauth.protocol.constraint import Scalar
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.money import Money
 from agentauth.protocol.untrusted_text import MAX_NAME

@@ -21,7 +21,7 @@ from approvals.views.decision_event_sentences import (
     describe_act,
     describe_confirmation,
 )
-from approvals.views.grant_descriptions import sentence
+from approvals.views.grants_in_words import sentence
 from audit import kinds
 from audit.models import Event
 from audit.new_ids import first_id_at, made_at

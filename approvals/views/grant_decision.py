@@ -19,7 +19,7 @@ from django.views.decorators.http import require_POST, require_safe
 from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.encoding import canonical_json, sha256
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
-from approvals.services import grant_decisions
+from approvals.services import grant_decision_signing
 from approvals.services.decidable_requests import (
     Case,
     decided_by,
@@ -31,8 +31,8 @@ from approvals.services.offered_capabilities import current_offer
 from approvals.services.passkey_signature_flow import receipt_of
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.services.term_choices import Terms, offered_terms, read_choices
-from approvals.services.total_reach import other_grants, total_reach
-from approvals.views.grant_descriptions import (
+from approvals.services.total_across_grants import other_grants, total_reach
+from approvals.views.grants_in_words import (
     describe_grant,
     describe_lost,
     elsewhere,
@@ -51,7 +51,7 @@ from approvals.views.request_helpers import (
     read_posted_json,
     require_sign_in,
 )
-from approvals.views.usage_descriptions import load_usage
+from approvals.views.usage_in_words import load_usage
 from audit.fault_injection import fault_point
 from registry.authentication import actor_of
 from registry.models import Grant, Human
@@ -86,7 +86,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         if status == Grant.Status.APPROVED and case.is_mine:
             context |= {"may_renew": True, "not_renewed": renewal_refusal(grant, now)}
         return render(request, "decided.html", context)
-    asked = grant_decisions.draw_approval(case, now=now)
+    asked = grant_decision_signing.draw_approval(case, now=now)
     terms, others = offered_terms(grant, now), other_grants(grant, now)
     used = load_usage(grant.agent)
     permissions = permission_fields(terms, case.published)
@@ -114,7 +114,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
         "may_require_presence": not terms.envelope.requires_human_online,
         "totals": total_reach(grant, terms, others),
         "kept_as": _kept_as(grant, terms),
-        "denial": grant_decisions.draw_denial(case, "", now=now)
+        "denial": grant_decision_signing.draw_denial(case, "", now=now)
         if status == Grant.Status.PENDING
         else None,
         "elsewhere": elsewhere(others),
@@ -125,7 +125,7 @@ def page(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 
 
 def _granted_permission(
-    line: grant_decisions.Line, permissions: Sequence[PermissionFields]
+    line: grant_decision_signing.Line, permissions: Sequence[PermissionFields]
 ) -> PermissionFields | None:
     """The permission that a line of the statement grants, if it grants one."""
     return None if line.place is None else permissions[line.place]
@@ -152,7 +152,7 @@ def _use(grant: Grant, human: Human, status: str, now: datetime) -> dict[str, An
 def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, now = read_posted_json(request), timezone.now()
     case = _case(grant_id, human_of(request), body, now)
-    found = grant_decisions.review_choices(
+    found = grant_decision_signing.review_choices(
         case, read_choices(body.get("choices")), drawn=member(body, "drawn"), now=now
     )
     return answer(
@@ -169,7 +169,7 @@ def review(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 def review_denial(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, now = read_posted_json(request), timezone.now()
     case = _case(grant_id, human_of(request), body, now)
-    found = grant_decisions.review_denial(
+    found = grant_decision_signing.review_denial(
         case, member(body, "reason"), drawn=member(body, "drawn"), now=now
     )
     return answer(sentences=found.sentences, drawn=found.drawn)
@@ -181,7 +181,7 @@ def second_step(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, now = read_posted_json(request), timezone.now()
     case = _case(grant_id, human_of(request), body, now)
     case.require_decider()
-    grant_decisions.take_second_step(
+    grant_decision_signing.take_second_step(
         case,
         read_choices(body.get("choices")),
         session_key=session_key_of(request),
@@ -201,11 +201,11 @@ def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     drawn, session_key = member(body, "drawn"), session_key_of(request)
     if decision == "approve":
         case.require_decider()
-        options = grant_decisions.begin_approval(
+        options = grant_decision_signing.begin_approval(
             case, choices, session_key=session_key, drawn=drawn, now=now
         )
     elif decision == "deny":
-        options = grant_decisions.begin_denial(
+        options = grant_decision_signing.begin_denial(
             case, choices.get("reason", ""), session_key=session_key, drawn=drawn, now=now
         )
     else:
@@ -217,7 +217,7 @@ def statement(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
 @require_sign_in
 def decide(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     body, now = read_posted_json(request), timezone.now()
-    receipt = grant_decisions.decide(
+    receipt = grant_decision_signing.decide(
         find_open_case(grant_id, human_of(request), now),
         session_key=session_key_of(request),
         credential=body.get("credential"),

@@ -10,7 +10,7 @@ from agentauth.protocol.json_fields import text
 from agentauth.protocol.passkey_statements import MAX_RELEASED
 from approvals.services import grant_release_after_restore
 from approvals.services.log_break_signing import find_break
-from approvals.services.page_token import drawn_token
+from approvals.services.page_snapshot_token import drawn_token
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.views.request_helpers import (
     answer,

@@ -15,7 +15,7 @@ from agentauth.protocol.capability import parse_action, parse_capabilities
 from approvals import sentences
 from approvals.services.pending_items import waiting_for
 from approvals.services.recent_recovery import recovery_news
-from approvals.views.grant_descriptions import describe_permissions, grant_status
+from approvals.views.grants_in_words import describe_permissions, grant_status
 from approvals.views.paging import page_of
 from approvals.views.request_helpers import human_of, require_sign_in, routed_of
 from registry.models import Grant

@@ -7,7 +7,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from approvals.services import log_break_signing
-from approvals.services.page_token import drawn_token
+from approvals.services.page_snapshot_token import drawn_token
 from approvals.services.passkey_signature_flow import receipt_of
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.views.request_helpers import (

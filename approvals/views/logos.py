@@ -13,8 +13,8 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.errors import InvalidRequestError, NotFoundError
-from approvals.services import logo_approval
-from approvals.services.page_token import drawn_token
+from approvals.services import logo_approval_signing
+from approvals.services.page_snapshot_token import drawn_token
 from approvals.services.reauthentication import acting
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.views.request_helpers import (
@@ -48,20 +48,20 @@ def image(request: HttpRequest, digest: str) -> HttpResponse:
 @require_sign_in
 def page(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
-    provider = logo_approval.find_provider(
+    provider = logo_approval_signing.find_provider(
         service_provider_id, human=human, permission=Permission.READ_REQUESTS
     )
-    logos = logo_approval.find_logos(provider)
+    logos = logo_approval_signing.find_logos(provider)
     context: dict[str, Any] = {
         "provider": provider,
         "approved": logos.approved,
         "waiting": logos.waiting,
         "is_owner": Permission.OWN in human.permissions,
         "most": MAX_UPLOAD // 1024,
-        "receipt": logo_approval.approval_receipt(provider),
+        "receipt": logo_approval_signing.approval_receipt(provider),
     }
     if logos.waiting and is_ours(logos.waiting):
-        shown = logo_approval.waiting_page(provider)
+        shown = logo_approval_signing.waiting_page(provider)
         picture = b64encode(bytes(logos.waiting.image)).decode()
         context |= {
             "lines": shown.shown["text"].splitlines(),
@@ -78,7 +78,7 @@ def page(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
 def upload(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
     """Take a picture as the body, since this server reads no multipart uploads."""
     human = human_of(request)
-    provider = logo_approval.find_provider(service_provider_id, human=human)
+    provider = logo_approval_signing.find_provider(service_provider_id, human=human)
     # CSRF: no form can send this media type.
     if request.content_type != _UPLOADED:
         raise InvalidRequestError(f"Send the picture as {_UPLOADED}.")
@@ -95,8 +95,8 @@ def upload(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse
 def statement(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
     # Before reading the body, so that other people get the same error whatever they send.
-    provider = logo_approval.find_provider(service_provider_id, human=human)
-    options = logo_approval.begin_approval(
+    provider = logo_approval_signing.find_provider(service_provider_id, human=human)
+    options = logo_approval_signing.begin_approval(
         provider=provider,
         human=human,
         drawn=member(read_posted_json(request), "drawn"),
@@ -110,8 +110,8 @@ def statement(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpRespo
 @require_sign_in
 def decide(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
     human = human_of(request)
-    provider = logo_approval.find_provider(service_provider_id, human=human)
-    logo_approval.finish_approval(
+    provider = logo_approval_signing.find_provider(service_provider_id, human=human)
+    logo_approval_signing.finish_approval(
         provider=provider,
         human=human,
         session_key=session_key_of(request),
@@ -127,7 +127,7 @@ def decide(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse
 def remove(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
     """Remove the logo with the posted digest: one that waits is refused by that."""
     human = human_of(request)
-    provider = logo_approval.find_provider(service_provider_id, human=human)
+    provider = logo_approval_signing.find_provider(service_provider_id, human=human)
     with acting(human):
         remove_logo(
             service_provider=provider,
@@ -143,10 +143,10 @@ def remove(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse
 @require_sign_in
 def receipt(request: HttpRequest, service_provider_id: uuid.UUID) -> HttpResponse:
     """The signed receipt of the latest approval."""
-    provider = logo_approval.find_provider(
+    provider = logo_approval_signing.find_provider(
         service_provider_id, human=human_of(request), permission=Permission.READ_REQUESTS
     )
-    found = logo_approval.approval_receipt(provider)
+    found = logo_approval_signing.approval_receipt(provider)
     if found is None:
         raise NotFoundError("There is no receipt for a logo of this service.")
     headers = {"Content-Disposition": f"attachment; filename=logo-{provider.pk}.jws"}

@@ -8,14 +8,14 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
+from agentauth.protocol.argument_constraint import Constraint
 from agentauth.protocol.behavioural_envelope import Envelope, TimeWindow
 from agentauth.protocol.capability import Capability
-from agentauth.protocol.constraint import Constraint
 from approvals import sentences
 from approvals.quotation_marks import quoted
 from approvals.services.term_choices import Terms, currency_of, round_up_life
-from approvals.services.term_fields import MIDNIGHT, week_of
-from approvals.views.grant_descriptions import describe_kind, said_of
+from approvals.services.term_field_parsing import MIDNIGHT, week_of
+from approvals.views.grants_in_words import describe_kind, said_of
 from registry.services.catalogues import Published, words_of
 
 _LINE_BREAK = re.compile(r"[\r\n]")

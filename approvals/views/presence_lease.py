@@ -6,7 +6,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from agentauth.protocol.encoding import timestamp
-from approvals.services import presence_lease as ceremonies
+from approvals.services import presence_lease_signing as ceremonies
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.views.request_helpers import answer, human_of, read_posted_json, require_sign_in
 from registry.authentication import actor_of

@@ -7,7 +7,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from agentauth.protocol.errors import NotFoundError
-from approvals.services import renewal_requests
+from approvals.services import renewal_request_messages
 from approvals.views.request_helpers import human_of, require_sign_in
 from registry.authentication import actor_of
 from registry.models import Grant
@@ -21,5 +21,7 @@ def request_renewal(request: HttpRequest, grant_id: uuid.UUID) -> HttpResponse:
     grant = own_grants.filter(pk=grant_id).select_related("agent", "service_provider").first()
     if grant is None:
         raise NotFoundError
-    renewal_requests.request_renewal(grant=grant, actor=actor_of(request), now=timezone.now())
+    renewal_request_messages.request_renewal(
+        grant=grant, actor=actor_of(request), now=timezone.now()
+    )
     return HttpResponseRedirect(f"/approvals/{grant.pk}/")

@@ -22,12 +22,12 @@ from approvals.services.reauthentication import acting
 from approvals.services.recent_recovery import recovery_news
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.sessions import keep_session
-from approvals.views.approver_descriptions import own_absences
+from approvals.views.approvers_in_words import own_absences
 from approvals.views.reauthentication import check_verification, require_verification
 from approvals.views.request_helpers import answer, human_of, read_posted_json, require_sign_in
 from registry.authentication import actor_of
 from registry.refusal_recording import record_refused_request
-from registry.refusal_texts import refusal_text
+from registry.refusal_translation import refusal_text
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.humans import change_time_zone, end_sessions
 

@@ -22,7 +22,7 @@ from approvals.views.activity_search import start_of_day
 from approvals.views.day_chart import Series, draw_days
 from approvals.views.paging import newest_events
 from approvals.views.request_helpers import human_of, require_sign_in
-from approvals.views.usage_descriptions import load_usage
+from approvals.views.usage_in_words import load_usage
 from audit import kinds
 from audit.new_ids import first_id_at, made_at
 from registry.models import Agent, Grant, Human

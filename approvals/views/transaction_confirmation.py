@@ -10,9 +10,9 @@ from django.views.decorators.http import require_POST, require_safe
 
 from agentauth.protocol.capability import parse_action
 from approvals import sentences
-from approvals.services import confirmations
+from approvals.services import confirmation_signing
 from approvals.services.decidable_requests import decided_by, find_confirmation
-from approvals.services.page_token import drawn_token
+from approvals.services.page_snapshot_token import drawn_token
 from approvals.services.passkey_signature_flow import receipt_of
 from approvals.services.setup_and_sign_in import session_key_of
 from approvals.views.request_helpers import (
@@ -36,7 +36,7 @@ def page(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
     case = find_confirmation(confirmation_id, human, now)
     row, provider = case.row, case.row.grant.service_provider
     action, words = parse_action(row.action), words_of(published_catalogue(provider))
-    shown = confirmations.confirmation_page(row, human, now=now, routing=case.routing)
+    shown = confirmation_signing.confirmation_page(row, human, now=now, routing=case.routing)
     receipt = receipt_of("confirmation", str(row.pk))
     context = {
         "is_mine": case.is_mine,
@@ -72,7 +72,7 @@ def statement(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
     # The owner may always deny, even what a rule sends to others.
     if decision == "confirm":
         case.require_decider()
-    options = confirmations.begin_confirmation(
+    options = confirmation_signing.begin_confirmation(
         row=case.row,
         human=human,
         decision=decision,
@@ -89,7 +89,7 @@ def statement(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
 def decide(request: HttpRequest, confirmation_id: uuid.UUID) -> HttpResponse:
     human, now = human_of(request), timezone.now()
     case = find_confirmation(confirmation_id, human, now)
-    receipt = confirmations.finish_confirmation(
+    receipt = confirmation_signing.finish_confirmation(
         row=case.row,
         human=human,
         session_key=session_key_of(request),

@@ -13,8 +13,8 @@ from agentauth.protocol.errors import ChainError, NoteError
 from audit.archive.archive_format import MANIFESTS, ArchiveError, Line, manifest_key
 from audit.archive.segment_reading import prove_segment, read_manifest
 from audit.archive.tiles import Tiles
-from audit.checkpoints.anchors import Anchor, read_any_anchor
-from audit.checkpoints.copy_locations import PREFIX, key_of
+from audit.checkpoints.checkpoint_copies import PREFIX, key_of
+from audit.checkpoints.signed_checkpoint_reading import Anchor, read_any_anchor
 from audit.stores import Store
 from audit.verify.verification import Verdict
 

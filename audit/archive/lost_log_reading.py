@@ -9,9 +9,9 @@ from agentauth.protocol.errors import NoteError
 from audit.archive.archive_format import ArchiveError, Line
 from audit.archive.segment_building import tiles_at
 from audit.archive.segment_reading import prove_segment, read_manifest
-from audit.checkpoints.anchors import Anchor, read_anchor
-from audit.checkpoints.copy_locations import PREFIX, ContradictedError, key_of, size_of
+from audit.checkpoints.checkpoint_copies import PREFIX, ContradictedError, key_of, size_of
 from audit.checkpoints.log_breaks import seen_from_log
+from audit.checkpoints.signed_checkpoint_reading import Anchor, read_anchor
 from audit.models import LogBreak
 from audit.stores import Store
 from audit.stores.store_factory import store_at

@@ -23,9 +23,9 @@ from audit.archive.parquet import package_error
 from audit.archive.scratch import scratch
 from audit.archive.segment_building import leaves, prove, stage, tiles_at
 from audit.archive.segment_reading import noted_manifest, prove_segment, read_manifest
-from audit.checkpoints.anchors import anchor_of
-from audit.checkpoints.copy_locations import ContradictedError, check_store_unchanged
+from audit.checkpoints.checkpoint_copies import ContradictedError, check_store_unchanged
 from audit.checkpoints.log_breaks import log_store
+from audit.checkpoints.signed_checkpoint_reading import anchor_of
 from audit.checkpoints.signing import MOST_BETWEEN
 from audit.fault_injection import fault_point
 from audit.models import Checkpoint, Segment

@@ -16,7 +16,7 @@ from agentauth.protocol.errors import ChainError
 from audit import kinds
 from audit.archive.parallel_calls import ParallelCalls
 from audit.archive.scratch import scratch
-from audit.checkpoints.copy_locations import (
+from audit.checkpoints.checkpoint_copies import (
     MOVED,
     check_store_unchanged,
     key_of,

@@ -5,7 +5,7 @@ from datetime import datetime
 from django.conf import settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
-from audit.checkpoints.copy_locations import ContradictedError
+from audit.checkpoints.checkpoint_copies import ContradictedError
 from audit.checkpoints.signing import newest_signed
 from audit.checkpoints.witness_client import Outcome, Result, Witness, cosign, parse_witness
 from audit.log.tree_reader import consistency_proof

@@ -16,7 +16,7 @@ from agentauth.protocol.encoding import canonical_json, read_object
 from agentauth.protocol.errors import EncodingError, InvalidRequestError
 from agentauth.protocol.json_fields import items, members, text
 from audit import kinds
-from audit.checkpoints.copy_locations import ContradictedError
+from audit.checkpoints.checkpoint_copies import ContradictedError
 from audit.models import Event, Leaf
 from audit.stores import MAX_SMALL_BYTES, Store
 

@@ -19,7 +19,7 @@ from django.conf import settings
 from agentauth.protocol.encoding import b64_decode, b64_encode, canonical_json, read_object
 from agentauth.protocol.errors import ChainError, EncodingError, InvalidRequestError
 from agentauth.protocol.json_fields import integer, items, text
-from audit.checkpoints.copy_locations import MOVED, ContradictedError
+from audit.checkpoints.checkpoint_copies import MOVED, ContradictedError
 from audit.log.tree_reader import root_at
 from audit.models import LogBreak
 from audit.stores import MAX_SMALL_BYTES, Sink, Store

@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 
 from django.conf import settings
 
-from audit.checkpoints.copy_locations import ContradictedError, check_store_unchanged
+from audit.checkpoints.checkpoint_copies import ContradictedError, check_store_unchanged
 from audit.checkpoints.log_breaks import check_records, current_break, known_names, log_store
 from audit.checkpoints.signing import check_outside, check_signed, newest_checkpoint
 from audit.models import Head, Leaf

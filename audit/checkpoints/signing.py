@@ -16,8 +16,7 @@ from django.conf import settings
 
 from agentauth.protocol import checkpoint as notes
 from agentauth.protocol.errors import ChainError
-from audit.checkpoints.anchors import anchor_of, any_anchor_of
-from audit.checkpoints.copy_locations import (
+from audit.checkpoints.checkpoint_copies import (
     PREFIX,
     ContradictedError,
     check_store_unchanged,
@@ -27,6 +26,7 @@ from audit.checkpoints.copy_locations import (
 )
 from audit.checkpoints.endings_in_store import copy_endings, ended_since
 from audit.checkpoints.log_breaks import copy_break, log_store, origin
+from audit.checkpoints.signed_checkpoint_reading import anchor_of, any_anchor_of
 from audit.checkpoints.signer_lookup import audit_signer
 from audit.fault_injection import fault_point
 from audit.log.sequencer import tree_of

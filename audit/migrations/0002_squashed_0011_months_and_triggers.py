@@ -9,7 +9,7 @@ from typing import Any
 from django.db import migrations
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from audit.db.triggers import append_only
+from audit.db.trigger_operations import append_only
 
 # A partition inherits the row triggers of its parent, but needs its own against a TRUNCATE that
 # names the partition. All access goes through the parent, so revoke what default privileges grant.

@@ -34,7 +34,7 @@ from audit.stores import (
     digest_of,
     small,
 )
-from audit.stores.store_uris import read_bucket
+from audit.stores.store_uri_checks import read_bucket
 
 CONNECT_SECONDS: Final = 5
 READ_SECONDS: Final = 60

@@ -38,7 +38,7 @@ def _open_store(uri: str) -> Store:
         return FolderStore(Path(rest))
     if scheme == "s3":
         # Imported late: an installation that keeps the log in a folder does not need boto3.
-        from audit.stores.store_uris import package_error
+        from audit.stores.store_uri_checks import package_error
 
         if wrong := package_error(uri, needed_by="A store at s3:"):
             raise InvalidStateError(wrong)

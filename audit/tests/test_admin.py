@@ -9,7 +9,7 @@ from django.test import RequestFactory
 
 from audit import admin, kinds
 from audit.admin import EventAdmin, KindFilter, ShortPaginator
-from audit.log.event_writing import KINDS
+from audit.log.event_inserts import KINDS
 from audit.models import Event
 from audit.tests.conftest import MakeEvent
 

@@ -15,7 +15,7 @@ from audit.tests.conftest import MakeEvent
 from audit.tests.months import months as months  # noqa: PLC0414 — a fixture
 from audit.tests.months import months_on, set_clock, standing
 from audit.tests.tampering import as_table_owner, execute
-from audit.tests.test_anchors import command
+from audit.tests.test_signed_checkpoint_reading import command
 from audit.verify.verification import verify_log
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.postgres]

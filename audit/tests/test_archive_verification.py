@@ -23,7 +23,7 @@ from audit.archive import segment_writing
 from audit.archive.archive_format import ArchiveError, manifest_key
 from audit.archive.archive_verification import prove_archive
 from audit.archive.restoring import Restored, restore_audit
-from audit.checkpoints.anchors import Anchor
+from audit.checkpoints.signed_checkpoint_reading import Anchor
 from audit.models import Checkpoint, Event, Leaf, QueueEntry, Segment
 from audit.stores.folder import FolderStore
 from audit.tests.archived import Log, broken_into, signed

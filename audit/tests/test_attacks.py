@@ -18,13 +18,13 @@ from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import ChainError
 from agentauth.sdk import verify_log as alone
 from agentauth.sdk.tests.witness_cast import Served, serving
-from agentauth.sdk.witness.rules import Witness
-from agentauth.sdk.witness.state import State
+from agentauth.sdk.witness.cosigning import Witness
+from agentauth.sdk.witness.latest_checkpoints import State
 from audit.archive.archive_format import Line
-from audit.checkpoints.anchors import stored_anchors
-from audit.checkpoints.copy_locations import key_of
+from audit.checkpoints.checkpoint_copies import key_of
 from audit.checkpoints.cosigning import cosign_log
 from audit.checkpoints.log_breaks import origin
+from audit.checkpoints.signed_checkpoint_reading import stored_anchors
 from audit.checkpoints.signing import EVERY, checkpoint_log, newest_checkpoint
 from audit.log.event_encoding import event_body
 from audit.log.sequencer import sequence_until_empty
@@ -33,7 +33,7 @@ from audit.tests.conftest import MakeEvent
 from audit.tests.fake_witness import KEY, VERIFIER
 from audit.tests.signing import sign_with, signer, verifier
 from audit.tests.tampering import as_table_owner, execute
-from audit.tests.test_anchors import forge_an_event, write_anew
+from audit.tests.test_signed_checkpoint_reading import forge_an_event, write_anew
 from audit.verify.verification import verify_log
 
 pytestmark = pytest.mark.django_db

@@ -11,10 +11,10 @@ from agentauth.protocol.checkpoint import open_checkpoint
 from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
 from agentauth.protocol.signed_notes import SignatureType, Verifier
 from agentauth.sdk.tests.witness_cast import Served, serving
-from agentauth.sdk.witness.rules import Witness
-from agentauth.sdk.witness.state import State
+from agentauth.sdk.witness.cosigning import Witness
+from agentauth.sdk.witness.latest_checkpoints import State
 from audit.checkpoints import cosigning
-from audit.checkpoints.copy_locations import ContradictedError
+from audit.checkpoints.checkpoint_copies import ContradictedError
 from audit.checkpoints.cosigning import cosign_log, witnesses
 from audit.checkpoints.log_breaks import origin
 from audit.checkpoints.signing import EVERY, checkpoint_log, newest_checkpoint

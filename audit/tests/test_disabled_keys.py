@@ -13,10 +13,10 @@ from agentauth.protocol.checkpoint import open_checkpoint, sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey, PublicKey
 from agentauth.protocol.signed_notes import SignatureType, Verifier
 from audit.archive.archive_verification import prove_archive
-from audit.checkpoints.anchors import stored_anchors
-from audit.checkpoints.copy_locations import key_of
+from audit.checkpoints.checkpoint_copies import key_of
 from audit.checkpoints.log_breaks import origin
 from audit.checkpoints.proofs_and_tiles import signed_checkpoint
+from audit.checkpoints.signed_checkpoint_reading import stored_anchors
 from audit.checkpoints.signing import EVERY, LOOK, checkpoint_log, newest_signed
 from audit.log.sequencer import sequence_until_empty
 from audit.log.tree_reader import root_at
@@ -26,7 +26,7 @@ from audit.tests.command_output import output_of
 from audit.tests.conftest import MakeEvent
 from audit.tests.proving import assert_refused, event_of, get, good
 from audit.tests.tampering import as_table_owner
-from audit.tests.test_anchors import command, forge_an_event, write_anew
+from audit.tests.test_signed_checkpoint_reading import command, forge_an_event, write_anew
 from audit.verify.log_status import read_log_status
 from audit.verify.verification import Verdict, verify_log
 

@@ -13,10 +13,10 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.encoding import canonical_json
 from audit import kinds
-from audit.checkpoints.copy_locations import ContradictedError
+from audit.checkpoints.checkpoint_copies import ContradictedError
 from audit.checkpoints.endings_in_store import ENDINGS, Ending, read_endings
 from audit.checkpoints.signing import EVERY, EVERY_ENDING, checkpoint_log
-from audit.log.event_writing import KINDS
+from audit.log.event_inserts import KINDS
 from audit.log.sequencer import sequence_until_empty
 from audit.stores import Store
 from audit.stores.store_factory import store_at

@@ -15,7 +15,7 @@ from agentauth.protocol.checkpoint import Checkpoint as Said
 from agentauth.protocol.checkpoint import sign_checkpoint
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.log_hashes import leaf_hash, link
-from audit.checkpoints.copy_locations import key_of
+from audit.checkpoints.checkpoint_copies import key_of
 from audit.checkpoints.log_breaks import origin
 from audit.checkpoints.signing import EVERY, checkpoint_log
 from audit.log.event_encoding import entry_of
@@ -24,7 +24,7 @@ from audit.models import Checkpoint, Event, Head, Leaf, Node, Opening, QueueEntr
 from audit.tests import proving, signing
 from audit.tests.conftest import MakeEvent
 from audit.tests.tampering import as_table_owner, execute
-from audit.tests.test_anchors import command, write_anew
+from audit.tests.test_signed_checkpoint_reading import command, write_anew
 from audit.verify import verification
 from audit.verify.entry_checks import BadError
 from audit.verify.verification import Part, Point, prove_log

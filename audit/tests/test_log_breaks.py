@@ -11,7 +11,7 @@ from pytest_django.fixtures import Settings
 from agentauth.protocol.checkpoint import parse_checkpoint
 from agentauth.protocol.signed_notes import parse_note
 from agentauth.sdk import verify_log as archive_verifier
-from audit.checkpoints.copy_locations import MOVED, ContradictedError, key_of
+from audit.checkpoints.checkpoint_copies import MOVED, ContradictedError, key_of
 from audit.checkpoints.log_breaks import (
     break_record,
     check_breaks,

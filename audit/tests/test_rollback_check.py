@@ -8,7 +8,7 @@ from pytest_django.fixtures import Settings
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.checkpoints import log_breaks
-from audit.checkpoints.copy_locations import ContradictedError, StoreChangedError, key_of
+from audit.checkpoints.checkpoint_copies import ContradictedError, StoreChangedError, key_of
 from audit.checkpoints.log_breaks import break_record, key_of_break
 from audit.checkpoints.rollback_check import Mark, check_history, present_mark
 from audit.checkpoints.signing import checkpoint_log

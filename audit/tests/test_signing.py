@@ -14,7 +14,7 @@ from agentauth.protocol.encoding import b64_encode
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from audit.archive.segment_writing import archive_audit
 from audit.checkpoints import log_breaks, signer_lookup, signing
-from audit.checkpoints.copy_locations import ContradictedError, key_of
+from audit.checkpoints.checkpoint_copies import ContradictedError, key_of
 from audit.checkpoints.log_breaks import check_records, origin
 from audit.checkpoints.rollback_check import check_history
 from audit.checkpoints.signing import EVERY, checkpoint_log, newest_checkpoint

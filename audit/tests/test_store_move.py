@@ -15,9 +15,9 @@ from audit.archive import store_move
 from audit.archive.archive_verification import prove_archive
 from audit.archive.segment_writing import archive_audit, archive_due
 from audit.checkpoints import signing as checkpoints
-from audit.checkpoints.anchors import read_stores
-from audit.checkpoints.copy_locations import MOVED, ContradictedError, StoreChangedError, key_of
+from audit.checkpoints.checkpoint_copies import MOVED, ContradictedError, StoreChangedError, key_of
 from audit.checkpoints.endings_in_store import Ending, read_endings
+from audit.checkpoints.signed_checkpoint_reading import read_stores
 from audit.checkpoints.signing import EVERY, checkpoint_log
 from audit.log.sequencer import sequence_until_empty, tree_of
 from audit.models import Checkpoint, CheckpointCopy, Event, Head, LogBreak

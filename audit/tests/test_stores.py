@@ -15,7 +15,7 @@ from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailabl
 from audit.stores import MAX_SMALL_BYTES, Digest, ImmutableError, Store, digest_of
 from audit.stores.folder import DRAFT_SECONDS, FolderStore
 from audit.stores.store_factory import store_at
-from audit.stores.store_uris import store_error
+from audit.stores.store_uri_checks import store_error
 from audit.tests.conftest import Bucket
 
 KEY = "objects/0a1b.lines.gz"

@@ -25,7 +25,7 @@ from agentauth.protocol.errors import (
     NoteError,
     UntrustedNoteError,
 )
-from audit.checkpoints.anchors import Anchor, anchor_of, read_anchor
+from audit.checkpoints.signed_checkpoint_reading import Anchor, anchor_of, read_anchor
 from audit.models import Checkpoint, Event
 from audit.verify.verification import START, Part, Point, Proof, Verdict, prove_log
 

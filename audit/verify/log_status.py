@@ -17,8 +17,8 @@ from django.utils.translation import gettext as _
 
 from agentauth.protocol.errors import ChainError
 from agentauth.protocol.merkle_proofs import verify_inclusion
-from audit.checkpoints.anchors import any_anchor_of
-from audit.checkpoints.copy_locations import ContradictedError
+from audit.checkpoints.checkpoint_copies import ContradictedError
+from audit.checkpoints.signed_checkpoint_reading import any_anchor_of
 from audit.checkpoints.signing import newest_checkpoint
 from audit.log.sequencer import tree_of
 from audit.log.tree_reader import inclusion_proofs, root_at

@@ -21,8 +21,8 @@ from agentauth.protocol.encoding import timestamp
 from agentauth.protocol.errors import ChainError
 from agentauth.protocol.log_hashes import EMPTY_LINK, TILE_HEIGHT, CompactTree, Subtree
 from agentauth.protocol.merkle_proofs import verify_consistency
-from audit.checkpoints.anchors import Anchor
-from audit.checkpoints.copy_locations import ContradictedError
+from audit.checkpoints.checkpoint_copies import ContradictedError
+from audit.checkpoints.signed_checkpoint_reading import Anchor
 from audit.db.partition_dropping import DroppedEvents
 from audit.log.erasure import ErasedOpenings
 from audit.log.tree_reader import consistency_proof, tree_at

@@ -22,9 +22,9 @@ from agentauth import AgentAuthClient
 from agentauth.sdk import AgentAuthError
 from agentauth.sdk.registry_http import ssl_context
 from agentauth.sdk.url_checks import is_loopback
+from examples.demo.agent import NAME, Story
 from examples.demo.catalogue import publish_words
 from examples.demo.printing import say
-from examples.demo.story import NAME, Story
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_SECONDS = 60

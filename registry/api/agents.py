@@ -23,12 +23,12 @@ from registry.models import Agent
 from registry.services.agent_claims import claim_is_live, claim_url
 from registry.services.agent_key_rotation import rotate_agent_key
 from registry.services.agent_manifests import replace_manifest
+from registry.services.agent_registration import register_agent
 from registry.services.agents import revoke_agent
 from registry.services.barred_keys import bar_disclosed_key
 from registry.services.code_derivation import claim_codes
 from registry.services.enrolment_codes import count_failure
 from registry.services.idempotency import IdempotentAnswer
-from registry.services.registration import register_agent
 
 MAX_MANIFEST_CHARACTERS = 8 * 1024
 MAX_CODE_CHARACTERS = 64

@@ -2,7 +2,7 @@
 
 from django.db import migrations
 
-from audit.db.triggers import keep_ended, state_machine
+from audit.db.trigger_operations import keep_ended, state_machine
 
 _SEALED = ("agent", "human", "serviceprovider", "serviceprovidersecret")
 

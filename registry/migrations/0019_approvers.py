@@ -5,7 +5,7 @@ from django.conf import settings
 from django.db import migrations, models
 
 import audit.new_ids
-from audit.db.triggers import keep_ended
+from audit.db.trigger_operations import keep_ended
 
 _SEALED = ("absence", "approvalrule", "approvergroup", "groupmember")
 

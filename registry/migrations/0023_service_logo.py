@@ -4,7 +4,7 @@ import django.db.models.deletion
 from django.db import migrations, models
 
 import audit.new_ids
-from audit.db.triggers import keep_ended
+from audit.db.trigger_operations import keep_ended
 
 
 class Migration(migrations.Migration):

@@ -17,7 +17,7 @@ from audit.services import Actor, record
 from kms.state_change_publisher import Subject, publish_change
 from registry.models import Agent, BarredKey
 from registry.services.barred_keys import is_barred
-from registry.services.grants_after_change import follow_new_key
+from registry.services.dependent_grant_suspension import follow_new_key
 
 ROTATED = "rotated"
 

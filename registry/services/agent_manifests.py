@@ -21,7 +21,7 @@ from audit.fault_injection import fault_point
 from audit.services import Actor, record
 from kms.state_change_publisher import Subject, publish_change
 from registry.models import Agent
-from registry.services.grants_after_change import follow_new_manifest
+from registry.services.dependent_grant_suspension import follow_new_manifest
 from registry.services.lookalikes import check_is_no_word
 
 

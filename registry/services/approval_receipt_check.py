@@ -21,7 +21,7 @@ from agentauth.protocol.capability import GRAVE_TYPES
 from agentauth.protocol.encoding import canonical_json, parse_timestamp, sha256, timestamp
 from agentauth.protocol.errors import EncodingError, InvalidReceiptError
 from agentauth.protocol.keys import PublicKey
-from agentauth.protocol.statement_routing import owner_id
+from agentauth.protocol.statement_routing_member import owner_id
 from audit.db.prebuilt_sql import select
 from audit.db.role_rights import may_read_log
 from kms.row_seals import ENDED
@@ -276,8 +276,8 @@ def _covers(body: Mapping[str, Any], terms: Terms) -> bool:
 
     The row's version may be above the signed one: each suspension raises it, and so does each new
     key or manifest that needs no new signature. A new key needs one for grants that move money or
-    delete (`registry.services.grants_after_change`). For all others, the seal suffices: it proves
-    that a key rotation at this registry wrote the key.
+    delete (`registry.services.dependent_grant_suspension`). For all others, the seal suffices: it
+    proves that a key rotation at this registry wrote the key.
 
     The owner signed, or a person to whom a rule sent it: then the statement names that rule and the
     owner. The registry signs such a receipt only for a person whom sealed rows let decide on this

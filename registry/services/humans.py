@@ -137,7 +137,7 @@ def recover_human(*, human: Human, actor: Actor, now: datetime) -> None:
     suspended before: those of the human's agents, and those that the human, or a thief with their
     passkey, approved for others. Raises GrantChangedError if one of them changes at this moment.
     """
-    # In id order, as in every change of many grants (grants_after_change.py), so that none
+    # In id order, as in every change of many grants (dependent_grant_suspension.py), so that none
     # deadlock.
     grants = (
         Grant.objects.filter(Q(agent__human=human) | Q(human=human), status__in=_GRANTED)

@@ -26,7 +26,7 @@ from audit import kinds
 from audit.services import Actor, record
 from kms.state_change_publisher import Subject, publish_change
 from registry.models import ServiceProvider, ServiceProviderSecret
-from registry.services.grants_after_change import follow_new_allow_list, follow_new_audience
+from registry.services.dependent_grant_suspension import follow_new_allow_list, follow_new_audience
 from registry.services.lookalikes import check_is_no_word
 
 SECRET_BYTES = 32

@@ -33,7 +33,7 @@ from kms.process_key_certificates import token_keys
 from kms.state_change_publisher import Subject, publish_change
 from kms.token_signer import token_signer
 from registry.models import Agent, Grant, Human, ServiceProvider, Token
-from registry.services.agent_keys import may_call
+from registry.services.agent_key_lookup import may_call
 from registry.services.approval_receipt_check import DISABLED_KEYS, PROVED, SEAL_ENDED, terms_of
 from registry.services.pairwise_subjects import pairwise_subject
 from registry.services.token_state import TokenState, token_state
@@ -92,7 +92,7 @@ class IssuedToken:
 
 
 def caller_and_basis(jkt: str, grant_id: str) -> tuple[Agent | None, GrantRows | None]:
-    """The agent that may call with this key (`agent_keys.holder_of`), and this grant of it."""
+    """The agent that may call with this key (`agent_key_lookup`), and this grant of it."""
     try:
         own = parse_id(grant_id)
     except ValueError:

@@ -24,10 +24,10 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey
 from audit.services import Actor
 from registry.models import Agent, Grant, Human, ServiceProvider
 from registry.services.agent_claims import claim_agent, claim_url
+from registry.services.agent_registration import register_agent
 from registry.services.code_derivation import claim_codes
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.grant_requests import GrantRequest, request_grant
-from registry.services.registration import register_agent
 from tests import receipts
 
 TESTER = Actor("system", "test")

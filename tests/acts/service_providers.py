@@ -10,7 +10,7 @@ from registry.tests.cast import READ_CALENDAR
 from registry.tests.describing import WORDS
 from tests.acts.world import Act, World, act, task
 from verifier.models import Confirmation
-from verifier.services import outbox_drain
+from verifier.services import decision_stream_drain
 from verifier.tests.streams import OneStream, decided, encoded
 
 DENIED = (kinds.DECISION_DENIED, kinds.CONFIRMATION_REQUESTED)
@@ -197,7 +197,7 @@ def _drained(base: bytes) -> Act:
     def run() -> Any:
         with (
             override_settings(REDIS_URL="redis://localhost"),
-            patch.object(outbox_drain, "sync_client", lambda: OneStream(base)),
+            patch.object(decision_stream_drain, "sync_client", lambda: OneStream(base)),
         ):
             return task(name)()
 

@@ -134,7 +134,7 @@ class Stage:
         from agentauth.protocol.agent_manifest import sign_manifest, verify_manifest
         from agentauth.protocol.capability import parse_capabilities
         from agentauth.protocol.keys import LocalSigner, PrivateKey
-        from registry.services import enrolment_codes, registration
+        from registry.services import agent_registration, enrolment_codes
 
         time.sleep(0.002)
         at = self.now - ago
@@ -156,7 +156,7 @@ class Stage:
             if owned
             else None
         )
-        return registration.register_agent(
+        return agent_registration.register_agent(
             manifest=verified, enrolment_code=code, actor=self.system, now=at
         ).agent
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from agentauth.protocol.certificate import sign_certificate, verify_certificate
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.key_set import read_key_set
 from agentauth.protocol.keys import Signer
+from agentauth.protocol.process_key_certificate import sign_certificate, verify_certificate
 from agentauth.protocol.token import CertifiedKey, TokenKey
 from tests.campaign.mutants import confused
 from tests.campaign.signed import Claims, Mutant, Original, Rule, Signed, required, value

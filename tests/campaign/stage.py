@@ -18,8 +18,8 @@ from agentauth.protocol.keys import Signer
 from approvals.tests.cast import Person, registered
 from kms.services import ensure_key, signer
 from registry.models import Grant, ServiceProvider
+from registry.services.agent_registration import register_agent
 from registry.services.enrolment_codes import create_enrolment_code
-from registry.services.registration import register_agent
 from registry.services.service_providers import create_service_provider
 from registry.services.tokens import issue_token, sign_issued
 from registry.tests.cast import READ_CALENDAR, TESTER, approve, pending

@@ -13,13 +13,13 @@ import approvals.passkeys
 from agentauth.protocol import (
     agent_manifest,
     approval_receipt,
-    certificate,
     dpop,
     encoding,
     jose,
     json_fields,
     key_set,
     keys,
+    process_key_certificate,
     token,
     untrusted_text,
 )
@@ -110,9 +110,9 @@ def _any_members(obj: Any, where: str, *, required: Any = (), optional: Any = ()
     return obj
 
 
-def _any_certificate(compact: str, **_expected: Any) -> certificate.Certificate:
+def _any_certificate(compact: str, **_expected: Any) -> process_key_certificate.Certificate:
     key = token.CertifiedKey(HELD_KEY.public, 0, 2**40, token.MAX_TOKEN_SECONDS)
-    return certificate.Certificate("", "", key)
+    return process_key_certificate.Certificate("", "", key)
 
 
 def _any_signature(self: Any, message: bytes, signature: bytes, *, alg: str) -> None:
@@ -164,23 +164,38 @@ MISSING: Mapping[str, tuple[str, Any, str, Any]] = {
     "characters of a name": ("manifest", untrusted_text, "_check_readable", _first),
     "life of a manifest": ("manifest", agent_manifest, "_check_times", _nothing),
     "client data of a receipt": ("receipt", approval_receipt, "_check_client_data", _nothing),
-    "life of a certificate": ("certificate", certificate, "MAX_CERTIFICATE_SECONDS", 10**12),
-    "life of certified tokens": ("certificate", certificate, "MAX_TOKEN_SECONDS", 10**12),
+    "life of a certificate": (
+        "certificate",
+        process_key_certificate,
+        "MAX_CERTIFICATE_SECONDS",
+        10**12,
+    ),
+    "life of certified tokens": (
+        "certificate",
+        process_key_certificate,
+        "MAX_TOKEN_SECONDS",
+        10**12,
+    ),
     "one form of a certificate": (
         "certificate",
-        certificate,
+        process_key_certificate,
         "signing_input",
         lambda *_, **__: _SAME,
     ),
-    "claims of a certificate": ("certificate", certificate, "members", _any_members),
-    "purpose of a certificate": ("certificate", certificate, "CERTIFIED_PURPOSE", _SAME),
+    "claims of a certificate": ("certificate", process_key_certificate, "members", _any_members),
+    "purpose of a certificate": (
+        "certificate",
+        process_key_certificate,
+        "CERTIFIED_PURPOSE",
+        _SAME,
+    ),
     "process of a certificate": (
         "certificate",
-        certificate,
+        process_key_certificate,
         "_INSTANCE",
         re.compile(r".*", re.DOTALL),
     ),
-    "serial of a certificate": ("certificate", certificate, "is_id", bool),
+    "serial of a certificate": ("certificate", process_key_certificate, "is_id", bool),
     "the certificate of a key": ("key set", key_set, "verify_certificate", _any_certificate),
     "the text that was read": ("receipt", approval_receipt, "consent_sha256", lambda _: _SAME),
     "client data": ("assertion", approvals.passkeys, "_check_client_data", _nothing),

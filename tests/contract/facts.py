@@ -10,13 +10,13 @@ from django.conf import settings
 from agentauth.postgresql.base import SHORT_SECONDS, DatabaseWrapper
 from agentauth.protocol import (
     agent_manifest,
+    argument_constraint,
     capability,
     catalogue,
-    certificate,
-    constraint,
     dpop,
     encoding,
     jose,
+    process_key_certificate,
     token,
     untrusted_text,
     url_normalization,
@@ -27,7 +27,7 @@ from approvals.services.challenges import CHALLENGE_LIFE
 from audit import events_api as audit_api
 from audit.log.refusal_counts import RECORDED_PER_MINUTE
 from kms.lifetimes import PUBLISHED_BEFORE_USE, TOKEN_OVERLAP
-from registry import rate_limits
+from registry import caller_limits
 from registry.api.base_view import DEFAULT_PAGE, MAX_PAGE
 from registry.api.long_poll import MAX_WAIT_SECONDS
 from registry.models.grants import PENDING_LIFE
@@ -51,7 +51,7 @@ from verifier.stores import group_commit, stored_answers, transaction_batch
 with patch.dict(os.environ):
     from agentauth.server import request_framing, web_gunicorn
 
-_LIMITS: Final = rate_limits.limits()
+_LIMITS: Final = caller_limits.limits()
 
 
 def minutes(length: timedelta) -> int:
@@ -86,12 +86,12 @@ FACTS: Final = [
     ),
     f"the first answer again, for {hours(idempotency.KEPT_FOR)} h",
     f"| by a call still running | waits up to {group_commit._PATIENCE_SECONDS} s for it, then 409",
-    f"| an agent that is claimed, on the native API | {_calls(rate_limits.AGENT)} |",
-    f"| a human, on pages | {_calls(rate_limits.HUMAN)} |",
-    f"unclaimed agents | {_calls(rate_limits.ADDRESS)} |",
-    f"claim pages | {_calls(rate_limits.ENTRY)} |",
-    f"calls without credentials | {_calls(rate_limits.STRANGERS)} |",
-    f"| a service provider | {_LIMITS[rate_limits.SERVICE_PROVIDER].per_minute:,}, or as",
+    f"| an agent that is claimed, on the native API | {_calls(caller_limits.AGENT)} |",
+    f"| a human, on pages | {_calls(caller_limits.HUMAN)} |",
+    f"unclaimed agents | {_calls(caller_limits.ADDRESS)} |",
+    f"claim pages | {_calls(caller_limits.ENTRY)} |",
+    f"calls without credentials | {_calls(caller_limits.STRANGERS)} |",
+    f"| a service provider | {_LIMITS[caller_limits.SERVICE_PROVIDER].per_minute:,}, or as",
     # 1
     f"at most {jose.MAX_BYTES:,} bytes (receipts 65,536)",
     # 2
@@ -117,10 +117,10 @@ FACTS: Final = [
     ),
     (
         f"A list has 1 to {capability.MAX_CAPABILITIES} capabilities, a capability at most "
-        f"{constraint.MAX_CONSTRAINTS} "
-        f"constraints (operators counted), `in` and `not_in` 1 to {constraint.MAX_ITEMS} "
+        f"{argument_constraint.MAX_CONSTRAINTS} "
+        f"constraints (operators counted), `in` and `not_in` 1 to {argument_constraint.MAX_ITEMS} "
         "different values, texts at most "
-        f"{constraint.MAX_TEXT:,} characters"
+        f"{argument_constraint.MAX_TEXT:,} characters"
     ),
     f"at most {capability.MAX_RESOURCE} characters, case-sensitive",
     f"arguments at most {capability.MAX_ARGUMENTS} scalars",
@@ -132,8 +132,8 @@ FACTS: Final = [
     # 4
     f"stands in the set for {seconds(PUBLISHED_BEFORE_USE)} s before it signs",
     f"stays for {seconds(TOKEN_OVERLAP)} s",
-    f"at most {certificate.MAX_CERTIFICATE_BYTES:,} bytes. Its header",
-    f"seconds; at most {certificate.MAX_CERTIFICATE_SECONDS:,} apart",
+    f"at most {process_key_certificate.MAX_CERTIFICATE_BYTES:,} bytes. Its header",
+    f"seconds; at most {process_key_certificate.MAX_CERTIFICATE_SECONDS:,} apart",
     f"a token it signs, 1 to {token.MAX_TOKEN_SECONDS}",
     f"now ≥ `nbf` − {token.CLOCK_TOLERANCE_SECONDS}, now < `exp`",
     # 5

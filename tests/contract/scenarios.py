@@ -17,9 +17,9 @@ from agentauth.middleware import MAX_BODY_BYTES
 from agentauth.openapi.operation_types import FORM
 from agentauth.protocol.keys import LocalSigner
 from audit.checkpoints import proofs_and_tiles
-from registry import rate_limits
+from registry import caller_limits
+from registry.caller_limits import Limit
 from registry.models import ServiceProvider
-from registry.rate_limits import Limit
 from registry.services.agents import revoke_agent, suspend_agent
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.grant_requests import MAX_PENDING_PER_AGENT, MAX_PENDING_PER_HUMAN
@@ -50,21 +50,21 @@ def database_fails(where: str = "", cause: Exception | None = None) -> Iterator[
 def one_call_a_minute() -> Iterator[None]:
     """One call a minute, and the minute never ends however slow the test is."""
     sorts = (
-        rate_limits.ADDRESS,
-        rate_limits.ENTRY,
-        rate_limits.STRANGERS,
-        rate_limits.AGENT,
-        rate_limits.HUMAN,
-        rate_limits.SERVICE_PROVIDER,
+        caller_limits.ADDRESS,
+        caller_limits.ENTRY,
+        caller_limits.STRANGERS,
+        caller_limits.AGENT,
+        caller_limits.HUMAN,
+        caller_limits.SERVICE_PROVIDER,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settings, "RATE_LIMITED", True)
         patch.setattr(settings, "WEB_CONCURRENCY", 1)
-        patch.setattr(rate_limits, "time", SimpleNamespace(monotonic=lambda: 1_000.0))
-        patch.setattr(rate_limits, "limits", lambda: {sort: Limit(1, 1) for sort in sorts})
-        rate_limits.limiter.cache_clear()
+        patch.setattr(caller_limits, "time", SimpleNamespace(monotonic=lambda: 1_000.0))
+        patch.setattr(caller_limits, "limits", lambda: {sort: Limit(1, 1) for sort in sorts})
+        caller_limits.limiter.cache_clear()
         yield
-    rate_limits.limiter.cache_clear()
+    caller_limits.limiter.cache_clear()
 
 
 def with_something_unknown(stage: Stage, call: Call) -> Any:

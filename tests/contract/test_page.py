@@ -19,7 +19,7 @@ from agentauth.protocol import (
     approval_receipt,
     key_change,
     passkey_statements,
-    statement_routing,
+    statement_routing_member,
 )
 from agentauth.protocol.behavioural_envelope import Envelope
 from agentauth.protocol.encoding import read_object
@@ -245,7 +245,7 @@ def test_the_claims_and_members_of_what_is_signed_are_those_of_the_code() -> Non
     assert told == set(passkey_statements._MEMBERS["resume"]) - set(passkey_statements._WHO)
     routed = section(6).partition("| member of `routing` |")[2].partition("\n\n")[0]
     told = set(re.findall(r"^\| `(\w+)` \|", routed, re.MULTILINE))
-    assert told == set(statement_routing._MEMBERS)
+    assert told == set(statement_routing_member._MEMBERS)
     sealed = section(6).partition("Claims, exactly: ")[2].partition("To check one")[0]
     assert set(re.findall(r"`(\w+)`", sealed)) == set(approval_receipt._MEMBERS)
 

@@ -22,7 +22,7 @@ from tests.faults.table import Results
 from tests.live import LiveVerifier
 from tests.time_limits import within
 from tests.waiting import until
-from verifier.endpoint import MAX_IN_FLIGHT
+from verifier.asgi_endpoint import MAX_IN_FLIGHT
 
 pytestmark = [pytest.mark.faults, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 

@@ -14,7 +14,7 @@ from tests.flows.pair import OWN_LINES, POST, InstalledPair, Pair, parts
 from tests.flows.test_web_server import exchange
 from tests.live import LiveServer
 from verifier.endpoint_paths import BATCH, INTROSPECT, VERIFY
-from verifier.tests.test_accept_header import AXIOS, CHROME, FIREFOX
+from verifier.tests.test_json_accept_check import AXIOS, CHROME, FIREFOX
 
 pytestmark = pytest.mark.production
 

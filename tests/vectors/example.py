@@ -13,10 +13,10 @@ from agentauth.protocol.agent_manifest import sign_manifest
 from agentauth.protocol.approval_receipt import build_receipt
 from agentauth.protocol.behavioural_envelope import parse_envelope
 from agentauth.protocol.capability import parse_capabilities
-from agentauth.protocol.certificate import sign_certificate
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.encoding import b64u_decode, b64u_encode, sha256, timestamp
 from agentauth.protocol.passkey_statements import Statement
+from agentauth.protocol.process_key_certificate import sign_certificate
 from agentauth.protocol.statement_building import (
     AgentRef,
     ServiceProviderRef,

@@ -8,7 +8,7 @@ import pytest
 from agentauth.protocol import dpop, url_normalization
 from agentauth.protocol.dpop import verify_proof
 from agentauth.protocol.errors import AgentAuthError
-from verifier.services.verified_tokens import ProvedTokens
+from verifier.services.verified_token_cache import ProvedTokens
 
 from . import adapter
 from .shared import cases, load

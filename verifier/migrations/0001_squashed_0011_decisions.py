@@ -9,7 +9,7 @@ from django.db import migrations, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 import audit.new_ids
-from audit.db.triggers import append_only, state_machine
+from audit.db.trigger_operations import append_only, state_machine
 
 
 def begin_first_epoch(apps: Apps, _editor: BaseDatabaseSchemaEditor) -> None:

@@ -16,15 +16,15 @@ from agentauth.protocol.errors import InvalidStateError
 from audit import kinds
 from audit.archive.parquet import check_package
 from audit.archive.segment_writing import archive_audit
-from audit.checkpoints.copy_locations import check_store_unchanged
+from audit.checkpoints.checkpoint_copies import check_store_unchanged
 from audit.checkpoints.log_breaks import log_store
 from audit.checkpoints.signing import checkpoint_log
 from audit.log.sequencer import sequence_until_empty
 from audit.models import Head
 from audit.services import Actor, record, seal_audit
 from verifier.models import StreamCursor
-from verifier.services import rollback_detection
-from verifier.services.outbox_drain import drain_redis
+from verifier.services import rollback_hold
+from verifier.services.decision_stream_drain import drain_redis
 from verifier.services.replay_epochs import LEASE_SECONDS, MARGIN_SECONDS, read_or_create_row
 
 # `usename` is null for PostgreSQL's own background workers.
@@ -65,11 +65,11 @@ def close_history(
     check_package()
     check_store_unchanged()
     row = read_or_create_row()[0]
-    if row.held_at is not None and row.held_because != rollback_detection.CLOSED:
+    if row.held_at is not None and row.held_because != rollback_hold.CLOSED:
         raise InvalidStateError(f"The database is held already: {row.held_because}")
     _check_alone()  # 1
     with transaction.atomic():  # 2
-        rollback_detection.hold(row, rollback_detection.CLOSED)
+        rollback_hold.hold(row, rollback_hold.CLOSED)
         _record(operator, actor, clock(), ended=False)
     wait(LEASE_SECONDS + MARGIN_SECONDS)
     _check_alone()

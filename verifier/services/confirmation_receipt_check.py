@@ -17,7 +17,7 @@ from agentauth.protocol.capability import parse_action
 from agentauth.protocol.encoding import parse_timestamp
 from agentauth.protocol.errors import InvalidReceiptError
 from agentauth.protocol.keys import PublicKey
-from agentauth.protocol.statement_routing import owner_id
+from agentauth.protocol.statement_routing_member import owner_id
 from audit.db.prebuilt_sql import select
 from kms.services import evidence_keys
 from registry.models import Grant

@@ -5,7 +5,7 @@ from datetime import datetime
 from django.conf import settings
 
 from audit.checkpoints.rollback_check import check_mark, present_mark
-from verifier.services.rollback_detection import holding
+from verifier.services.rollback_hold import holding
 from verifier.stores.log_size_mark import advance_mark, read_mark
 
 

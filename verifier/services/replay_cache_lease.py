@@ -17,7 +17,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from registry.services import settings_agreement
 from registry.services.settings_agreement import Halt
 from verifier.models import Home
-from verifier.services import replay_epochs, rollback_detection
+from verifier.services import replay_epochs, rollback_hold
 from verifier.services.clock_readings import elapsed_seconds
 from verifier.services.replay_epochs import (
     LEASE_SECONDS,
@@ -123,11 +123,11 @@ class Lease:
         # Take this first: if no process has compared the database yet, all threads must stop now.
         self.renew(row, database_now, began)
         if not waits:
-            compared = rollback_detection.HISTORY_COMPARISON.ask_aside(
+            compared = rollback_hold.HISTORY_COMPARISON.ask_aside(
                 row, replay_epochs.read_or_create_row, patience=PROBE_SECONDS
             )
         else:
-            compared = rollback_detection.HISTORY_COMPARISON.ask(row, patience=COMPARE_SECONDS)
+            compared = rollback_hold.HISTORY_COMPARISON.ask(row, patience=COMPARE_SECONDS)
         if compared:
             began = self._clock()
             self.renew(*replay_epochs.read_row(), began)
@@ -195,7 +195,7 @@ def halt_of(row: Home) -> Halt | None:
         return halt
     if reason := contradiction(row):
         return Halt("This process has other settings than the rest of the installation.", reason)
-    return rollback_detection.halt(row)
+    return rollback_hold.halt(row)
 
 
 def _tell_halt(before: Halt | None, halt: Halt | None) -> None:

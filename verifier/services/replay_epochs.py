@@ -35,7 +35,7 @@ from audit.services import Actor, record
 from registry.models import SpentProof
 from registry.services import settings_agreement
 from verifier.models import GrantLedger, Home
-from verifier.services import rollback_detection
+from verifier.services import rollback_hold
 from verifier.services.clock_readings import CLOCK_SKEW_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def read_or_create_row() -> tuple[Home, datetime]:
     compares the history with what is known outside, if this process can.
     """
     row, database_now = read_row()
-    rollback_detection.HISTORY_COMPARISON.ask(row)
+    rollback_hold.HISTORY_COMPARISON.ask(row)
     return row, database_now
 
 
@@ -138,7 +138,7 @@ def read_row() -> tuple[Home, datetime]:
     """As `read_or_create_row`, but never compares."""
     looked = Home.objects.annotate(
         database_now=database_clock(),
-        instance=rollback_detection.instance(),
+        instance=rollback_hold.instance(),
         **settings_agreement.looked_at(),
     )
     row = looked.filter(pk=Home.ONLY).first()

@@ -30,7 +30,7 @@ from verifier.services.tagged_cache import TaggedCache
 _LATE_SECONDS: Final = 1.0
 # How long (s) a call then waits for the next read.
 _CATCH_UP_SECONDS: Final = 0.25
-# Some 4 kB each, including the entry in `verified_tokens` and one cached yes.
+# Some 4 kB each, including the entry in `verified_token_cache` and one cached yes.
 _MOST_STATES: Final = 120_000
 _MOST_PROVIDERS: Final = 4_096
 # Rows of one query: few enough that converting them does not stall the event loop.

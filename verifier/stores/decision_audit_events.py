@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import orjson
 
+from agentauth.protocol.argument_constraint import Scalar
 from agentauth.protocol.capability import MAX_TRANSACT, Action, Capability, is_resource
-from agentauth.protocol.constraint import Scalar
 from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.encoding import b64u_encode, canonical_json, sha256
 from audit import kinds

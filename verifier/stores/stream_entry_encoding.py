@@ -1,8 +1,8 @@
 """Encodes a decision's event for the Redis stream: its base JSON, the field `b` of the entry.
 
 The script judge.lua adds a letter, the field `o`: `a` or `v` for what the base JSON says, `r` for a
-replayed proof, `l` for a call above the rate limit. `verifier.services.outbox_drain` writes it to
-the log, as the event that `verifier.stores.decision_audit_events` would write.
+replayed proof, `l` for a call above the rate limit. `verifier.services.decision_stream_drain`
+writes it to the log, as the event that `verifier.stores.decision_audit_events` would write.
 """
 
 import uuid
@@ -40,7 +40,7 @@ def no_entry(
 ) -> tuple[str, bytes]:
     """The id and base JSON of a refusal.
 
-    Without `human_id`, `outbox_drain` looks up the agent's owner.
+    Without `human_id`, `decision_stream_drain` looks up the agent's owner.
     """
     agent_id = None if call.claims is None else call.claims.agent_id
     body = _common(call, agent_id, human_id)

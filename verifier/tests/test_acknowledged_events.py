@@ -9,7 +9,7 @@ from redis import Redis
 
 from tests.waiting import until
 from verifier.models import Home, StreamCursor
-from verifier.services.outbox_drain import _held_cursors, drain
+from verifier.services.decision_stream_drain import _held_cursors, drain
 from verifier.services.replay_epochs import read_or_create_row
 from verifier.stores.acknowledged_events import AcknowledgedEvents
 from verifier.tests.streams import Verifier, assert_whole, logged_decisions, losses

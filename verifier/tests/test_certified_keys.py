@@ -8,9 +8,9 @@ import time_machine
 from django.db import transaction
 from django.utils import timezone
 
-from agentauth.protocol.certificate import CERTIFICATE_TYP, sign_certificate
 from agentauth.protocol.jose import sign_compact
 from agentauth.protocol.keys import LocalSigner, PrivateKey
+from agentauth.protocol.process_key_certificate import CERTIFICATE_TYP, sign_certificate
 from agentauth.protocol.token import sign_token
 from kms.models import Key, KeyCertificate
 from kms.process_key_certificates import certify, revoke_certificate

@@ -20,7 +20,7 @@ from audit.services import Actor, record, record_refusal
 from kms.services import ensure_key
 from registry.tests.cast import TESTER
 from verifier.models import Home
-from verifier.services import closing_before_restore, rollback_detection
+from verifier.services import closing_before_restore, rollback_hold
 from verifier.services.closing_before_restore import close_history
 from verifier.services.replay_epochs import read_or_create_row
 
@@ -45,14 +45,14 @@ def test_SA_13_closing_is_the_last_event_and_is_stored_outside(outside: Path) ->
     assert Head.objects.get().size == Checkpoint.objects.latest("size").size == size
     assert Segment.objects.latest("first").end == size
     assert (outside / f"checkpoints/{size:020d}").exists()
-    assert Home.objects.get().held_because == rollback_detection.CLOSED
+    assert Home.objects.get().held_because == rollback_hold.CLOSED
     # Verifiers that still run keep their leases until then.
     assert waits == [6]
 
 
 def test_SA_13_a_closed_database_does_not_say_that_it_was_restored(outside: Path) -> None:
     close()
-    halt = rollback_detection.halt(read_or_create_row()[0])
+    halt = rollback_hold.halt(read_or_create_row()[0])
     assert halt is not None
     assert halt.told.startswith("The registry was closed and will be restored from a backup.")
     assert halt.reason.endswith("Read docs/restore.md, then put the backup in place")
@@ -63,7 +63,7 @@ def test_SA_13_closing_again_makes_a_new_end(outside: Path) -> None:
 
 
 def test_SA_13_a_database_that_was_set_back_is_not_closed(outside: Path) -> None:
-    rollback_detection.hold(read_or_create_row()[0], "It was set back.")
+    rollback_hold.hold(read_or_create_row()[0], "It was set back.")
     with pytest.raises(InvalidStateError, match="held already: It was set back"):
         close()
     assert not Event.objects.filter(kind=kinds.HISTORY_CLOSED).exists()

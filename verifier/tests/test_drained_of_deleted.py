@@ -10,7 +10,7 @@ from audit.models import Event, Opening
 from audit.services import seal_audit
 from audit.verify.verification import verify_log
 from registry.services.humans import delete_human
-from verifier.services.outbox_drain import drain
+from verifier.services.decision_stream_drain import drain
 from verifier.tests.scene import LOOK, SYSTEM, Scene, scene
 from verifier.tests.streams import Verifier
 

@@ -7,7 +7,7 @@ from redis import Redis
 
 from agentauth.protocol.errors import TemporarilyUnavailableError
 from verifier.models import GrantLedger, Home, StreamCursor
-from verifier.services.outbox_drain import count_waiting, drain
+from verifier.services.decision_stream_drain import count_waiting, drain
 from verifier.stores import decision_stream_reader as waits
 from verifier.tests.scene import Scene
 from verifier.tests.streams import (

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from agentauth.protocol.errors import RateLimitedError
 from audit.models import Event
-from registry import rate_limits
+from registry import caller_limits
 from registry.services import provider_authentication
 from tests import conformance
 from tests.contract.scenarios import one_call_a_minute
@@ -23,7 +23,7 @@ from verifier.endpoint_paths import BATCH, INTROSPECT, VERIFY
 from verifier.requests import parse_delivery
 from verifier.services import introspection, replay_cache_lease, replay_epochs, state_cache
 from verifier.services.host_clock_check import CLOCK
-from verifier.services.verified_tokens import ProvedTokens
+from verifier.services.verified_token_cache import ProvedTokens
 from verifier.stores import database_decisions, group_commit
 from verifier.stores.redis_probe import RedisProbe
 from verifier.tests.scene import LOOK, PAY, READ, SYSTEM, Scene, pay, scene
@@ -287,10 +287,10 @@ def test_too_many_calls_to_unknown_paths_are_rate_limited(
     both: Both, place: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def used_up(sort: str, key: str) -> None:
-        if (sort, key) == (rate_limits.ADDRESS, "127.0.0.1"):
+        if (sort, key) == (caller_limits.ADDRESS, "127.0.0.1"):
             raise RateLimitedError("Too many calls.", retry_after=7)
 
-    monkeypatch.setattr(rate_limits, "take", used_up)
+    monkeypatch.setattr(caller_limits, "take", used_up)
     for changes in ({}, {"authorization": None}):
         answer = both.same(ask(place, b"{}", "/v1/verify/x", **changes), recorded=False)
         assert (answer["status"], answer["retry_after"]) == (429, 7)

@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 
 from verifier.models import StreamCursor
-from verifier.services.outbox_drain import count_waiting, drain
+from verifier.services.decision_stream_drain import count_waiting, drain
 from verifier.tests.streams import (
     Verifier,
     assert_whole,

@@ -12,11 +12,11 @@ import pytest
 from agentauth.protocol.decision_rules import Refuse
 from agentauth.protocol.errors import IdempotencyMismatchError, TemporarilyUnavailableError
 from registry.models import ServiceProvider
-from verifier import endpoint as endpoints
+from verifier import asgi_endpoint as endpoints
 from verifier import verification
-from verifier.endpoint import MAX_IN_FLIGHT, Edge, Endpoint, Request, Response
+from verifier.asgi_endpoint import MAX_IN_FLIGHT, Edge, Endpoint, Request, Response
 from verifier.services import replay_cache_lease
-from verifier.services.loop_verification import VerifierProcess
+from verifier.services.verifier_process import VerifierProcess
 from verifier.stores import EarlyRefusal, ProviderKey
 from verifier.stores.database_decisions import DecisionRequest
 from verifier.verification import VerifyAnswer

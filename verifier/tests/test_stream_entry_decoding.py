@@ -18,7 +18,7 @@ from audit.new_ids import new_id
 from audit.services import record_many
 from audit.tests.event_openings import opened
 from verifier.models import StreamCursor
-from verifier.services import outbox_drain, web_verification
+from verifier.services import decision_stream_drain, web_verification
 from verifier.stores import (
     EarlyRefusal,
     SpendResult,
@@ -209,7 +209,7 @@ def test_the_event_equals_that_of_the_database_s_store(
     assert json.loads(entry).keys() == decided(place.grant).keys()
     made = event_of(entry, outcome.encode())
     with transaction.atomic():
-        record_many(outbox_drain._with_humans([made]), now=timezone.now())
+        record_many(decision_stream_drain._with_humans([made]), now=timezone.now())
     assert columns(Event.objects.get(pk=made.id)) == columns(by_the_store)
     assert debits(made) is (act in {allowed, allowed_with_arguments})
 
@@ -347,7 +347,7 @@ def test_what_the_scripts_write_is_read(redis: Redis, place: Scene) -> None:
     redis.eval(
         lua_scripts.NOTE.source.decode(), 3, *keys, 3, text, lua_scripts.MAX_STREAM, mac_of(text)
     )
-    assert outbox_drain.drain(redis, now=timezone.now()) == 3
+    assert decision_stream_drain.drain(redis, now=timezone.now()) == 3
     found = Event.objects.filter(kind__startswith="verifier.").values_list("kind", "reason")
     assert sorted(found, key=str) == [
         ("verifier.decision.allowed", None),

@@ -28,7 +28,7 @@ from tests.asking import answered
 from tests.endpoint_modes import LeanClient, RunningEndpoint, use_redis_replay_cache
 from tests.time_limits import within
 from verifier import credential_checks, stores, verification
-from verifier.endpoint import MAX_IN_FLIGHT
+from verifier.asgi_endpoint import MAX_IN_FLIGHT
 from verifier.services import batch_fairness, replay_cache_lease, state_cache
 from verifier.services.cached_token import CachedToken
 from verifier.services.state_cache import StateCache

@@ -9,8 +9,8 @@ from redis import Redis
 from kms import row_seals
 from kms.models import SealsPending
 from verifier.models import GrantLedger, StreamCursor
-from verifier.services import outbox_drain
-from verifier.services.outbox_drain import count_waiting, drain
+from verifier.services import decision_stream_drain
+from verifier.services.decision_stream_drain import count_waiting, drain
 from verifier.stores.stream_entry_macs import mac_of
 from verifier.tests.scene import Scene
 from verifier.tests.streams import (
@@ -30,7 +30,7 @@ UNPROVED = {"reason": "unproved", "epoch": 0, "shard": 0, "first": 0, "count": 1
 @pytest.fixture
 def release_3_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
     SealsPending.objects.create()
-    monkeypatch.setattr(outbox_drain, "DEMAND", row_seals._Demand())
+    monkeypatch.setattr(decision_stream_drain, "DEMAND", row_seals._Demand())
 
 
 def forged(place: Scene, mac: bytes | None) -> dict[str, Any]:

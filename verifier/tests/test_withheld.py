@@ -19,9 +19,9 @@ from verifier.services import clock_readings, freshness
 from verifier.services.cached_token import CachedToken
 from verifier.services.clock_readings import ClockReading
 from verifier.services.freshness import DecisionBasis
-from verifier.services.loop_verification import VerifierProcess
 from verifier.services.replay_cache_lease import Lease
 from verifier.services.state_watcher import StateNews, StateReading
+from verifier.services.verifier_process import VerifierProcess
 from verifier.services.web_verification import WebProcess
 from verifier.stores.lua_scripts import Reply, Script
 from verifier.stores.redis_decisions import ScriptCall

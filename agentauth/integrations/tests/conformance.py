@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from agentauth.integrations.incoming import Incoming
+from agentauth.integrations.incoming_request import Incoming
 from agentauth.integrations.provider_settings import Provider
 from agentauth.integrations.requirement import requires
 from tests import http_server

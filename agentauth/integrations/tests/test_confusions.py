@@ -19,7 +19,7 @@ from werkzeug.test import create_environ, run_wsgi_app
 
 from agentauth.integrations import asgi, drf, flask, starlette
 from agentauth.integrations import django_decorators as ours
-from agentauth.integrations.incoming import check_length
+from agentauth.integrations.incoming_request import check_length
 from agentauth.integrations.provider_settings import Provider
 from agentauth.integrations.requirement import ConfigurationError, requires
 from agentauth.protocol.errors import InvalidRequestError

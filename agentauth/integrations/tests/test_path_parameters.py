@@ -16,7 +16,7 @@ from rest_framework.views import APIView
 
 from agentauth.integrations import drf
 from agentauth.integrations.fastapi import needs, protect, protected
-from agentauth.integrations.incoming import Incoming
+from agentauth.integrations.incoming_request import Incoming
 from agentauth.integrations.requirement import ConfigurationError, parameter_text, requires
 from agentauth.integrations.tests.test_confusions import PROVIDER, SIGNED, AsyncVerifier, told
 from agentauth.integrations.tests.test_django import FakeVerifier, asking, served, verifier

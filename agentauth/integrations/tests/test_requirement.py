@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agentauth.integrations.incoming import Incoming
+from agentauth.integrations.incoming_request import Incoming
 from agentauth.integrations.requirement import ConfigurationError, requires
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money

@@ -16,7 +16,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError, CommandParser
 from django.db import DatabaseError, InterfaceError, connection
 
-from agentauth.installation_steps import (
+from agentauth.missing_installation_steps import (
     CANNOT_CREATE,
     first_line,
     is_migrated,

@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agentauth.mcp.protect import Protected, Verifier, decision
-from agentauth.mcp.rules import ToolAction
 from agentauth.mcp.signing import SigningTransport
+from agentauth.mcp.tool_action import ToolAction
 from agentauth.protocol.capability import Capability, parse_action
 from agentauth.protocol.capability_comparison import choose
 from agentauth.protocol.dpop import verify_proof

@@ -14,9 +14,9 @@ from mcp.server.mcpserver import Context, MCPServer
 from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints
 
 from agentauth.mcp.protect import Protected
-from agentauth.mcp.rules import ToolAction
 from agentauth.mcp.tests.guarded import ENDPOINT, Site, Verify
-from agentauth.mcp.tool_schema import ToolSchema
+from agentauth.mcp.tool_action import ToolAction
+from agentauth.mcp.tool_schema_validation import ToolSchema
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money
 from agentauth.sdk.tests.fake_registry import URL, FakeRegistry, grant, registered

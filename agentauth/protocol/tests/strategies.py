@@ -7,10 +7,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from agentauth.protocol.argument_constraint import Constraint
 from agentauth.protocol.behavioural_envelope import Budget, Envelope, TimeWindow
 from agentauth.protocol.capability import Action, Capability, parse_capability
 from agentauth.protocol.capability_comparison import choose
-from agentauth.protocol.constraint import Constraint
 from agentauth.protocol.hours_and_periods import DAYS, PERIODS
 from agentauth.protocol.money import Money
 

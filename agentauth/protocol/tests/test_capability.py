@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agentauth.protocol.argument_constraint import Constraint
 from agentauth.protocol.capability import (
     MAX_TRANSACT,
     Action,
@@ -17,7 +18,6 @@ from agentauth.protocol.capability import (
     parse_capability,
 )
 from agentauth.protocol.capability_comparison import Violation, choose
-from agentauth.protocol.constraint import Constraint
 from agentauth.protocol.encoding import canonical_json
 from agentauth.protocol.errors import InvalidRequestError
 

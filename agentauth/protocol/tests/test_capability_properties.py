@@ -6,9 +6,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentauth.protocol.argument_constraint import Constraint
 from agentauth.protocol.capability import Capability, parse_capability
 from agentauth.protocol.capability_comparison import choose, intersect, narrows
-from agentauth.protocol.constraint import Constraint
 from agentauth.protocol.money import Money
 
 from .strategies import (

@@ -7,7 +7,6 @@ import cbor2
 import pytest
 
 from agentauth.protocol.agent_manifest import MANIFEST_TYP, verify_manifest
-from agentauth.protocol.certificate import CERTIFICATE_TYP, verify_certificate
 from agentauth.protocol.cose import read_passkey
 from agentauth.protocol.dpop import make_proof, verify_proof
 from agentauth.protocol.encoding import b64u_decode
@@ -17,8 +16,13 @@ from agentauth.protocol.key_change import KEY_CHANGE_TYP, verify_key_change
 from agentauth.protocol.key_introduction import INTRODUCTION_TYP, verify_introduction
 from agentauth.protocol.key_set import read_key_set
 from agentauth.protocol.keys import LocalSigner, PrivateKey, Signer, ed25519_public_key, parse_jwk
+from agentauth.protocol.process_key_certificate import CERTIFICATE_TYP, verify_certificate
 from agentauth.protocol.signed_notes import parse_vkey, verifier_key
-from agentauth.protocol.tests import test_agent_manifest, test_certificate, test_key_change
+from agentauth.protocol.tests import (
+    test_agent_manifest,
+    test_key_change,
+    test_process_key_certificate,
+)
 from agentauth.protocol.tests.mixed_order import SMALL, MixedSigner, Point, encoded, mixed
 
 ISSUER = "https://registry.example"
@@ -54,7 +58,7 @@ def introduction(key: Signer) -> None:
 
 
 def certificate(key: Signer) -> None:
-    claims = test_certificate.CLAIMS | {"sub": key.kid, "cnf": {"jwk": key.public.jwk}}
+    claims = test_process_key_certificate.CLAIMS | {"sub": key.kid, "cnf": {"jwk": key.public.jwk}}
     compact = sign_compact(claims, ROOT, typ=CERTIFICATE_TYP, header={"kid": ROOT.kid})
     verify_certificate(compact, keys={ROOT.kid: ROOT.public}, expected_issuer=claims["iss"])
 

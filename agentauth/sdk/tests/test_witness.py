@@ -27,9 +27,9 @@ from agentauth.protocol.signed_notes import (
 )
 from agentauth.sdk.errors import WitnessStateError
 from agentauth.sdk.tests.witness_cast import EMPTY, NAME, ORIGIN, Log, Served, new_witness, serving
-from agentauth.sdk.witness import state as witness_state
-from agentauth.sdk.witness.rules import Witness, WitnessAnswer
-from agentauth.sdk.witness.state import Latest, State
+from agentauth.sdk.witness import latest_checkpoints as witness_state
+from agentauth.sdk.witness.cosigning import Witness, WitnessAnswer
+from agentauth.sdk.witness.latest_checkpoints import Latest, State
 
 
 @pytest.fixture

@@ -103,14 +103,14 @@ def test_the_command_serves_what_keygen_made(files: dict[str, str], log: Log) ->
 KILL = "import os, signal\nkill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
 BEFORE_THE_ANSWER = f"""
 {KILL}
-from agentauth.sdk.witness.state import State
+from agentauth.sdk.witness.latest_checkpoints import State
 swap = State.swap
 State.swap = lambda *arguments: (swap(*arguments), kill())
 """
 BEFORE_THE_COMMIT = f"""
 {KILL}
-from agentauth.sdk.witness import rules
-rules.format_note = kill
+from agentauth.sdk.witness import cosigning
+cosigning.format_note = kill
 """
 
 

@@ -14,9 +14,9 @@ from agentauth.protocol.keys import LocalSigner, PrivateKey
 from agentauth.protocol.log_hashes import leaf_hash, node_hash
 from agentauth.protocol.merkle_proofs import prove_consistency, tree_root
 from agentauth.protocol.signed_notes import SignatureType, Verifier, parse_note, verify_signatures
-from agentauth.sdk.witness.rules import Witness
+from agentauth.sdk.witness.cosigning import Witness
+from agentauth.sdk.witness.latest_checkpoints import State
 from agentauth.sdk.witness.server import WitnessServer
-from agentauth.sdk.witness.state import State
 
 ORIGIN = "log.example/v1/audit"
 NAME = "witness.example/w1"

@@ -16,7 +16,7 @@ from agentauth.protocol.errors import AgentAuthError
 from agentauth.protocol.signed_notes import MAX_NOTE_BYTES
 from agentauth.sdk.stderr_output import print_stderr
 
-from .rules import Witness, WitnessAnswer
+from .cosigning import Witness, WitnessAnswer
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -6,7 +6,7 @@ from typing import Any
 from django.utils import timezone
 
 from audit.archive.segment_writing import archive_audit
-from audit.checkpoints.copy_locations import check_store_unchanged
+from audit.checkpoints.checkpoint_copies import check_store_unchanged
 from audit.management.audit_store import the_store
 from audit.management.base_commands import JsonCommand
 

@@ -14,14 +14,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from audit.archive.archive_verification import prove_archive
-from audit.checkpoints.anchors import (
-    Anchor,
-    read_any_anchor,
-    read_stores,
-    stored_anchors,
-    stores_not_read,
-)
-from audit.checkpoints.copy_locations import ContradictedError
+from audit.checkpoints.checkpoint_copies import ContradictedError
 from audit.checkpoints.log_breaks import (
     check_breaks,
     lineage,
@@ -29,11 +22,18 @@ from audit.checkpoints.log_breaks import (
     seen_store,
     shown_break,
 )
+from audit.checkpoints.signed_checkpoint_reading import (
+    Anchor,
+    read_any_anchor,
+    read_stores,
+    stored_anchors,
+    stores_not_read,
+)
 from audit.management.base_commands import JsonCommand
 from audit.models import LogBreak, QueueEntry
 from audit.stores.store_factory import store_at
 from audit.verify.incremental_verification import RUNS, verify_on
-from audit.verify.unknown_objects import strange_keys
+from audit.verify.unknown_store_objects import strange_keys
 from audit.verify.verification import Verdict
 
 # In VAR_DIR.
