@@ -159,12 +159,8 @@ def restore_stage(
     """Everything running, with the replay cache in Redis."""
     with postgres.server() as database, redis_servers.server() as redis:
         made = kind(database, redis, directory, seed=seed, store_uri=store_uri)
-        try:
-            made.up()
-            made.be_in_an_epoch()
+        with made.while_up():
             yield made
-        finally:
-            made.down()
 
 
 @dataclass
