@@ -292,3 +292,17 @@ class LiveVerifier(LiveServer):
         parts = urlsplit(self.env["DATABASE_URL"])
         hosts = parts.netloc.rpartition("@")[2]
         self.env["DATABASE_URL"] = urlunsplit(parts._replace(netloc=f"{role}:p@{hosts}"))
+
+
+def run_in_django(code: str, env: Mapping[str, str], root: Path = ROOT) -> str:
+    """Run Python code in a registry's environment and source tree; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import django; django.setup()\n{code}"],
+        cwd=root,
+        env={**env, "DJANGO_SETTINGS_MODULE": "agentauth.settings"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

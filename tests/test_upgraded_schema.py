@@ -8,7 +8,6 @@ import os
 import re
 import sqlite3
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from psycopg.rows import dict_row
 
 from registry.release_compatibility import RELEASE
 from tests import postgres, previous_release
+from tests.live import run_in_django
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.history
@@ -65,21 +65,11 @@ class Sqlite:
         """Run Python code in this source tree; returns what it printed."""
         env = {
             "PATH": os.environ["PATH"],
-            "DJANGO_SETTINGS_MODULE": "agentauth.settings",
             "DATABASE_URL": self.url,
             "VAR_DIR": str(self.directory),
         }
-        before = "import django; django.setup(); from django.core.management import call_command\n"
-        done = subprocess.run(
-            [sys.executable, "-c", before + script],
-            cwd=root,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        before = "from django.core.management import call_command\n"
+        return run_in_django(before + script, env, root)
 
     def schema(self) -> list[str]:
         asked = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_master ORDER BY 1, 2"

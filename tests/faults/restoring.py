@@ -21,7 +21,7 @@ from tests.actors import LivePerson, Scene, scenes
 from tests.faults.cast import budget, token_of
 from tests.faults.clients import PAY, READ, question_of
 from tests.faults.stage import Stage
-from tests.live import ROOT, LiveRegistry
+from tests.live import ROOT, LiveRegistry, run_in_django
 from tests.waiting import SETTLE_SECONDS, until
 
 ADMIN = "admin@example.org"
@@ -159,12 +159,8 @@ def restore_stage(
     """Everything running, with the replay cache in Redis."""
     with postgres.server() as database, redis_servers.server() as redis:
         made = kind(database, redis, directory, seed=seed, store_uri=store_uri)
-        try:
-            made.up()
-            made.be_in_an_epoch()
+        with made.while_up():
             yield made
-        finally:
-            made.down()
 
 
 @dataclass
@@ -244,18 +240,8 @@ def asked(
 
 def in_django(stage: Stage, code: str) -> str:
     """The output of code run in the registry's Django environment."""
-    head = "import django, datetime; django.setup(); now = datetime.datetime.now(datetime.UTC)\n"
-    env = stage.registry.env | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}
-    done = subprocess.run(
-        [sys.executable, "-c", head + code],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    head = "import datetime; now = datetime.datetime.now(datetime.UTC)\n"
+    return run_in_django(head + code, stage.registry.env)
 
 
 def go_on_after_backup(stage: RestoreStage, story: Story) -> None:

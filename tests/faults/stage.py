@@ -101,6 +101,16 @@ class Stage:
     def verifiers(self) -> list[LiveVerifier]:
         return [self.a, self.b]
 
+    @contextlib.contextmanager
+    def while_up(self) -> Iterator[None]:
+        """Start everything and wait for an epoch; stop it when the context ends."""
+        try:
+            self.up()
+            self.be_in_an_epoch()
+            yield
+        finally:
+            self.down()
+
     def up(self) -> None:
         self.registry.prepare()
         role = self.registry.verifier_role()
@@ -270,13 +280,9 @@ def stage(
             stack.enter_context(postgres.replica(database, settings=settings)) if replica else None
         )
         made = Stage(database, redis, directory, random.Random(seed), second)
-        try:
-            made.has_own_disk = disk is not None
-            made.up()
-            made.be_in_an_epoch()
+        made.has_own_disk = disk is not None
+        with made.while_up():
             yield made
-        finally:
-            made.down()
 
 
 def run_for(seconds: float, act: Callable[[], None], every: float) -> None:

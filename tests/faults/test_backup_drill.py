@@ -135,12 +135,8 @@ def replicated(tmp_path: Path) -> Iterator[RestoreStage]:
     ):
         database.say("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
         made = RestoreStage(database, redis, tmp_path, seed=1, store_uri="", replica=replica)
-        try:
-            made.up()
-            made.be_in_an_epoch()
+        with made.while_up():
             yield made
-        finally:
-            made.down()
 
 
 @pytest.mark.parametrize("knows", ["the store", "Redis"])

@@ -87,12 +87,8 @@ def running(
 ) -> Iterator[RestoreStage]:
     with redis_servers.server() as redis:
         made = RestoreStage(database, redis, directory, seed=1, store_uri=store_uri)
-        try:
-            made.up()
-            made.be_in_an_epoch()
+        with made.while_up():
             yield made
-        finally:
-            made.down()
 
 
 def pays(held: Stage, story: Story, token: str, key: str) -> bool:

@@ -1,8 +1,6 @@
 """DJ-17 on PostgreSQL: with the serving role's rights, grant rows are forged as approved."""
 
 import secrets
-import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +16,7 @@ from tests import redis_servers
 from tests.actors import Scene, may_pay, scene
 from tests.conftest import fresh_database
 from tests.flows.pair import wait_for_replay_cache
-from tests.live import LiveRegistry, LiveVerifier
+from tests.live import LiveRegistry, LiveVerifier, run_in_django
 
 pytestmark = [pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis, pytest.mark.long]
 
@@ -76,18 +74,8 @@ class Stage:
 
     def run(self, script: str, grant: str) -> str:
         """Run in a registry process; returns its output."""
-        code = "import django; django.setup()\n" + textwrap.dedent(script).format(grant=grant)
-        env = self.web.env | {"DJANGO_SETTINGS_MODULE": "agentauth.settings"}
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=self.web.root,
-            env=env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        code = textwrap.dedent(script).format(grant=grant)
+        return run_in_django(code, self.web.env, self.web.root)
 
     def said(
         self, place: Scene, token: str, action: dict[str, Any]

@@ -83,20 +83,7 @@ class World:
         )
 
     def later_manifest(self) -> VerifiedManifest:
-        """A manifest signed by the agent's own key, with another description."""
-        seconds = int(self.now.timestamp())
-        compact = sign_manifest(
-            self.place.signer,
-            audience=settings.ISSUER,
-            issued_at=seconds + 1,
-            expires_at=seconds + 86_400,
-            jti="j" * 22,
-            name="Research Assistant",
-            description="Another",
-            model_origin="models.example",
-            capabilities=parse_capabilities([READ]),
-        )
-        return verify_manifest(compact, expected_audience=settings.ISSUER, now=seconds)
+        return later_manifest(self.place, self.now)
 
     def wrong_code(self) -> str:
         code = enrolment_codes.create_enrolment_code(
@@ -106,3 +93,20 @@ class World:
 
     def token(self) -> str:
         return tokens.sign_issued(tokens.issued_again(self.jti, self.now).claims, self.now)
+
+
+def later_manifest(place: Scene, now: datetime) -> VerifiedManifest:
+    """A manifest signed by the agent's own key, with another description."""
+    seconds = int(now.timestamp())
+    compact = sign_manifest(
+        place.signer,
+        audience=settings.ISSUER,
+        issued_at=seconds + 1,
+        expires_at=seconds + 86_400,
+        jti="j" * 22,
+        name="Research Assistant",
+        description="Another",
+        model_origin="models.example",
+        capabilities=parse_capabilities([READ]),
+    )
+    return verify_manifest(compact, expected_audience=settings.ISSUER, now=seconds)

@@ -9,11 +9,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from agentauth.protocol.agent_manifest import sign_manifest, verify_manifest
 from agentauth.protocol.capability import parse_capabilities
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 from kms.models import Key
@@ -29,6 +27,7 @@ from verifier.services.cached_token import load_tokens
 from verifier.services.clock_readings import ClockReading
 from verifier.services.state_change_feed import Changes
 from verifier.services.state_watcher import StateNews, StateReading
+from verifier.tests.change_arguments import later_manifest
 from verifier.tests.scene import PAY, READ, SYSTEM, Scene, scene
 from verifier.tests.state_cache_harness import EVERYTHING, Followed, basic, followed, until
 
@@ -96,21 +95,9 @@ def hears_of_a_look(made: Followed) -> None:
 
 
 def another_manifest(world: World) -> None:
-    now = int(timezone.now().timestamp())
-    compact = sign_manifest(
-        world.mine.signer,
-        audience=settings.ISSUER,
-        issued_at=now + 1,
-        expires_at=now + 86_400,
-        jti="j" * 22,
-        name="Research Assistant",
-        description="Another",
-        model_origin="models.example",
-        capabilities=parse_capabilities([READ]),
-    )
-    verified = verify_manifest(compact, expected_audience=settings.ISSUER, now=now)
+    now = timezone.now()
     agent_manifests.replace_manifest(
-        agent=world.mine.agent, manifest=verified, actor=SYSTEM, now=timezone.now()
+        agent=world.mine.agent, manifest=later_manifest(world.mine, now), actor=SYSTEM, now=now
     )
 
 
