@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from tests import redis_servers
@@ -22,6 +23,7 @@ from tests.flows.pair import READ, wait_for_replay_cache
 from tests.live import ROOT, LiveRegistry, LiveServer, LiveVerifier
 from tests.otlp_receiver import Collector, collector
 from tests.time_limits import within
+from tests.waiting import until
 
 pytestmark = [pytest.mark.long, pytest.mark.flow, pytest.mark.postgres, pytest.mark.redis]
 
@@ -65,19 +67,25 @@ def servers(
         yield web, lean, made
 
 
+def is_numbered(web: LiveRegistry, decision: str) -> bool:
+    """Whether the jobs have drained the decision from Redis and numbered it."""
+    with psycopg.connect(web.env["DATABASE_URL"]) as connection:
+        row = "SELECT 1 FROM audit_leaf WHERE event_id = %s"
+        return connection.execute(row, [decision]).fetchone() is not None
+
+
 def test_each_kind_of_process_exports_before_it_ends(
     servers: tuple[LiveRegistry, LiveVerifier, Collector],
 ) -> None:
     web, lean, made = servers
     place = scene(web, capabilities=[READ], envelope={})
     with jobs(web):
-        # Two turns of the jobs.
-        time.sleep(3)
         question = place.question(place.token(), READ)
         asked = httpx.post(
             f"{lean.url}/v1/verify", json=question, auth=(place.client_id, place.client_secret)
         )
         assert asked.json()["valid"], asked.text
+        until(lambda: is_numbered(web, asked.json()["decision_id"]), "the decision has no number")
     assert made.services == {"agentauth-jobs"}
     for server in (web, lean):
         server.stop()
