@@ -233,7 +233,7 @@ def a_clock_that_is_wrong(both: Both, place: Scene, path: str) -> Iterator[Make]
         later = Value(timezone.now() + timedelta(seconds=10), output_field=DateTimeField())
         patch.setattr(replay_epochs, "database_clock", lambda: later)
         # View and endpoint share this process, which reports it once.
-        patch.setattr(CLOCK, "_told", True)
+        patch.setattr(CLOCK, "_is_recorded", True)
         replay_cache_lease.LEASE._last = None
         yield lambda: good(place, path)
     replay_cache_lease.LEASE._last = None
