@@ -26,10 +26,10 @@ import httpx
 from agentauth.protocol.dpop import make_proof
 from agentauth.protocol.keys import LocalSigner, PrivateKey
 from benchmarks.cpu_time import check_us, cpu_seconds
+from benchmarks.issued_token_check import Checker
 from benchmarks.load_generation import Crowd, Tally
 from benchmarks.open_loop import open_loop, percentile
 from benchmarks.system_under_test import WORKERS, MeasuredSystem, machine, place
-from benchmarks.token_checker import Checker
 from tests.live import ROOT
 from tests.postgres import free_port
 

@@ -31,9 +31,9 @@ import psycopg
 
 from benchmarks import verify
 from benchmarks.cpu_time import cpu_seconds
+from benchmarks.issued_token_check import PAUSE_SECONDS, TRIES
 from benchmarks.load_generation import TIMEOUT_SECONDS, BodyWriter
 from benchmarks.system_under_test import MeasuredSystem, machine, place
-from benchmarks.token_checker import PAUSE_SECONDS, TRIES
 from tests.postgres import binaries
 
 # Begins every log entry, to tell apart the statements of each connection.

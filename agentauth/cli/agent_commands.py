@@ -20,7 +20,7 @@ from agentauth.sdk.registry_answers import Grant, optional
 from agentauth.sdk.url_checks import check_registry_url
 
 from .agent_options import Connection
-from .arguments import read_action, read_capability, read_data
+from .capability_arguments import read_action, read_capability, read_data
 from .pending_display import await_with_limit, show_pending
 from .result import DONE, REFUSED, UNAVAILABLE, WAITING, CommandResult, Outcome, Table, UsageError
 

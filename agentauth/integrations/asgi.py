@@ -22,7 +22,7 @@ from agentauth.sdk.async_verifier import AsyncVerifierClient
 from agentauth.sdk.refusal_responses import HttpAnswer
 from agentauth.sdk.verifier import Allowed
 
-from . import provider_responses
+from . import refusals_and_caching
 from .incoming_request import (
     WEBSOCKET,
     Incoming,
@@ -128,7 +128,7 @@ class AgentAuthMiddleware:
         try:
             allowed, receive = await self._check(route, scope, receive)
         except AgentAuthError as error:
-            await send_answer(provider_responses.refusal(error), send)
+            await send_answer(refusals_and_caching.refusal(error), send)
             return
         except DisconnectedError:
             return
@@ -158,7 +158,7 @@ class AgentAuthMiddleware:
         allowed = await self._verifier.verify(**asked, action=act)
         # A route without a requirement handles repeated operations itself.
         repeats = needed is None or needed.handles_repeats
-        return provider_responses.once(allowed, handles_repeats=repeats), receive
+        return refusals_and_caching.once(allowed, handles_repeats=repeats), receive
 
 
 def table(lines: Sequence[Line]) -> RouteOf:
@@ -256,7 +256,7 @@ def _headers(lines: Iterable[tuple[bytes, bytes]], allowed: Allowed) -> list[tup
     given = [(bytes(name), bytes(value)) for name, value in lines]
     stated = [value for name, value in given if name.lower() == b"cache-control"]
     kept = [each for each in given if each[0].lower() != b"cache-control"]
-    private = provider_responses.kept_private(b", ".join(stated).decode("latin-1"))
+    private = refusals_and_caching.kept_private(b", ".join(stated).decode("latin-1"))
     kept.append((b"cache-control", private.encode("latin-1")))
     if allowed.nonce is not None:
         kept = [each for each in kept if each[0].lower() != b"dpop-nonce"]
@@ -265,7 +265,7 @@ def _headers(lines: Iterable[tuple[bytes, bytes]], allowed: Allowed) -> list[tup
 
 
 async def _refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    answer = provider_responses.refusal(InvalidRequestError(WEBSOCKET))
+    answer = refusals_and_caching.refusal(InvalidRequestError(WEBSOCKET))
     await receive()
     if "websocket.http.response" not in scope.get("extensions", {}):
         await send({"type": "websocket.close", "code": _POLICY, "reason": WEBSOCKET})

@@ -20,7 +20,7 @@ from agentauth.protocol.capability import Action
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
-from . import provider_responses
+from . import refusals_and_caching
 from .incoming_request import (
     Incoming,
     asgi_headers,
@@ -65,7 +65,7 @@ class Check:
             act = act(request, *args, **kwargs)
         client = _client(_setting("REGISTRY_URL"), _setting("CLIENT_ID"), _setting("CLIENT_SECRET"))
         allowed = client.verify(**asked, action=act)
-        return provider_responses.once(allowed, handles_repeats=self.handles_repeats)
+        return refusals_and_caching.once(allowed, handles_repeats=self.handles_repeats)
 
 
 def protected(
@@ -214,7 +214,7 @@ def refusal(error: AgentAuthError) -> HttpResponse:
 
     A fault on our side is logged with its cause, which the agent does not see.
     """
-    answer = provider_responses.refusal(error)
+    answer = refusals_and_caching.refusal(error)
     return HttpResponse(answer.body, status=answer.status, headers=dict(answer.headers))
 
 
@@ -274,7 +274,7 @@ async def _awaited(response: Any) -> HttpResponseBase:
 
 def private(response: HttpResponseBase) -> HttpResponseBase:
     """Keep the answer out of caches, which would skip the check, unless the view says otherwise."""
-    response["Cache-Control"] = provider_responses.kept_private(response.get("Cache-Control", ""))
+    response["Cache-Control"] = refusals_and_caching.kept_private(response.get("Cache-Control", ""))
     return response
 
 

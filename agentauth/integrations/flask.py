@@ -29,7 +29,7 @@ from agentauth.protocol.encoding import MAX_BODY_BYTES
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
-from . import provider_responses
+from . import refusals_and_caching
 from .incoming_request import (
     Incoming,
     bounded,
@@ -167,9 +167,9 @@ def _check(app: Flask, audience: str, client: VerifierClient) -> Response | None
         act = None if needed is None else needed.action(incoming)
         allowed = client.verify(**asked, action=act)
         # A view without a requirement handles repeated operations itself.
-        provider_responses.once(allowed, handles_repeats=needed is None or needed.handles_repeats)
+        refusals_and_caching.once(allowed, handles_repeats=needed is None or needed.handles_repeats)
     except AgentAuthError as error:
-        answer = provider_responses.refusal(error)
+        answer = refusals_and_caching.refusal(error)
         return Response(answer.body, answer.status, dict(answer.headers))
     g.agentauth = _Checked(allowed, needed, parameters)
     return None
@@ -215,7 +215,7 @@ def _private(response: Response) -> Response:
     checked = g.get("agentauth")
     if isinstance(checked, _Checked):
         stated = ", ".join(response.headers.getlist("Cache-Control"))
-        response.headers["Cache-Control"] = provider_responses.kept_private(stated)
+        response.headers["Cache-Control"] = refusals_and_caching.kept_private(stated)
         if checked.allowed.nonce is not None:
             response.headers["DPoP-Nonce"] = checked.allowed.nonce
     return response

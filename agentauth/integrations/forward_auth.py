@@ -48,7 +48,7 @@ from agentauth.sdk.url_checks import check_audience
 from agentauth.sdk.verifier import Allowed, VerifierClient
 
 from .incoming_request import WEBSOCKET, Incoming, question, wsgi_headers, wsgi_target
-from .provider_responses import PRIVATE, once, refusal
+from .refusals_and_caching import PRIVATE, once, refusal
 from .requirement import ConfigurationError, Requirement, requires
 
 logger = logging.getLogger(__name__)

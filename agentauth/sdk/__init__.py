@@ -11,8 +11,8 @@
   elsewhere. `own_manifest` makes what the agent declares; `argument_checks` and `clock_check`
   explain mistakes.
 - A service provider: `verifier` and `async_verifier` ask the registry, by the rules of
-  `verifier_core`, over kept connections (`thread_connections`, `async_connections`, `http1`);
-  `refusal_responses` answers the agent. `agentauth.integrations` protects the routes of a
+  `verifier_core`, over kept connections (`verify_connections`, `async_verify_connections`,
+  `http1`); `refusal_responses` answers the agent. `agentauth.integrations` protects the routes of a
   framework.
 - Both: `bounded_http` makes one HTTP exchange, with `server_nonces` and `url_checks`; its result is
   in `registry_answers` and `errors`.

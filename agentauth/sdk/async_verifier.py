@@ -13,10 +13,9 @@ import httpx
 from agentauth.protocol.capability import Action
 from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableError
 
-from .async_connections import AsyncConnections, AsyncHttpxExchanges
+from .async_verify_connections import AsyncConnections, AsyncHttpxExchanges
 from .http1 import Answer
 from .registry_http import ssl_context
-from .thread_connections import uses_proxy
 from .url_checks import check_registry_url
 from .verifier_core import (
     MAX_ANSWER_BYTES,
@@ -31,6 +30,7 @@ from .verifier_core import (
     asked,
     check_in_time,
 )
+from .verify_connections import uses_proxy
 
 
 class _Exchanges(Protocol):

@@ -16,7 +16,6 @@ from agentauth.protocol.errors import AgentAuthError, TemporarilyUnavailableErro
 
 from .http1 import Answer
 from .registry_http import ssl_context
-from .thread_connections import Connections, Exchanges, HttpxExchanges, uses_proxy
 from .url_checks import check_registry_url
 from .verifier_core import (
     MAX_ANSWER_BYTES,
@@ -31,6 +30,7 @@ from .verifier_core import (
     asked,
     check_in_time,
 )
+from .verify_connections import Connections, Exchanges, HttpxExchanges, uses_proxy
 
 __all__ = ["Allowed", "Asked", "Question", "UnknownOutcomeError", "VerifierClient"]
 

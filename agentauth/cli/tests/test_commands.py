@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from agentauth.cli import main
-from agentauth.cli.arguments import read_action, read_capability
+from agentauth.cli.capability_arguments import read_action, read_capability
 from agentauth.protocol.capability import Action, Capability
 from agentauth.protocol.errors import InvalidRequestError
 from agentauth.protocol.money import Money

@@ -59,7 +59,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     for name in (
         "django.request",
         "uvicorn.error",
-        "agentauth.integrations.provider_responses",
+        "agentauth.integrations.refusals_and_caching",
         "flask_site",
     ):
         caplog.set_level(logging.CRITICAL + 1, name)

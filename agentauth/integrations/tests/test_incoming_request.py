@@ -12,7 +12,7 @@ from agentauth.integrations.incoming_request import (
     wsgi_headers,
     wsgi_target,
 )
-from agentauth.integrations.provider_responses import kept_private
+from agentauth.integrations.refusals_and_caching import kept_private
 from agentauth.protocol.errors import (
     AgentAuthError,
     InvalidProofError,

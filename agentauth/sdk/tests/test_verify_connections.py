@@ -17,7 +17,7 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from agentauth.sdk import UnknownOutcomeError, VerifierClient
 from agentauth.sdk.async_verifier import AsyncVerifierClient
 from agentauth.sdk.tests.test_verifier import ASK, YES
-from agentauth.sdk.thread_connections import IDLE_SECONDS, uses_proxy
+from agentauth.sdk.verify_connections import IDLE_SECONDS, uses_proxy
 
 ASK_ONCE: dict[str, Any] = ASK
 

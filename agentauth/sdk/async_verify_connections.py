@@ -1,4 +1,4 @@
-"""Kept connections to one registry, for asyncio, under the rules of `thread_connections`."""
+"""Kept connections of an `AsyncVerifierClient`, under the rules of `verify_connections`."""
 
 import asyncio
 from collections import deque
@@ -11,7 +11,8 @@ from agentauth.protocol.errors import TemporarilyUnavailableError
 from .bounded_http import ask
 from .http1 import Answer, AnswerReader, Target
 from .registry_http import registry_at
-from .thread_connections import (
+from .url_checks import is_loopback
+from .verify_connections import (
     IDLE_SECONDS,
     MAX_IDLE,
     PATHS,
@@ -21,7 +22,6 @@ from .thread_connections import (
     headers_of,
     is_readable,
 )
-from .url_checks import is_loopback
 
 
 class AsyncConnections:

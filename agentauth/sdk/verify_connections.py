@@ -1,5 +1,5 @@
-"""Kept connections to one registry, for threads: an exchange is limited in time and size as a
-whole.
+"""Kept connections of a `VerifierClient`, shared by threads; each exchange is limited as a whole,
+in time and in size.
 
 With a proxy set in the environment, or a test transport, httpx makes the exchange.
 """
