@@ -9,13 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from asgiref.sync import sync_to_async
-from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig
-from django.http import HttpRequest, HttpResponse
-from django.http.response import HttpResponseBase
-from django.views.decorators.csrf import csrf_exempt
-
 from agentauth.protocol.capability import Action
 from agentauth.protocol.errors import AgentAuthError
 from agentauth.sdk.verifier import Allowed, VerifierClient
@@ -35,6 +28,16 @@ from .incoming_request import (
     wsgi_headers,
 )
 from .requirement import GUARDED, OPEN, Requirement
+
+try:
+    from asgiref.sync import sync_to_async
+    from django.conf import settings
+    from django.core.exceptions import ImproperlyConfigured, RequestDataTooBig
+    from django.http import HttpRequest, HttpResponse
+    from django.http.response import HttpResponseBase
+    from django.views.decorators.csrf import csrf_exempt
+except ModuleNotFoundError as error:
+    raise ImportError("To protect views, install agentauth-sdk[django].") from error
 
 View = Callable[..., Any]
 ActionOf = Callable[..., Action]

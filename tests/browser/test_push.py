@@ -425,7 +425,7 @@ def test_the_browser_in_the_list_is_marked_and_can_be_removed(
     mine = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name="Chrome"))
     mine.get_by_text("Change or remove").click()
     page.get_by_role("button", name="Remove Chrome on Linux").click()
-    expect(page.get_by_role("status")).to_contain_text("Removed")
+    expect(page.get_by_role("status")).to_contain_text("Channel removed")
     expect(page.get_by_role("heading", name="Chrome on Linux")).to_have_count(0)
 
 
