@@ -385,14 +385,20 @@ class AgentGrants:
         server_nonce = self._nonces.setdefault(provider.audience, ServerNonce())
         token, turn = await self.use(service, action, paced=paced)
         sent = nonce or server_nonce.latest
-        proof = make_proof(
-            self._life.signer,
-            method=method,
-            url=without_query(absolute),
-            iat=int(time.time()),
-            jti=new_jti(),
-            access_token=token,
-            nonce=sent,
-        )
+        try:
+            proof = make_proof(
+                self._life.signer,
+                method=method,
+                url=without_query(absolute),
+                iat=int(time.time()),
+                jti=new_jti(),
+                access_token=token,
+                nonce=sent,
+            )
+        except BaseException:
+            # A key management service may fail to sign.
+            if turn is not None:
+                turn.give_back()
+            raise
         headers = {"Authorization": f"DPoP {token}", "DPoP": proof}
         return Signed(headers, token, turn, sent, server_nonce)
