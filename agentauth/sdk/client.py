@@ -217,7 +217,8 @@ class AgentAuthClient:
         """
         check_action(action)
         if grant_id is not None:
-            return await self._grants.token(service_provider_id, grant_id)
+            provider = await self._grants.service_provider(service_provider_id)
+            return await self._grants.token(provider.id, grant_id)
         token, _ = await self._grants.use(service_provider_id, action)
         return token
 

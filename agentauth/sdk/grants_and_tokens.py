@@ -57,6 +57,8 @@ class AgentGrants:
         self._tokens = Cache[str]()
         self._grants = Cache[list[Grant]]()
         self._providers = Cache[ServiceProvider]()
+        # The id of each service provider by the ids and slugs that callers used for it.
+        self._ids: dict[str, str] = {}
         self._locks = Locks()
         self._nonces: dict[str, ServerNonce] = {}
         self.pacing = Pacing()
@@ -67,8 +69,13 @@ class AgentGrants:
         self._grants.forget()
 
     def forget_tokens(self, service: str) -> None:
-        """Drop the cached tokens of one service provider, and the cached choice of grants."""
-        self._tokens.forget(service)
+        """Drop all cached grants, and the cached tokens of one service provider (id or slug).
+
+        All tokens if this client has not used that id or slug yet: it may be another name of one
+        that it has used.
+        """
+        known = self._ids.get(service)
+        self._tokens.forget(*([] if known is None else [known]))
         self._grants.forget()
 
     def drop_token(self, service: str, token: str) -> None:
@@ -262,7 +269,9 @@ class AgentGrants:
         async def ask() -> CachedValue[ServiceProvider]:
             return cache_lookup(ServiceProvider.of(await self._life.get(path)))
 
-        return await self._providers.get((service,), ask)
+        provider = await self._providers.get((service,), ask)
+        self._ids[service] = provider.id
+        return provider
 
     async def pages(self, path: str) -> list[Mapping[str, object]]:
         """The rows of all pages of a list."""
@@ -325,9 +334,9 @@ class AgentGrants:
 
     # ---- tokens and proofs
 
-    async def token(self, service: str, grant_id: str) -> str:
+    async def token(self, provider_id: str, grant_id: str) -> str:
         """The token of one grant, cached and renewed before it expires."""
-        return await self._tokens.get((service, grant_id), lambda: self._issue(grant_id))
+        return await self._tokens.get((provider_id, grant_id), lambda: self._issue(grant_id))
 
     async def _issue(self, grant_id: str) -> CachedValue[str]:
         asked_at = time.time()
@@ -349,7 +358,7 @@ class AgentGrants:
             grant = await self._choose(service, action)
             turn = await self.pacing.take_turn(grant) if paced else None
             try:
-                return await self.token(service, grant.grant_id), turn
+                return await self.token(grant.service_provider, grant.grant_id), turn
             except BaseException as error:
                 if turn is not None:
                     turn.give_back()

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agentauth import Capability
+from agentauth import AgentAuthClient, Capability
 from agentauth.protocol.capability import Action
 from agentauth.protocol.errors import (
     InvalidGrantError,
@@ -280,6 +280,20 @@ def test_a_token_is_cached_and_renewed_before_it_ends(
 
     assert [token_at(0), token_at(800), token_at(839)] == ["token-1"] * 3
     assert [token_at(841), token_at(900)] == ["token-2"] * 2
+
+
+@pytest.mark.parametrize("used", ["sp", SP_ID])
+@pytest.mark.parametrize("forgotten", ["sp", SP_ID])
+def test_a_token_is_cached_and_forgotten_by_id_and_by_slug(
+    client: AgentAuthClient, used: str, forgotten: str
+) -> None:
+    assert run(client.get_token(used, GRANT_ID)) == "token-1"
+    client.forget_tokens(forgotten)
+    assert run(client.get_token(used, GRANT_ID)) == "token-2"
+    for service in (SP_ID, "sp"):
+        assert run(client.get_token(service)) == "token-2"
+    client.forget_tokens(forgotten)
+    assert run(client.get_token(used)) == "token-3"
 
 
 def test_a_short_token_is_renewed_in_its_last_fifth(
