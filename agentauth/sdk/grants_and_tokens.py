@@ -362,10 +362,12 @@ class AgentGrants:
             except BaseException as error:
                 if turn is not None:
                     turn.give_back()
-                if is_last or not isinstance(error, InvalidGrantError):
+                if not isinstance(error, InvalidGrantError | GrantPendingError):
                     raise
-                # The grant ended or was suspended after the lookup.
+                # The grant ended, or needs a new signature, since the lookup: choose once more.
                 self._grants.forget(grant.service_provider)
+                if is_last:
+                    raise
                 is_last = True
 
     async def address(self, service: str, url: str) -> str:
