@@ -20,7 +20,7 @@ from agentauth.protocol.errors import (
 from .agent_lifecycle import AgentLife
 from .client_cache import Cache, CachedValue, Locks, cache_lookup, read_token
 from .ensure_grant_plan import Plan, held, plan, with_time
-from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError
+from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError, RegistryError
 from .grant_choice import choose_grant, find_same, is_usable, waits_for_human
 from .own_manifest import check_within
 from .rate_pacing import Pacing, Turn
@@ -32,7 +32,6 @@ from .url_checks import check_audience, path_segment, within_audience, without_q
 # The manifest must name an origin; `.invalid` (RFC 2606) says honestly that none was given.
 UNSPECIFIED_ORIGIN: Final = "unspecified.invalid"
 _PAGE: Final = 100
-_PAGES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,19 +273,23 @@ class AgentGrants:
         return provider
 
     async def pages(self, path: str) -> list[Mapping[str, object]]:
-        """The rows of all pages of a list."""
+        """The rows of all pages of a list, however many. Raises RegistryError."""
         rows: list[Mapping[str, object]] = []
         after: str | None = None
-        for _ in range(_PAGES):
+        while True:
             answer = await self._life.get(
                 path, {"limit": _PAGE} | ({"after": after} if after else {})
             )
             rows += results_of(answer)
             following = answer.get("next")
-            after = following if isinstance(following, str) and following else None
-            if after is None:
-                break
-        return rows
+            if not isinstance(following, str) or not following:
+                return rows
+            if following == after:
+                raise RegistryError(
+                    f"The registry repeats the same page of {path} without end. Tell its operator.",
+                    status=200,
+                )
+            after = following
 
     async def _fresh(self, provider: ServiceProvider) -> list[Grant]:
         """The agent's grants there as the registry has them now."""
