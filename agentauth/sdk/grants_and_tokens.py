@@ -1,4 +1,4 @@
-"""An agent's grants and tokens at its registry: asked for, chosen, cached, and used to sign."""
+"""Request, choose and cache an agent's grants and tokens, and sign the requests that use them."""
 
 import asyncio
 import time
@@ -46,7 +46,7 @@ class Signed:
 
 
 class AgentGrants:
-    """The grants of one agent. Methods raise what the registry refuses."""
+    """The grants of one agent. Methods raise the registry's refusals."""
 
     def __init__(self, life: AgentLife, *, registry_url: str, name: str | None) -> None:
         self._life = life
@@ -78,9 +78,10 @@ class AgentGrants:
         self._grants.forget()
 
     def drop_token(self, service: str, token: str) -> None:
-        """Drop this token if it is still the cached one.
+        """If this token is still cached, drop it as `forget_tokens` does.
 
-        Of many calls whose token was refused at once, the first drops it, and one renews it.
+        If many calls are refused with the same token, the first call drops it and one call renews
+        it.
         """
         if self._tokens.drop(token):
             self.forget_tokens(service)
@@ -106,7 +107,10 @@ class AgentGrants:
         reason: str,
         ask_again: bool,
     ) -> Grant:
-        """`AgentAuthClient.ensure_grant`."""
+        """`AgentAuthClient.ensure_grant`.
+
+        Sends nothing if the cached grants already hold all of it.
+        """
         await self.register_first(capabilities)
         provider = await self.service_provider(service)
         async with self._asking(provider):
@@ -191,7 +195,7 @@ class AgentGrants:
     async def _known_to_cover(self, capabilities: Sequence[Capability]) -> Agent:
         """Register if needed. Raises ManifestError beyond the manifest."""
         async with self._locks.of("register"):
-            # The claim link of an unclaimed agent lives 1 h: registering again opens the next one.
+            # An unclaimed agent's claim link lasts 1 h. Registering again returns the current one.
             if self._agent is None or self._agent.claim_url is not None:
                 await self.register(capabilities)
         assert self._agent is not None
@@ -238,7 +242,8 @@ class AgentGrants:
         """The error that says where a human decides."""
         shown = await self.with_link(grant)
         assert shown.approval_url is not None
-        # Without the code: exceptions reach logs, where the link alone must not be enough.
+        # The message has the link but not the code: exceptions reach logs, and with both, a reader
+        # of the logs could claim the agent.
         hint = (
             " and to type this agent's claim code (register shows it)" if shown.claim_code else ""
         )
@@ -313,7 +318,7 @@ class AgentGrants:
             raise NoGrantError("This agent has not asked for a grant yet. Call ensure_grant first.")
 
     async def _choose(self, service: str, action: Action | None) -> Grant:
-        """The usable grant for the action among cached grants, else among the registry's."""
+        """The usable grant for the action. If the cached grants have none, look up once more."""
         self._check_registered()
         provider = await self.service_provider(service)
         look_up, asked = self._look_up(provider), False
@@ -355,7 +360,10 @@ class AgentGrants:
     async def use(
         self, service: str, action: Action | None, *, paced: bool = False
     ) -> tuple[str, Turn | None]:
-        """A token that may do the action; if `paced`, when it is this call's turn."""
+        """A token that may do the action; if `paced`, when it is this call's turn.
+
+        Raises AmbiguousGrantError, GrantPendingError, NoGrantError, and the registry's refusals.
+        """
         is_last = False
         while True:
             grant = await self._choose(service, action)
@@ -392,7 +400,10 @@ class AgentGrants:
         nonce: str | None = None,
         paced: bool = False,
     ) -> Signed:
-        """Headers for one request, never used twice. Raises AudienceError, and as `use`."""
+        """Headers for one request, never used twice.
+
+        Raises as `address` and `use`, and what the key store raises if it cannot sign.
+        """
         absolute = await self.address(service, url)
         # Per audience, not per origin: two service providers may share an origin.
         provider = await self.service_provider(service)
