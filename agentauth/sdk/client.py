@@ -1,7 +1,7 @@
 """The agent's client: register, ask a human for a grant, sign calls to a service provider.
 
-Thin: the work is done in `agent_lifecycle`, `grants_and_tokens`, `waiting` and `service_calls`.
-`sync_client` offers the same names without `await`.
+Thin: the work is done in `agent_lifecycle`, `grants_and_tokens`, `decision_polling` and
+`service_calls`. `sync_client` offers the same names without `await`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -217,12 +217,16 @@ class AgentAuthClient:
         """
         check_action(action)
         if grant_id is not None:
-            return await self._grants.token(service_provider_id, grant_id)
+            provider = await self._grants.service_provider(service_provider_id)
+            return await self._grants.token(provider.id, grant_id)
         token, _ = await self._grants.use(service_provider_id, action)
         return token
 
     def forget_tokens(self, service_provider_id: str) -> None:
-        """Drop cached tokens: after a grant changed, the next call gets a token of its version."""
+        """Drop a service provider's cached tokens (id or slug), and all cached grants.
+
+        After a grant changed, the next call then gets a token of its new version.
+        """
         self._grants.forget_tokens(service_provider_id)
 
     async def authenticate_headers(
@@ -239,7 +243,8 @@ class AgentAuthClient:
         `url` is absolute, or a path at the audience's origin; the query is not signed. `action` is
         what the request does, as the service provider will ask verify; it selects among several
         grants. `nonce` is the `DPoP-Nonce` of its last answer; by default the one that `call` got
-        last. Raises AudienceError outside the audience, and as `get_token`.
+        last. Raises AudienceError outside the audience, AddressError for what is not an https
+        address, and as `get_token`.
         """
         check_action(action)
         signed = await self._grants.sign(

@@ -1,4 +1,4 @@
-"""An agent's grants and tokens at its registry: asked for, chosen, cached, and used to sign."""
+"""Request, choose and cache an agent's grants and tokens, and sign the requests that use them."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from agentauth.protocol.errors import (
 from .agent_lifecycle import AgentLife
 from .client_cache import Cache, CachedValue, Locks, cache_lookup, read_token
 from .ensure_grant_plan import Plan, held, plan, with_time
-from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError
+from .errors import AmbiguousGrantError, GrantPendingError, NoGrantError, RegistryError
 from .grant_choice import choose_grant, find_same, is_usable, waits_for_human
 from .own_manifest import check_within
 from .rate_pacing import Pacing, Turn
@@ -32,7 +32,6 @@ from .url_checks import check_audience, path_segment, within_audience, without_q
 # The manifest must name an origin; `.invalid` (RFC 2606) says honestly that none was given.
 UNSPECIFIED_ORIGIN: Final = "unspecified.invalid"
 _PAGE: Final = 100
-_PAGES: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Signed:
 
 
 class AgentGrants:
-    """The grants of one agent. Methods raise what the registry refuses."""
+    """The grants of one agent. Methods raise the registry's refusals."""
 
     def __init__(self, life: AgentLife, *, registry_url: str, name: str | None) -> None:
         self._life = life
@@ -57,6 +56,8 @@ class AgentGrants:
         self._tokens = Cache[str]()
         self._grants = Cache[list[Grant]]()
         self._providers = Cache[ServiceProvider]()
+        # The id of each service provider by the ids and slugs that callers used for it.
+        self._ids: dict[str, str] = {}
         self._locks = Locks()
         self._nonces: dict[str, ServerNonce] = {}
         self.pacing = Pacing()
@@ -67,14 +68,20 @@ class AgentGrants:
         self._grants.forget()
 
     def forget_tokens(self, service: str) -> None:
-        """Drop the cached tokens of one service provider, and the cached choice of grants."""
-        self._tokens.forget(service)
+        """Drop all cached grants, and the cached tokens of one service provider (id or slug).
+
+        All tokens if this client has not used that id or slug yet: it may be another name of one
+        that it has used.
+        """
+        known = self._ids.get(service)
+        self._tokens.forget(*([] if known is None else [known]))
         self._grants.forget()
 
     def drop_token(self, service: str, token: str) -> None:
-        """Drop this token if it is still the cached one.
+        """If this token is still cached, drop it as `forget_tokens` does.
 
-        Of many calls whose token was refused at once, the first drops it, and one renews it.
+        If many calls are refused with the same token, the first call drops it and one call renews
+        it.
         """
         if self._tokens.drop(token):
             self.forget_tokens(service)
@@ -100,7 +107,10 @@ class AgentGrants:
         reason: str,
         ask_again: bool,
     ) -> Grant:
-        """`AgentAuthClient.ensure_grant`."""
+        """`AgentAuthClient.ensure_grant`.
+
+        Sends nothing if the cached grants already hold all of it.
+        """
         await self.register_first(capabilities)
         provider = await self.service_provider(service)
         async with self._asking(provider):
@@ -185,7 +195,7 @@ class AgentGrants:
     async def _known_to_cover(self, capabilities: Sequence[Capability]) -> Agent:
         """Register if needed. Raises ManifestError beyond the manifest."""
         async with self._locks.of("register"):
-            # The claim link of an unclaimed agent lives 1 h: registering again opens the next one.
+            # An unclaimed agent's claim link lasts 1 h. Registering again returns the current one.
             if self._agent is None or self._agent.claim_url is not None:
                 await self.register(capabilities)
         assert self._agent is not None
@@ -232,7 +242,8 @@ class AgentGrants:
         """The error that says where a human decides."""
         shown = await self.with_link(grant)
         assert shown.approval_url is not None
-        # Without the code: exceptions reach logs, where the link alone must not be enough.
+        # The message has the link but not the code: exceptions reach logs, and with both, a reader
+        # of the logs could claim the agent.
         hint = (
             " and to type this agent's claim code (register shows it)" if shown.claim_code else ""
         )
@@ -262,22 +273,28 @@ class AgentGrants:
         async def ask() -> CachedValue[ServiceProvider]:
             return cache_lookup(ServiceProvider.of(await self._life.get(path)))
 
-        return await self._providers.get((service,), ask)
+        provider = await self._providers.get((service,), ask)
+        self._ids[service] = provider.id
+        return provider
 
     async def pages(self, path: str) -> list[Mapping[str, object]]:
-        """The rows of all pages of a list."""
+        """The rows of all pages of a list, however many. Raises RegistryError."""
         rows: list[Mapping[str, object]] = []
         after: str | None = None
-        for _ in range(_PAGES):
+        while True:
             answer = await self._life.get(
                 path, {"limit": _PAGE} | ({"after": after} if after else {})
             )
             rows += results_of(answer)
             following = answer.get("next")
-            after = following if isinstance(following, str) and following else None
-            if after is None:
-                break
-        return rows
+            if not isinstance(following, str) or not following:
+                return rows
+            if following == after:
+                raise RegistryError(
+                    f"The registry repeats the same page of {path} without end. Tell its operator.",
+                    status=200,
+                )
+            after = following
 
     async def _fresh(self, provider: ServiceProvider) -> list[Grant]:
         """The agent's grants there as the registry has them now."""
@@ -301,7 +318,7 @@ class AgentGrants:
             raise NoGrantError("This agent has not asked for a grant yet. Call ensure_grant first.")
 
     async def _choose(self, service: str, action: Action | None) -> Grant:
-        """The usable grant for the action among cached grants, else among the registry's."""
+        """The usable grant for the action. If the cached grants have none, look up once more."""
         self._check_registered()
         provider = await self.service_provider(service)
         look_up, asked = self._look_up(provider), False
@@ -325,9 +342,9 @@ class AgentGrants:
 
     # ---- tokens and proofs
 
-    async def token(self, service: str, grant_id: str) -> str:
+    async def token(self, provider_id: str, grant_id: str) -> str:
         """The token of one grant, cached and renewed before it expires."""
-        return await self._tokens.get((service, grant_id), lambda: self._issue(grant_id))
+        return await self._tokens.get((provider_id, grant_id), lambda: self._issue(grant_id))
 
     async def _issue(self, grant_id: str) -> CachedValue[str]:
         asked_at = time.time()
@@ -343,20 +360,25 @@ class AgentGrants:
     async def use(
         self, service: str, action: Action | None, *, paced: bool = False
     ) -> tuple[str, Turn | None]:
-        """A token that may do the action; if `paced`, when it is this call's turn."""
+        """A token that may do the action; if `paced`, when it is this call's turn.
+
+        Raises AmbiguousGrantError, GrantPendingError, NoGrantError, and the registry's refusals.
+        """
         is_last = False
         while True:
             grant = await self._choose(service, action)
             turn = await self.pacing.take_turn(grant) if paced else None
             try:
-                return await self.token(service, grant.grant_id), turn
+                return await self.token(grant.service_provider, grant.grant_id), turn
             except BaseException as error:
                 if turn is not None:
                     turn.give_back()
-                if is_last or not isinstance(error, InvalidGrantError):
+                if not isinstance(error, InvalidGrantError | GrantPendingError):
                     raise
-                # The grant ended or was suspended after the lookup.
+                # The grant ended, or needs a new signature, since the lookup: choose once more.
                 self._grants.forget(grant.service_provider)
+                if is_last:
+                    raise
                 is_last = True
 
     async def address(self, service: str, url: str) -> str:
@@ -378,21 +400,30 @@ class AgentGrants:
         nonce: str | None = None,
         paced: bool = False,
     ) -> Signed:
-        """Headers for one request, never used twice. Raises AudienceError, and as `use`."""
+        """Headers for one request, never used twice.
+
+        Raises as `address` and `use`, and what the key store raises if it cannot sign.
+        """
         absolute = await self.address(service, url)
         # Per audience, not per origin: two service providers may share an origin.
         provider = await self.service_provider(service)
         server_nonce = self._nonces.setdefault(provider.audience, ServerNonce())
         token, turn = await self.use(service, action, paced=paced)
         sent = nonce or server_nonce.latest
-        proof = make_proof(
-            self._life.signer,
-            method=method,
-            url=without_query(absolute),
-            iat=int(time.time()),
-            jti=new_jti(),
-            access_token=token,
-            nonce=sent,
-        )
+        try:
+            proof = make_proof(
+                self._life.signer,
+                method=method,
+                url=without_query(absolute),
+                iat=int(time.time()),
+                jti=new_jti(),
+                access_token=token,
+                nonce=sent,
+            )
+        except BaseException:
+            # A key management service may fail to sign.
+            if turn is not None:
+                turn.give_back()
+            raise
         headers = {"Authorization": f"DPoP {token}", "DPoP": proof}
         return Signed(headers, token, turn, sent, server_nonce)

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agentauth import Capability
+from agentauth import AgentAuthClient, Capability
 from agentauth.protocol.capability import Action
 from agentauth.protocol.errors import (
     InvalidGrantError,
@@ -251,6 +251,42 @@ def test_a_pending_grant_named_by_id_raises_so_too(registry: FakeRegistry, tmp_p
         run(client.get_token(SP_ID, GRANT_ID))
 
 
+@pytest.mark.parametrize("has_another", [True, False])
+def test_a_grant_that_is_to_be_signed_again_makes_way_for_a_usable_one(
+    registry: FakeRegistry, client: AgentAuthClient, has_another: bool
+) -> None:
+    other = grant(grant_id=AGENT_ID[:-1] + "9", valid_until="2098-01-01T00:00:00Z")
+    registry.grants += [other] if has_another else []
+    refusals = [error(400, "invalid_grant"), error(400, "invalid_scope")]
+    registry.script = lambda r: refusals.pop() if r.url.path == "/v1/tokens" and refusals else None
+    with pytest.raises(InvalidScopeError):
+        run(client.get_token(SP_ID))
+    # The cached grants still have it as approved.
+    registry.grants[0] = grant("suspended", approval_url=f"{URL}/approvals/{GRANT_ID}/")
+    if has_another:
+        run(client.get_token(SP_ID))
+        assert registry.bodies("POST", "/v1/tokens")[-1] == {"grant_id": other["grant_id"]}
+    else:
+        with pytest.raises(GrantPendingError):
+            run(client.get_token(SP_ID))
+
+
+def test_a_grant_that_only_the_list_has_as_approved_is_tried_twice(
+    registry: FakeRegistry, client: AgentAuthClient
+) -> None:
+    waits = grant("suspended", approval_url=f"{URL}/approvals/{GRANT_ID}/")
+
+    def script(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path == f"/v1/grants/{GRANT_ID}":
+            return httpx.Response(200, json=waits)
+        return error(400, "invalid_grant") if request.url.path == "/v1/tokens" else None
+
+    registry.script = script
+    with pytest.raises(GrantPendingError):
+        run(client.get_token(SP_ID))
+    assert len(registry.sent("POST", "/v1/tokens")) == 2
+
+
 def test_a_denied_grant_says_why(registry: FakeRegistry, tmp_path: Path) -> None:
     client = registered(registry, tmp_path)
     registry.grants = [grant("denied", deny_reason="Too much.")]
@@ -280,6 +316,20 @@ def test_a_token_is_cached_and_renewed_before_it_ends(
 
     assert [token_at(0), token_at(800), token_at(839)] == ["token-1"] * 3
     assert [token_at(841), token_at(900)] == ["token-2"] * 2
+
+
+@pytest.mark.parametrize("used", ["sp", SP_ID])
+@pytest.mark.parametrize("forgotten", ["sp", SP_ID])
+def test_a_token_is_cached_and_forgotten_by_id_and_by_slug(
+    client: AgentAuthClient, used: str, forgotten: str
+) -> None:
+    assert run(client.get_token(used, GRANT_ID)) == "token-1"
+    client.forget_tokens(forgotten)
+    assert run(client.get_token(used, GRANT_ID)) == "token-2"
+    for service in (SP_ID, "sp"):
+        assert run(client.get_token(service)) == "token-2"
+    client.forget_tokens(forgotten)
+    assert run(client.get_token(used)) == "token-3"
 
 
 def test_a_short_token_is_renewed_in_its_last_fifth(

@@ -8,14 +8,21 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentauth.protocol.errors import InvalidScopeError
 from agentauth.protocol.usage_counters import Rate
+from agentauth.sdk.client import AgentAuthClient
+from agentauth.sdk.key_file import KeyFile
+from agentauth.sdk.kms_signer import KmsSigner
 from agentauth.sdk.rate_pacing import Pacing
 from agentauth.sdk.registry_answers import Grant
 from agentauth.sdk.tests.fake_registry import (
+    CALENDAR,
     SP_ID,
     TERMS,
+    URL,
     FakeRegistry,
     error,
     grant,
@@ -361,6 +368,36 @@ def test_a_call_without_a_token_gives_its_turn_back(
     async def work() -> None:
         with pytest.raises(InvalidScopeError):
             await client.call(SP_ID, "GET", "/v1/x")
+        await client.call(SP_ID, "GET", "/v1/x")
+
+    asyncio.run(ticking.run(work()))
+    assert ticking.now_us == began
+
+
+def test_a_call_that_cannot_be_signed_gives_its_turn_back(
+    registry: FakeRegistry, tmp_path: Path, ticking: Clock
+) -> None:
+    rated(registry, 1, 1)
+    key, is_out = Ed25519PrivateKey.generate(), False
+    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+    def sign(message: bytes) -> bytes:
+        if is_out:
+            raise ConnectionError("The key management service is out.")
+        return key.sign(message)
+
+    client = AgentAuthClient(URL, keys=KeyFile(tmp_path / "a.json", signer=KmsSigner(pem, sign)))
+    client._registry.transport = httpx.MockTransport(registry)
+    began = ticking.now_us
+
+    async def work() -> None:
+        nonlocal is_out
+        await client.register(CALENDAR)
+        await client.get_token(SP_ID)
+        is_out = True
+        with pytest.raises(ConnectionError):
+            await client.call(SP_ID, "GET", "/v1/x")
+        is_out = False
         await client.call(SP_ID, "GET", "/v1/x")
 
     asyncio.run(ticking.run(work()))

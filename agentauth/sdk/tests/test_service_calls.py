@@ -334,13 +334,23 @@ def test_the_clear_text_audience_of_a_registry_in_error_gets_no_proof(
 
 def test_every_page_of_grants_and_events_is_read(registry: FakeRegistry, tmp_path: Path) -> None:
     client = registered(registry, tmp_path)
-    pages = {None: ([1, 2], "c1"), "c1": ([3], None)}
+    last = 150
 
     def script(request: httpx.Request) -> httpx.Response | None:
         if request.url.path != "/v1/audit/events":
             return None
-        rows, following = pages[request.url.params.get("after")]
-        return httpx.Response(200, json={"results": [{"id": n} for n in rows], "next": following})
+        page = int(request.url.params.get("after", "0"))
+        following = str(page + 1) if page < last else None
+        return httpx.Response(200, json={"results": [{"id": page}], "next": following})
 
     registry.script = script
-    assert [event["id"] for event in run(client.audit_events())] == [1, 2, 3]
+    assert [event["id"] for event in run(client.audit_events())] == list(range(last + 1))
+
+
+def test_a_list_that_never_ends_is_an_error(registry: FakeRegistry, tmp_path: Path) -> None:
+    client = registered(registry, tmp_path)
+    body = {"results": [{"id": 1}], "next": "c1"}
+    registry.script = lambda _request: httpx.Response(200, json=body)
+    with pytest.raises(RegistryError, match="same page"):
+        run(client.audit_events())
+    assert len(registry.sent("GET", "/v1/audit/events")) == 2
