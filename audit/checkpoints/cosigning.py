@@ -70,6 +70,7 @@ def _ask(witness: Witness, newest: Checkpoint, now: datetime) -> Outcome:
     outcome = cosign(
         newest.note,
         witness=witness,
+        # The id of a checkpoint is its size.
         old_size=last.checkpoint_id if last else 0,
         consistency=consistency_proof,
     )
