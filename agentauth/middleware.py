@@ -219,7 +219,8 @@ class HostClockMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
-        # The verifier's views check the clock themselves, and answer as its own processes do.
+        # Verify, batch and introspect answer as the verifier's processes do. Introspect checks the
+        # clock itself; verify and batch refuse through the lease, which records no event.
         if request.method not in SAFE_METHODS and request.path not in LEAN_PATHS:
             try:
                 CLOCK.check()

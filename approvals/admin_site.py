@@ -331,7 +331,7 @@ class ControlRoom(admin.AdminSite):
         """Propose the words of a service provider for it, then lead to their approval."""
 
         def make(form: CatalogueForm) -> HttpResponse:
-            row = propose_catalogue(
+            row, _is_new = propose_catalogue(
                 service_provider=form.cleaned_data["service_provider"],
                 document=read_object(form.cleaned_data["catalogue"]),
                 actor=actor_of(request),

@@ -50,7 +50,10 @@ class Passkey(Sealed):
 
 
 class SetupCode(Sealed):
-    """A one-time link that creates a passkey. Only the code's digest is kept; use ends the seal."""
+    """A one-time link that creates a passkey. Only the code's digest is kept.
+
+    Using it removes the seal, so that the row cannot be made usable again.
+    """
 
     SEALED = ("id", "kind", "digest", "email", "is_staff", "admin_role", "expires_at")
     SEALED_IF_SET = frozenset({"admin_role"})
@@ -89,7 +92,7 @@ class SetupCode(Sealed):
 
     @property
     def named_role(self) -> Role | None:
-        """The role that the person gets. Check the seal before you give it."""
+        """The role that the person gets. Check the seal before you give this role."""
         return role_in(is_staff=self.is_staff, admin_role=self.admin_role)
 
     @classmethod
@@ -98,9 +101,9 @@ class SetupCode(Sealed):
 
 
 class HumanSession(models.Model):
-    """Which sessions are a human's. What is shown of a session is in the session's own data.
+    """Whose a session is. Its browser, address and times are in the session's own data.
 
-    No foreign key to the session: release 4 deletes sessions without knowing this table.
+    Not a foreign key to the session: release 4 deletes sessions and does not know this table.
     """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
@@ -138,7 +141,8 @@ class Recovery(Sealed):
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     human = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="+")
     case = models.CharField(max_length=8, choices=Case)
-    # The administrator who started it; null for an operator, whom the event names.
+    # The administrator who started it. Null if an operator did, with a command: the audit event
+    # names the operator.
     begun_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
     )
@@ -148,7 +152,8 @@ class Recovery(Sealed):
         settings.AUTH_USER_MODEL, on_delete=models.PROTECT, null=True, related_name="+"
     )
     confirmed_at = models.DateTimeField(null=True)
-    # When a link can first be made. Null until a second administrator decides.
+    # When a link can first be made. Lost: after the wait, or at once if a second administrator
+    # confirms. Stolen: null until a second administrator confirms.
     ready_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField()
     cancelled_at = models.DateTimeField(null=True)
@@ -224,7 +229,7 @@ class Challenge(models.Model):
         BREAK = "break"
         # An administrator releases grants that a restore suspended.
         RELEASE = "release"
-        # An owner or an administrator lifts their own suspension.
+        # The party that imposed a suspension lifts it: the owner, or an administrator.
         RESUME = "resume"
         # An administrator approves a version of a service provider's catalogue.
         CATALOGUE = "catalogue"
@@ -241,7 +246,8 @@ class Challenge(models.Model):
     human = models.ForeignKey(
         settings.AUTH_USER_MODEL, on_delete=models.CASCADE, null=True, related_name="+"
     )
-    # What it is about: the id of the row, or the name of the log; empty for a sign-in.
+    # What it is about: the id of the row, or the name of the log. Empty for SIGN_IN, PASSKEY,
+    # PRESENCE and VERIFICATION.
     subject = models.CharField(max_length=64, blank=True)
     # The statement whose hash is the challenge, and the sentences the human read.
     statement = models.JSONField(default=dict)
@@ -264,7 +270,11 @@ class Challenge(models.Model):
 
 
 class Receipt(models.Model):
-    """The signed proof of one decision. Deleting its human blanks its texts; the row stays."""
+    """The signed proof of one decision.
+
+    When a human it concerns is deleted, its texts become empty and the row stays; texts that
+    another's grant rests on stay too (approvals/services/text_erasure.py).
+    """
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     kind = models.CharField(max_length=16)
@@ -295,7 +305,7 @@ class Receipt(models.Model):
         return f"{self.decision} {self.subject}"
 
 
-# Channels that are for nothing are removed e-mail channels: they stay until their last messages are
+# A channel with none of these is a removed e-mail channel, which stays until its last messages are
 # sent (approvals/notifications/channel_management.py).
 IN_USE = (
     models.Q(for_requests=True) | models.Q(for_confirmations=True) | models.Q(for_security=True)
@@ -321,8 +331,9 @@ class NotificationChannel(models.Model):
     kind = models.CharField(max_length=16, choices=Kind)
     # The URL of a webhook or of a browser's push service; empty for e-mail.
     target = models.CharField(max_length=1024, blank=True)
-    # The key that signs a webhook's messages, or the keys of a browser's subscription; nothing for
-    # a chat room. Encrypted by approvals/notifications/channel_secrets.py; empty for e-mail.
+    # The key that signs a webhook's messages, or the keys of a browser's subscription, encrypted by
+    # approvals/notifications/channel_secrets.py. For a chat room the encrypted key is empty; for
+    # e-mail this column is.
     secret = models.TextField(blank=True)
     # The browser, such as "Chrome on Android"; empty for the others.
     name = models.CharField(max_length=80, blank=True)
@@ -383,21 +394,23 @@ class Notification(models.Model):
     class State(models.TextChoices):
         PENDING = "pending"
         SENT = "sent"
-        # Decided or ended before it was sent.
+        # No longer worth sending, such as a request that was decided or has ended (`is_unwanted` in
+        # approvals/notifications/outbox.py).
         MOOT = "moot"
-        # Failed too often. An administrator may have it sent again.
+        # Failed too often, or until it expired. Before it expires, an administrator may have it
+        # sent again.
         DEAD = "dead"
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     channel = models.ForeignKey(NotificationChannel, on_delete=models.CASCADE, related_name="+")
     what = models.CharField(max_length=16, choices=What)
-    # The id of the grant, confirmation or recovery; random for what cannot happen twice.
+    # The id of the grant or confirmation; a new id for a security message, so that each is sent.
     subject = models.UUIDField()
     state = models.CharField(max_length=8, choices=State, default=State.PENDING)
     created_at = models.DateTimeField()
     # When to send it, or send it again.
     due_at = models.DateTimeField()
-    # Sending it later makes no sense.
+    # When it is no longer worth sending.
     expires_at = models.DateTimeField()
     attempts = models.PositiveSmallIntegerField(default=0)
     # Why the last attempt failed: our own word or the name of an exception, no text of a server.
@@ -410,7 +423,7 @@ class Notification(models.Model):
             models.Index(fields=["ended_at"], name="notification_ended"),
         ]
         constraints = [
-            # The job that looks for what waits adds each message once.
+            # If two processes add the same message at once, the database refuses the second.
             models.UniqueConstraint(
                 fields=["channel", "what", "subject"], name="notification_told_once"
             ),

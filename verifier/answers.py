@@ -17,8 +17,8 @@ from verifier.stores import Permit
 # A refusal stays below 1 kB (docs/protocol.md section 0), whatever limits the grant names.
 _MAX_REFUSAL = 1_000
 
-# One sentence per error and reason. It depends on nothing else, so that a forged token and another
-# service provider's get the same bytes and cannot be told apart.
+# One sentence per error and reason. It depends on nothing else: a forged token and a token of
+# another service provider get the same bytes, so that the caller cannot tell them apart.
 _SENTENCES = {
     ("invalid_token", "malformed"): "The token is malformed.",
     ("invalid_token", "unknown"): "The token is not known here.",
@@ -96,7 +96,7 @@ def body_of(outcome: Permit | Refuse) -> Mapping[str, Any]:
 
 
 class Named(Protocol):
-    """The agent as an answer shows it."""
+    """What an answer says about the agent."""
 
     @property
     def id(self) -> uuid.UUID: ...
@@ -146,12 +146,12 @@ def allowed_again(
 def repeated_body(
     answer: Mapping[str, Any], *, claims: TokenClaims, now_seconds: int
 ) -> dict[str, Any]:
-    """The earlier answer, marked as repeated; only `expires_in` is of the current token."""
+    """The earlier answer, marked as repeated. Only `expires_in` is new: it is this token's."""
     return {**answer, "expires_in": claims.expires_at - now_seconds, "repeated": True}
 
 
 def _add_violations(body: dict[str, Any], refuse: Refuse) -> None:
-    """Add as many violations as fit. If one is too long, leave out its limit first."""
+    """Add each violation if it fits, else without its limit if that fits, else not at all."""
     body["violations"] = shown = []
     for violation in refuse.violations:
         full = violation.to_json()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from agentauth.protocol.errors import ChainError
 from agentauth.protocol.log_hashes import TILE_HEIGHT, CompactTree, leaf_hash, node_hash
 
 WIDTH: Final = 1 << TILE_HEIGHT
@@ -19,17 +20,21 @@ class Tile(NamedTuple):
 class Tiles:
     """A tree that grows entry by entry and returns each file once it is full.
 
-    It can continue from any size: `hashes` are, level by level, the hashes of the incomplete tile,
-    and `entries` are those of the incomplete bundle.
+    It can continue from any size: `hashes` are the hashes of each level's incomplete tile, lowest
+    level first, and `entries` the entries of the incomplete bundle.
     """
 
     def __init__(
         self, size: int = 0, hashes: Sequence[Sequence[bytes]] = (), entries: Sequence[bytes] = ()
     ) -> None:
+        """Continue a tree. Raises ChainError unless `hashes` and `entries` fit the size."""
+        if len(entries) != size % WIDTH or [len(level) for level in hashes] != [
+            width for _, width in widths(size)
+        ]:
+            raise ChainError(f"The stored tree does not have {size} leaves: some were deleted.")
         self.size = size
         self._levels = [list(level) for level in hashes] or [[]]
         self._entries = list(entries)
-        # Raises ChainError if the number of hashes does not match the size.
         self._tree = CompactTree(size, _peaks(self._levels))
 
     def add(self, entry: bytes) -> list[Tile]:
@@ -55,7 +60,7 @@ class Tiles:
             hashes.clear()
 
     def partial(self) -> Iterator[Tile]:
-        """The partial files of a tree that ends here."""
+        """The incomplete files, which are stored if the tree ends at its current size."""
         if self._entries:
             yield self._bundle()
         for level, hashes in enumerate(self._levels):
@@ -77,7 +82,10 @@ class Tiles:
 
 
 def tile_key(level: str, number: int, width: int = WIDTH) -> str:
-    """`tile/<level>/<number>[.p/<width>]`: groups of three digits, an x before all but the last."""
+    """`tile/<level>/<number>[.p/<width>]`: groups of three digits, an x before all but the last.
+
+    `level` is a number, or "entries" for a bundle.
+    """
     groups = [f"{number % _GROUP:03}"]
     while number := number // _GROUP:
         groups.append(f"x{number % _GROUP:03}")
@@ -85,7 +93,10 @@ def tile_key(level: str, number: int, width: int = WIDTH) -> str:
 
 
 def widths(size: int) -> list[tuple[int, int]]:
-    """By level, the number and width of the incomplete tile in a tree of `size` leaves."""
+    """By level, the number and width of the incomplete tile in a tree of `size` leaves.
+
+    The width is 0 where every tile is full.
+    """
     found = []
     while size:
         found.append(divmod(size, WIDTH))
@@ -94,7 +105,7 @@ def widths(size: int) -> list[tuple[int, int]]:
 
 
 def _peaks(levels: Sequence[Sequence[bytes]]) -> Iterator[bytes]:
-    """The roots of the full subtrees, largest first."""
+    """The roots of the perfect subtrees that make up the tree, largest first."""
     for hashes in reversed(levels):
         start = 0
         for bit in range(TILE_HEIGHT - 1, -1, -1):

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from django.conf import settings
 
-from agentauth.protocol.errors import TemporarilyUnavailableError
+from agentauth.protocol.errors import InvalidRequestError, TemporarilyUnavailableError
 from audit.checkpoints.checkpoint_copies import ContradictedError
 from audit.checkpoints.signing import newest_signed
 from audit.checkpoints.witness_client import Outcome, Result, Witness, cosign, parse_witness
@@ -13,15 +13,25 @@ from audit.models import Checkpoint, Cosignature
 
 
 def witnesses() -> list[Witness]:
-    """The witnesses in settings.AUDIT_WITNESSES, each `vkey url`. Raises InvalidRequestError."""
-    return [parse_witness(" ".join(text.split())) for text in settings.AUDIT_WITNESSES]
+    """The witnesses in settings.AUDIT_WITNESSES, each `vkey url`.
+
+    Raises InvalidRequestError, also if two have the same name: their lines are kept by name.
+    """
+    found: dict[str, Witness] = {}
+    for text in settings.AUDIT_WITNESSES:
+        witness = parse_witness(" ".join(text.split()))
+        if (name := witness.verifier.name) in found:
+            raise InvalidRequestError(f"Two witnesses are named {name}. Remove one of them.")
+        found[name] = witness
+    return list(found.values())
 
 
 def cosign_log(*, now: datetime) -> int:
     """Ask every witness that has not cosigned the newest checkpoint; returns how many cosigned.
 
-    Asks all of them before it raises: ContradictedError if one saw another tree than ours, else
-    TemporarilyUnavailableError if one gave no line.
+    Asks all of them, then raises ContradictedError if one saw another tree than ours, else
+    TemporarilyUnavailableError if one returned no signature line. Raises ChainError at once if our
+    own log lacks leaves that the checkpoint covers.
     """
     newest = newest_signed(now=now)
     if newest is None:
@@ -45,7 +55,10 @@ def cosign_log(*, now: datetime) -> int:
 
 
 def _is_beyond_us(outcome: Outcome) -> bool:
-    """Whether it saw a larger tree than any we signed; another process may have signed since."""
+    """Whether the witness cosigned a larger tree that no checkpoint of ours has.
+
+    Another process may have signed a larger one since we read the newest.
+    """
     if outcome.result is not Result.AHEAD or outcome.size is None:
         return False
     return not Checkpoint.objects.filter(size=outcome.size).exists()
@@ -57,6 +70,7 @@ def _ask(witness: Witness, newest: Checkpoint, now: datetime) -> Outcome:
     outcome = cosign(
         newest.note,
         witness=witness,
+        # The id of a checkpoint is its size.
         old_size=last.checkpoint_id if last else 0,
         consistency=consistency_proof,
     )

@@ -117,6 +117,15 @@ def test_a_witness_that_cannot_be_asked_is_not_named(named: str, settings: Setti
         witnesses()
 
 
+def test_two_witnesses_of_one_name_are_refused(settings: Settings) -> None:
+    """One outcome is kept by name: the other witness's contradiction would be lost."""
+    settings.AUDIT_WITNESSES = [
+        f"{VERIFIER.vkey} https://{host}.example" for host in ("first", "second")
+    ]
+    with pytest.raises(InvalidRequestError, match=f"Two witnesses are named {VERIFIER.name}"):
+        witnesses()
+
+
 AWAY = Outcome(Result.UNREACHABLE, detail="ConnectError")
 
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+from agentauth.protocol.errors import ChainError
+from agentauth.protocol.log_hashes import leaf_hash
 from audit.archive.tiles import Tiles, tile_key
 
 
@@ -34,3 +36,20 @@ def test_only_incomplete_files_are_partial(size: int, partial: list[str]) -> Non
     full = [tile.key for number in range(size) for tile in tiles.add(b"%d" % number)]
     assert [tile.key for tile in tiles.partial()] == partial
     assert full == ["tile/entries/000", "tile/0/000"] * (size >= 256)
+
+
+@pytest.mark.parametrize(
+    ("size", "hashes", "entries"),
+    [
+        # One hash and one peak, but of one leaf instead of two.
+        (2, [[leaf_hash(b"0")]], [b"0", b"1"]),
+        (2, [[leaf_hash(b"0"), leaf_hash(b"1")]], [b"0"]),
+        (256, [[leaf_hash(b"0")], []], []),
+        (1, [], [b"0"]),
+    ],
+)
+def test_tree_with_a_gap_cannot_be_continued(
+    size: int, hashes: list[list[bytes]], entries: list[bytes]
+) -> None:
+    with pytest.raises(ChainError, match=f"does not have {size} leaves"):
+        Tiles(size, hashes, entries)

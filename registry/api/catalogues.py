@@ -11,11 +11,11 @@ from registry.api.base_view import NativeView
 from registry.authentication import ServiceProviderAuthentication, caller_of
 from registry.models import CatalogueVersion, ServiceProvider
 from registry.permissions import IsServiceProvider
-from registry.services.catalogues import latest_of, propose_catalogue, ref_of
+from registry.services.catalogues import propose_catalogue, ref_of
 
 
 class CatalogueView(NativeView):
-    """`POST /v1/catalogue` proposes a version; `GET` returns the approved and the waiting one."""
+    """`POST /v1/catalogue` proposes a version; `GET` returns the approved and the proposed one."""
 
     authentication_classes = [ServiceProviderAuthentication]
     permission_classes = [IsServiceProvider]
@@ -29,29 +29,27 @@ class CatalogueView(NativeView):
         return caller
 
     def get(self, request: Request) -> Response:
-        # Refuse all query parameters.
         self.refuse_query()
-        states, found = CatalogueVersion.Status, dict[str, Any](approved=None, proposed=None)
+        body: dict[str, Any] = {"approved": None, "proposed": None}
         rows = CatalogueVersion.objects.filter(service_provider=self.provider)
-        for row in rows.filter(status__in=list(found)):
-            found[states(row.status).value] = render(row) | {"catalogue": _document(row)}
-        return Response(found)
+        for row in rows.filter(status__in=body):
+            body[row.status] = render(row) | {"catalogue": read_object(row.document)}
+        return Response(body)
 
     def post(self, request: Request) -> Response:
         self.refuse_query()
         body = self.body(required=["catalogue"])
-        last = latest_of(self.provider)
-        row = propose_catalogue(
+        row, is_new = propose_catalogue(
             service_provider=self.provider,
             document=body["catalogue"],
             actor=self.actor,
             now=self.now,
         )
-        return Response(render(row), status=200 if last and last.pk == row.pk else 201)
+        return Response(render(row), status=201 if is_new else 200)
 
 
 def render(row: CatalogueVersion) -> dict[str, Any]:
-    """The state of a version, as answers have it, also of one that this release cannot read."""
+    """A version as JSON, without its document, which this release may be unable to read."""
     return {
         **ref_of(row).to_json(),
         "status": row.status,
@@ -59,7 +57,3 @@ def render(row: CatalogueVersion) -> dict[str, Any]:
         "decided_at": timestamp(row.decided_at) if row.decided_at else None,
         "approval_url": f"{settings.PUBLIC_URL}/catalogues/{row.pk}/",
     }
-
-
-def _document(row: CatalogueVersion) -> dict[str, Any]:
-    return read_object(row.document)

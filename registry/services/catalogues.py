@@ -101,10 +101,11 @@ def words_of(published: Published | None) -> Catalogue:
 
 def propose_catalogue(
     *, service_provider: ServiceProvider, document: object, actor: Actor, now: datetime
-) -> CatalogueVersion:
+) -> tuple[CatalogueVersion, bool]:
     """Store `document` as the provider's next version, in place of one that still waits.
 
-    A document equal to the one that waits, or to the approved one if none waits, changes nothing.
+    Returns the version and whether it is new: a document equal to the one that waits, or to the
+    approved one if none waits, changes nothing.
     Raises InvalidRequestError for a document that fails docs/protocol.md section 3,
     RateLimitedError, InvalidStateError if the provider is revoked.
     """
@@ -116,7 +117,7 @@ def propose_catalogue(
         rows = CatalogueVersion.objects.filter(service_provider=service_provider)
         standing = latest_of(service_provider)
         if standing and standing.document == text:
-            return standing
+            return standing, False
         _check_rate(service_provider, now)
         rows.filter(status=CatalogueVersion.Status.PROPOSED).update(
             status=CatalogueVersion.Status.WITHDRAWN, decided_at=now
@@ -127,7 +128,7 @@ def propose_catalogue(
             service_provider=service_provider, version=last + 1, document=text, proposed_at=now
         )
         _record(kinds.CATALOGUE_PROPOSED, row, actor, now)
-    return row
+    return row, True
 
 
 def create_with_catalogue(

@@ -38,9 +38,10 @@ WORDS: dict[str, Any] = {
 def proposed(
     provider: ServiceProvider, now: datetime, document: Mapping[str, Any] = WORDS
 ) -> CatalogueVersion:
-    return propose_catalogue(
+    row, _is_new = propose_catalogue(
         service_provider=provider, document=dict(document), actor=TESTER, now=now
     )
+    return row
 
 
 def published(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test import Client
 
 from agentauth.protocol.agent_manifest import VerifiedManifest
 from agentauth.protocol.errors import AgentAuthError
@@ -19,7 +20,9 @@ from registry.services.agent_claims import check_claim_code
 from registry.services.agents import suspend_agent
 from registry.services.enrolment_codes import create_enrolment_code
 from registry.services.grants import deny_grant
-from registry.tests.cast import TESTER, AgentClient, approve, approved, enrolled, pending
+from registry.services.service_providers import create_service_provider
+from registry.tests.cast import TESTER, AgentClient, approve, approved, basic, enrolled, pending
+from registry.tests.describing import WORDS
 
 pytestmark = pytest.mark.django_db(transaction=True)
 MANY = 50
@@ -183,3 +186,20 @@ def test_suspension_during_a_renewal_is_kept(
     assert agent.replace().status_code == 200
     suspension.join()
     assert agent.agent().status == "suspended"
+
+
+def test_same_catalogue_at_once_is_created_once(now: datetime) -> None:
+    provider, secret = create_service_provider(
+        name="Acme", audience="http://127.0.0.1:8001", actor=TESTER, now=now
+    )
+
+    def propose() -> Any:
+        return Client().post(
+            "/v1/catalogue",
+            {"catalogue": WORDS},
+            content_type="application/json",
+            headers=basic(provider, secret),
+        )
+
+    statuses = Counter(answer.status_code for answer in at_once([propose] * 8))
+    assert statuses == {201: 1, 200: 7}

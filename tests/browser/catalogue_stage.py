@@ -69,8 +69,9 @@ def set_up(email: str) -> dict[str, str]:
         {"service_provider": shop, "document": words, "actor": stage.system, "now": stage.now}
         for words in (WORDS, CHANGED)
     )
-    approve_catalogue(row=propose_catalogue(**first), actor=stage.alice, now=stage.now)
-    waiting = propose_catalogue(**second)
+    first_row, _is_new = propose_catalogue(**first)
+    approve_catalogue(row=first_row, actor=stage.alice, now=stage.now)
+    waiting, _is_new = propose_catalogue(**second)
     other = stage.service_provider("Print Works", "https://printworks.example")
     # The last one waits, and is a copy of the second.
     for owner, colour in ((shop, "#0b6e4f"), (other, "#7a1f5c"), (shop, "#7a1f5c")):

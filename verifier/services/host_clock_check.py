@@ -1,5 +1,5 @@
 """Refuses to act while this host's clock is more than CLOCK_SKEW_SECONDS from the database's, and
-records that once.
+records it: each process one event, until the clock is right again.
 
 The answering host's clock decides when a token expires, in which day a budget counts and whether a
 passkey challenge is over. The read that renews the lease (`replay_cache_lease.py`) compares it with
@@ -25,7 +25,7 @@ _ACTOR = Actor("system", "clock")
 
 
 def clock_problem() -> str:
-    """What is wrong with this host's clock, and what to do; empty if it may be right.
+    """What is wrong with this host's clock, and what to do; empty if it is not known to be wrong.
 
     Raises django.db errors.
     """
@@ -44,8 +44,8 @@ class HostClock:
         self._recording = threading.Lock()
 
     def check(self) -> None:
-        """Raise TemporarilyUnavailableError if this host's clock is off, if the last comparison is
-        too old, or if the process may not act for the installation (`Lease.halt`).
+        """Raise TemporarilyUnavailableError if this host's clock is off or the process may not act
+        for the installation, or if the last read of the lease is too old to tell.
 
         Raises django.db errors.
         """
@@ -57,7 +57,7 @@ class HostClock:
             raise TemporarilyUnavailableError(replay_cache_lease.CLOCK_WRONG)
 
     def record_wrong_clock(self, off: replay_epochs.ClockOff | None) -> None:
-        """Log and record a wrong clock: one event until the clock is right again.
+        """Log and record a wrong clock: one event of this process until it is right again.
 
         Raises what `audit.services.record` raises. The event has the database's time, since this
         host's is wrong.
@@ -65,7 +65,8 @@ class HostClock:
         if off is None:
             self._is_recorded = False
         elif not self._is_recorded and self._recording.acquire(blocking=False):
-            # While another thread records it, this one does not wait; it may just have finished.
+            # Do not wait for a thread that records it. Look again: it may have finished just before
+            # this one got the lock.
             try:
                 if not self._is_recorded:
                     logger.error("%s", off.text)

@@ -47,7 +47,7 @@ class Servers:
         self._primaries: list[Node] = []
         self._learning: asyncio.Task[None] | None = None
         self._learned_at = float("-inf")
-        if not self._place.moves:
+        if not self._place.is_moving:
             [only] = self._place.addresses
             self._serve_all(self._node(only))
 
@@ -142,7 +142,7 @@ class Servers:
     def _doubt(self) -> None:
         """After a failure, ask in the background whether another server has the shard by now."""
         now = asyncio.get_running_loop().time()
-        if self._place.moves and now - self._learned_at >= RELEARN_SECONDS:
+        if self._place.is_moving and now - self._learned_at >= RELEARN_SECONDS:
             self._start_learning(None)
 
     async def _learn(self, due: float) -> None:

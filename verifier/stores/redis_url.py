@@ -35,8 +35,9 @@ class Address:
 class RedisLocation:
     """The parsed REDIS_URL.
 
-    Several addresses are seeds of a cluster, not necessarily all its nodes. With `primary`, the
-    name by which Sentinels know it, the addresses are the Sentinels'.
+    Several addresses are those of a cluster: it tells a client about its other nodes, so not all
+    need to be here. If `primary` is set, the addresses are the Sentinels', which know the primary
+    by this name.
     """
 
     addresses: tuple[Address, ...]
@@ -52,17 +53,17 @@ class RedisLocation:
         return len(self.addresses) > 1 and not self.primary
 
     @property
-    def moves(self) -> bool:
-        """Whether the current server of a key must be asked for."""
+    def is_moving(self) -> bool:
+        """Whether keys can move to another server, so that a client must ask which one has them."""
         return self.cluster or bool(self.primary)
 
 
 def parse_redis_url(url: str) -> RedisLocation:
-    """Parse `redis[s]://[user[:password]@]host[:port][,host[:port]…][/database]`.
+    """Parse `redis[s]://[[user]:password@]host[:port][,host[:port]…][/database]`.
 
     User and password are percent-encoded. With Sentinels:
-    `redis[s]+sentinel://[user[:password]@]host[:port][,…]/name-of-the-primary[/database]`.
-    User and password are the servers', and the Sentinels' too if these ask for them.
+    `redis[s]+sentinel://[[user]:password@]host[:port][,…]/name-of-the-primary[/database]`.
+    The servers, and the Sentinels if they require it, are given this user and password.
 
     Raises ImproperlyConfigured, without the URL, since it holds a password.
     """
@@ -79,14 +80,23 @@ def parse_redis_url(url: str) -> RedisLocation:
     if (
         match is None
         or bool(match["sentinel"]) != bool(match["primary"])
-        or len(set(addresses)) != len(servers)
-        or any(not 0 < each.port <= _LAST_PORT for each in addresses)
+        or len(addresses) != len(servers)
     ):
         raise ImproperlyConfigured(
-            "REDIS_URL must be redis://host:port or rediss://user:password@host:port, of a "
-            "cluster host:port,host:port,…,"
-            " of Sentinels redis+sentinel://host:port,host:port/name-of-the-primary"
+            "REDIS_URL must be redis://[user:password@]host:port[/database] for one server, "
+            "redis://[user:password@]host:port,host:port for a cluster, or "
+            "redis+sentinel://[user:password@]host:port,host:port/name-of-the-primary[/database]. "
+            "For TLS write rediss instead of redis. Percent-encode @, /, : and % in user and "
+            "password."
         )
+    if match["user"] is not None and not match["password"]:
+        raise ImproperlyConfigured(
+            "REDIS_URL has no password before the @: write user:password@, or neither."
+        )
+    if not all(0 < each.port <= _LAST_PORT for each in addresses):
+        raise ImproperlyConfigured(f"REDIS_URL: a port must be from 1 to {_LAST_PORT}.")
+    if len(set(addresses)) != len(addresses):
+        raise ImproperlyConfigured("REDIS_URL names a server twice.")
     database = int(match["database"] or 0)
     if database and len(addresses) > 1 and not match["sentinel"]:
         raise ImproperlyConfigured("REDIS_URL: a cluster has one database, 0.")

@@ -219,9 +219,10 @@ def second_secret(world: World) -> None:
 
 
 def proposed_catalogue(world: World) -> CatalogueVersion:
-    return catalogues.propose_catalogue(
+    row, _is_new = catalogues.propose_catalogue(
         service_provider=world.place.provider, document={}, actor=SYSTEM, now=world.now
     )
+    return row
 
 
 def proposed_logo(world: World) -> ServiceLogo:

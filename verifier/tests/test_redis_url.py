@@ -32,7 +32,7 @@ def test_a_url_carries_who_we_are() -> None:
 
 def test_a_url_of_sentinels_names_the_primary() -> None:
     place = parse_redis_url("rediss+sentinel://:p@a/main-1")
-    assert (place.primary, place.tls, place.cluster, place.moves, place.database) == (
+    assert (place.primary, place.tls, place.cluster, place.is_moving, place.database) == (
         "main-1",
         True,
         False,
@@ -55,3 +55,22 @@ def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(ImproperlyConfigured) as refused:
         parse_redis_url(url)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://user@a", "no password"),
+        ("redis://user:@a", "no password"),
+        ("redis://@a", "no password"),
+        ("redis+sentinel://user@a/main", "no password"),
+        ("redis://user:pass@word@a", "Percent-encode"),
+        ("redis://a,b,a:6379", "names a server twice"),
+        ("redis://a:0", "from 1 to 65535"),
+        ("redis://a:65536", "from 1 to 65535"),
+        ("redis://a,b/1", "one database"),
+    ],
+)
+def test_refused_url_is_told_what_is_wrong(url: str, said: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=said):
+        parse_redis_url(url)
