@@ -60,8 +60,7 @@ def refuse(code: str, message: str) -> NoReturn:
 
 
 def commands(*, development: bool) -> tuple[str, str]:
-    """How to type a management command here, and one that needs the database owner's
-    password.
+    """How to type a management command here, and one that needs the database owner's password.
 
     In production it is the command that docs/install.md and the image create. In development it is
     this Python: in a virtual environment plain `python` is often another one, or none.

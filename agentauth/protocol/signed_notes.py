@@ -206,10 +206,10 @@ def verify_signatures(note: Note, verifiers: Iterable[Verifier]) -> tuple[Verifi
     signed.
 
     A line belongs to a key if name and key id match; others are ignored. A key that signed twice is
-    returned twice, so count distinct verifiers. Raises UntrustedNoteError
-    if a known key's signature does not verify: the note was tampered with, even if another known
-    key's signature does. Raises NoteError if two of `verifiers` share name and key id, since a
-    signature could not be matched to one.
+    returned twice, so count distinct verifiers. Raises UntrustedNoteError if a known key's
+    signature does not verify: the note was tampered with, even if another known key's signature
+    does. Raises NoteError if two of `verifiers` share name and key id, since a signature could not
+    be matched to one.
     """
     known: dict[tuple[str, bytes], Verifier] = {}
     for verifier in verifiers:

@@ -32,6 +32,8 @@ from .url_checks import check_audience, path_segment, within_audience, without_q
 # The manifest must name an origin; `.invalid` (RFC 2606) says honestly that none was given.
 UNSPECIFIED_ORIGIN: Final = "unspecified.invalid"
 _PAGE: Final = 100
+# A registry that always names a further page must not keep an agent busy for ever.
+_MAX_PAGES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,10 +280,10 @@ class AgentGrants:
         return provider
 
     async def pages(self, path: str) -> list[Mapping[str, object]]:
-        """The rows of all pages of a list, however many. Raises RegistryError."""
+        """The rows of all pages of a list. Raises RegistryError if it does not end."""
         rows: list[Mapping[str, object]] = []
         after: str | None = None
-        while True:
+        for _ in range(_MAX_PAGES):
             answer = await self._life.get(
                 path, {"limit": _PAGE} | ({"after": after} if after else {})
             )
@@ -290,11 +292,11 @@ class AgentGrants:
             if not isinstance(following, str) or not following:
                 return rows
             if following == after:
-                raise RegistryError(
-                    f"The registry repeats the same page of {path} without end. Tell its operator.",
-                    status=200,
-                )
+                break
             after = following
+        raise RegistryError(
+            f"The registry's list {path} does not end. Tell its operator.", status=200
+        )
 
     async def _fresh(self, provider: ServiceProvider) -> list[Grant]:
         """The agent's grants there as the registry has them now."""

@@ -92,9 +92,8 @@ def suspend_human(
     """Suspend the human. Sessions and unspent enrolment codes end.
 
     From the published change on, verify refuses their agents' tokens. The caller ends whatever else
-    they began. Raises InvalidStateError if the human is not active,
-    or is the last owner who can sign in: then only an owner whom an operator invites
-    (`manage.py setup_link`) could resume them.
+    they began. Raises InvalidStateError if the human is not active, or is the last owner who can
+    sign in: then only an owner whom an operator invites (`manage.py setup_link`) could resume them.
     """
     with transaction.atomic():
         if not even_last_owner:

@@ -133,13 +133,13 @@ def test_KM_1_key_service_outage_stops_only_new_tokens_and_heals(held: Held, mod
         for _ in range(5):
             unavailable(held.issue())
         assert held.metric("agentauth_key_calls_total", home="vault", outcome="open") > before
-        until(lambda: held.checks()["signing"] == "failing", "nobody is told", OPEN_SECONDS)
+        until(lambda: held.checks()["signing"] == "failing", "the check goes on", OPEN_SECONDS)
         assert held.verify()
     finally:
         held.line.say("pass")
     until(lambda: held.issue().status_code == 201, "it does not heal", WELL_SECONDS)
     assert not held.is_away()
-    until(lambda: held.checks()["signing"] == "ok", "nobody is told that it is well", WELL_SECONDS)
+    until(lambda: held.checks()["signing"] == "ok", "the check goes on failing", WELL_SECONDS)
 
 
 @contextlib.contextmanager

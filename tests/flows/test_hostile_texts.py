@@ -119,12 +119,12 @@ class Scene:
         )
         agent = self.agent(owned=True)
         grants = [self.asked(agent, path) for path in ("a", "b", "c", "d")]
-        waiting, approved, denied, anew = grants
+        waiting, approved, denied, to_sign = grants
         # Shorter than asked for, so that the page offers a renewal, whatever the second.
         for_a_day = {"permission.0": "on", "days": "1"}
         assert self.admin.approve(approved, **for_a_day).status_code == 200
         assert self.admin.deny(denied, self.says("why")).status_code == 200
-        assert self.admin.approve(anew, **for_a_day).status_code == 200
+        assert self.admin.approve(to_sign, **for_a_day).status_code == 200
         # One of the two is signed again before its receipt is read; the other keeps waiting.
         change_audience(
             service_provider=self.provider,
@@ -152,7 +152,7 @@ class Scene:
         }
         for route in PAGES:
             for grant in (
-                [waiting, approved, denied, anew] if "<uuid:grant_id>" in route else [waiting]
+                [waiting, approved, denied, to_sign] if "<uuid:grant_id>" in route else [waiting]
             ):
                 self.paths.append(address(route, common | {"grant_id": str(grant.pk)}))
 

@@ -52,10 +52,10 @@ def close_history(
     4. Sign, copy and archive the log.
 
     `clock` is read before and after the wait. After a failure, run this again: it appends another
-    closing event. Raises InvalidStateError if AUDIT_STORE is
-    not set, a package that archiving needs is missing, something else is connected, or the database
-    is held after a restore; ChainError if the log and its copies disagree;
-    TemporarilyUnavailableError if Redis, the store or the key backend does not answer.
+    closing event. Raises InvalidStateError if AUDIT_STORE is not set, a package that archiving
+    needs is missing, something else is connected, or the database is held after a restore;
+    ChainError if the log and its copies disagree; TemporarilyUnavailableError if Redis, the store
+    or the key backend does not answer.
     """
     store = log_store()
     if store is None:

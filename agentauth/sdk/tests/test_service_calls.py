@@ -1,3 +1,5 @@
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -347,10 +349,21 @@ def test_every_page_of_grants_and_events_is_read(registry: FakeRegistry, tmp_pat
     assert [event["id"] for event in run(client.audit_events())] == list(range(last + 1))
 
 
-def test_a_list_that_never_ends_is_an_error(registry: FakeRegistry, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("cursors", "asked"), [(itertools.repeat("c"), 2), (map(str, itertools.count()), 3)]
+)
+def test_a_list_that_never_ends_is_an_error(
+    registry: FakeRegistry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cursors: Iterator[str],
+    asked: int,
+) -> None:
+    monkeypatch.setattr("agentauth.sdk.grants_and_tokens._MAX_PAGES", 3)
     client = registered(registry, tmp_path)
-    body = {"results": [{"id": 1}], "next": "c1"}
-    registry.script = lambda _request: httpx.Response(200, json=body)
-    with pytest.raises(RegistryError, match="same page"):
+    registry.script = lambda _request: httpx.Response(
+        200, json={"results": [{"id": 1}], "next": next(cursors)}
+    )
+    with pytest.raises(RegistryError, match="does not end"):
         run(client.audit_events())
-    assert len(registry.sent("GET", "/v1/audit/events")) == 2
+    assert len(registry.sent("GET", "/v1/audit/events")) == asked
